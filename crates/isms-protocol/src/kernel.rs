@@ -1,0 +1,121 @@
+//! What the Kernel receives, and its answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service};
+
+crate::service::operations! {
+    /// [`Status`] of the Kernel and of the services registered with it. No request body.
+    Status = 1, "status";
+    /// The [`Processes`] that have not ended. No request body.
+    Processes = 2, "processes";
+}
+
+/// First message of a connection (`Kind::Register`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The role that connects.
+    pub service: Service,
+    /// Its incarnation, as the supervisor named it.
+    pub incarnation: Incarnation,
+    /// The secret that the supervisor gave this incarnation.
+    pub secret: Secret,
+    /// Requests that the service takes at the same time; waiting happens in the Kernel. The Doer
+    /// says 0 for calls of Doees, which are dispatched against slots instead.
+    pub concurrency: u32,
+}
+
+/// The Kernel's answer (`Kind::Register`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The service's generation.
+    pub generation: Generation,
+    /// Requests that the service may have outstanding at the Kernel.
+    pub request_credit: u32,
+}
+
+/// Doer → Kernel (`Kind::Slots`, version in `target_doee`): how many calls of this version the Doer
+/// takes in all, those it is working on included. An absolute number, so that a repeated or late
+/// message does no harm; the Kernel subtracts what it has dispatched and not seen answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slots {
+    /// Calls in all.
+    pub capacity: u32,
+}
+
+/// Kernel → Doer (`Kind::Demand`, version in `target_doee`): what waits for slots. Sent when it
+/// rises from nothing, when it has doubled, and when it is nothing again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Calls that wait.
+    pub queued: u32,
+    /// How long the oldest has waited, in µs.
+    pub oldest_us: u64,
+}
+
+/// Body of `Kind::Credit`: allows the peer to send more bytes of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamCredit {
+    /// Bytes more.
+    pub bytes: u32,
+}
+
+/// Answer of [`Operation::Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Every service that has ever registered with this Kernel.
+    pub services: Vec<ServiceStatus>,
+    /// Processes that wait in a queue.
+    pub ready: u64,
+    /// Processes that a service works on.
+    pub running: u64,
+    /// Processes ended since the Kernel started, by outcome: done, failed, cancelled, expired.
+    pub ended: [u64; 4],
+    /// Events dropped because their target was full or absent.
+    pub events_dropped: u64,
+}
+
+/// One service, as the Kernel sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Which.
+    pub service: Service,
+    /// Its last generation.
+    pub generation: Generation,
+    /// Registered now.
+    pub up: bool,
+    /// Requests that it works on.
+    pub running: u32,
+    /// Requests that wait for it.
+    pub queued: u32,
+}
+
+/// Answer of [`Operation::Processes`], as many as fit a message, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processes {
+    /// The processes.
+    pub processes: Vec<ProcessStatus>,
+    /// How many more there are.
+    pub omitted: u64,
+}
+
+/// One process that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Which.
+    pub process: ProcessId,
+    /// On whose behalf; `NONE` for a root.
+    pub parent: ProcessId,
+    /// Whose.
+    pub project: ProjectId,
+    /// Which service is asked.
+    pub target: Service,
+    /// Which Doee version, if the target is the Doer.
+    pub target_doee: DoeeVersion,
+    /// Its class.
+    pub class: Class,
+    /// True while it waits in a queue.
+    pub queued: bool,
+    /// Age in µs.
+    pub age_us: u64,
+}

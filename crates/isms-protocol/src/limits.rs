@@ -1,0 +1,81 @@
+//! Every limit that two processes must agree on, in one place. What only one process cares about
+//! lives in that process's configuration, but starts from the numbers here.
+
+use std::time::Duration;
+
+/// A whole message: header, body and raw bytes. Larger payloads are streams.
+pub const MESSAGE_LEN_MAX: usize = 64 * 1024;
+/// Frames of a message.
+pub const MESSAGE_FRAMES_MAX: usize = 3;
+/// The raw bytes that always fit beside a header and a body of up to 15 KiB.
+pub const INLINE_LEN_MAX: usize = 48 * 1024;
+/// Payload of one stream chunk.
+pub const CHUNK_LEN_MAX: usize = 32 * 1024;
+/// Credit that a stream's receiver keeps open: bytes in flight of one stream.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes of one stream.
+pub const STREAM_LEN_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Text of a wire error.
+pub const ERROR_MESSAGE_LEN_MAX: usize = 4 * 1024;
+
+/// Bytes read from a connection and not yet consumed.
+pub const CONNECTION_UNREAD_MAX: usize = 256 * 1024;
+/// Bytes written to a connection that its peer does not read; more, and the peer is given up.
+pub const CONNECTION_UNSENT_MAX: usize = 16 * 1024 * 1024;
+/// From accept to the end of the ZMTP handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// From the end of the handshake to the `register` message.
+pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections to the Kernel that have not registered yet.
+pub const UNREGISTERED_CONNECTIONS_MAX: usize = 32;
+/// How often each side says that it lives.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Silence after which a peer is dead.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Requests that one service may have outstanding at the Kernel.
+pub const REQUEST_CREDIT_MAX: u32 = 16 * 1024;
+/// Calls that wait in one queue.
+pub const QUEUE_LEN_MAX: usize = 10_000;
+/// Calls that wait in all queues.
+pub const QUEUE_TOTAL_MAX: usize = 100_000;
+/// Bytes of the calls that wait in all queues.
+pub const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A batch call that has waited this long runs next.
+pub const AGING_MAX: Duration = Duration::from_secs(30);
+/// Between a cancel and the kill of what was asked to stop.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// Depth of a chain of calls from call to call.
+pub const CALL_DEPTH_MAX: u32 = 16;
+/// Children that one process may have in flight.
+pub const CHILDREN_MAX: u32 = 64;
+
+/// Workers of one Doer.
+pub const WORKERS_MAX: usize = 256;
+/// Log bytes kept of one invocation.
+pub const LOG_LEN_MAX: usize = 64 * 1024;
+/// One line of a log.
+pub const LOG_LINE_LEN_MAX: usize = 4 * 1024;
+
+/// An HTTP request's head.
+pub const HTTP_HEAD_LEN_MAX: usize = 32 * 1024;
+/// An HTTP body where the route does not say otherwise.
+pub const HTTP_BODY_LEN_DEFAULT: u64 = 16 * 1024 * 1024;
+/// Connections of one edge.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+/// How long an edge lets calls end when it is told to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Length of a project's, Doee's or database's name: `[a-z][a-z0-9-]*`.
+pub const NAME_LEN_MAX: usize = 63;
+/// Bytes of a Doee's source tree, and of a prebuilt binary.
+pub const ARTIFACT_LEN_MAX: u64 = 64 * 1024 * 1024;
+
+/// Statements of one transaction.
+pub const SQL_STATEMENTS_MAX: usize = 256;
+/// Parameters of one statement.
+pub const SQL_PARAMETERS_MAX: usize = 999;
+/// Rows that one transaction returns.
+pub const SQL_ROWS_MAX: usize = 10_000;
+/// Bytes of rows that one transaction returns.
+pub const SQL_RESULT_LEN_MAX: usize = 8 * 1024 * 1024;

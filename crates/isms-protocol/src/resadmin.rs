@@ -1,0 +1,210 @@
+//! What Resadmin receives, and its answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContentHash, DoeeVersion, PrincipalId, ProjectId, TokenHash};
+
+crate::service::operations! {
+    /// Who a token is: [`Authenticate`] → [`Principal`], or `Unauthenticated`.
+    Authenticate = 1, "authenticate";
+    /// All projects: no body → [`Projects`].
+    Projects = 2, "projects";
+    /// Routes of the header's project: no body → `commserver::ProjectRoutes` as raw bytes or stream.
+    Routes = 3, "routes";
+    /// What the Doer must know of `target_doee`: no body → `doer::DoeeSpec`.
+    Doee = 4, "doee";
+    /// The binary of `target_doee`: no body → raw bytes or stream.
+    Binary = 5, "binary";
+    /// Rights of `target_doee`: no body → `dbriver::Grants`.
+    Grants = 6, "grants";
+    /// Deploys a project folder, a tar stream: body [`Deploy`]; the reply's stream is one [`DeployEvent`]
+    /// as JSON a line, the last one `deployed` or `failed`.
+    Deploy = 7, "deploy";
+    /// Removes the header's project with its data. Empty reply.
+    DeleteProject = 8, "delete-project";
+    /// Describes a project: [`DescribeProject`] → [`Project`].
+    DescribeProject = 9, "describe-project";
+    /// Makes a token: [`CreateToken`] → [`CreatedToken`].
+    CreateToken = 10, "create-token";
+    /// Lists tokens: no body → [`Tokens`].
+    ListTokens = 11, "list-tokens";
+    /// Revokes a token: [`RevokeToken`] → empty.
+    RevokeToken = 12, "revoke-token";
+}
+
+/// Asks who a token is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authenticate {
+    /// SHA-256 of the token.
+    pub token: TokenHash,
+}
+
+/// A verified caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Principal {
+    /// Its id.
+    pub id: PrincipalId,
+    /// Its name, for people.
+    pub name: String,
+    /// The only project it may touch; `None` for all.
+    pub project: Option<ProjectId>,
+    /// What it may do.
+    pub rights: Vec<Right>,
+    /// Unix time in s after which it may nothing; `None` for never.
+    pub expires_at_s: Option<u64>,
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Right {
+    /// Call Doees.
+    Invoke,
+    /// See projects, workers, processes and logs.
+    Read,
+    /// Deploy and delete.
+    Deploy,
+    /// Everything, tokens included.
+    Admin,
+}
+
+/// Answer of [`Operation::Projects`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Projects {
+    /// In order of name.
+    pub projects: Vec<ProjectSummary>,
+}
+
+/// A project in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectSummary {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name.
+    pub name: String,
+    /// Its deployments so far.
+    pub revision: u64,
+}
+
+/// Asks for a project by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribeProject {
+    /// Its name.
+    pub name: String,
+}
+
+/// Answer of [`Operation::DescribeProject`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Project {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name.
+    pub name: String,
+    /// Its deployments so far.
+    pub revision: u64,
+    /// Its Doees as deployed now.
+    pub doees: Vec<DoeeSummary>,
+    /// Names of its databases.
+    pub databases: Vec<String>,
+    /// Its routes, such as `GET /machines/{id}`.
+    pub routes: Vec<String>,
+}
+
+/// A Doee as deployed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoeeSummary {
+    /// Its name.
+    pub name: String,
+    /// The version that serves.
+    pub version: DoeeVersion,
+    /// Its binary.
+    pub binary: ContentHash,
+    /// The deadline of a direct call.
+    pub deadline_ms: u32,
+}
+
+/// Request body of [`Operation::Deploy`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// When set: only a project of this id may be deployed (a token's scope).
+    pub only: Option<ProjectId>,
+}
+
+/// What a deployment tells while it goes on; JSON with the tag `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum DeployEvent {
+    /// A Doee's build starts.
+    Building {
+        /// Which.
+        doee: String,
+    },
+    /// A Doee's binary is there.
+    Built {
+        /// Which.
+        doee: String,
+        /// True when the same source was built before.
+        cached: bool,
+        /// How long it took.
+        duration_ms: u64,
+        /// Warnings of the compiler.
+        log: String,
+    },
+    /// A database is up to date.
+    Migrated {
+        /// Which.
+        database: String,
+    },
+    /// The new version serves. Last event.
+    Deployed {
+        /// The project's name.
+        project: String,
+        /// Its revision now.
+        revision: u64,
+        /// Its routes, such as `GET /machines/{id}`.
+        routes: Vec<String>,
+    },
+    /// Nothing has changed: the old version keeps serving. Last event.
+    Failed {
+        /// The code's name, such as `BuildFailed`.
+        code: String,
+        /// What failed, why, what to do.
+        message: String,
+    },
+}
+
+/// Request body of [`Operation::CreateToken`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// For people.
+    pub name: String,
+    /// Name of the only project it may touch; `None` for all.
+    pub project: Option<String>,
+    /// What it may do.
+    pub rights: Vec<Right>,
+    /// Life in s; `None` for ever.
+    pub expires_in_s: Option<u64>,
+}
+
+/// Answer of [`Operation::CreateToken`]: the only time that the token is seen.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// Its principal.
+    pub id: PrincipalId,
+    /// The token.
+    pub token: String,
+}
+
+/// Answer of [`Operation::ListTokens`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Principals of all tokens.
+    pub tokens: Vec<Principal>,
+}
+
+/// Request body of [`Operation::RevokeToken`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeToken {
+    /// Whose.
+    pub id: PrincipalId,
+}

@@ -1,0 +1,105 @@
+//! What passes between the Doer and a Doee Executor.
+//!
+//! Two inherited channels, no names. **Control** (SEQPACKET, one MessagePack value a datagram):
+//! [`Control`] down, [`Report`] up. **Data** (ZMTP stream), ordinary messages:
+//! down `Request` (`doer::Operation::Invoke`), `Cancel`, stream kinds, and the answers to host calls;
+//! up `Begun`, `Reply`, `Error`, stream kinds, `Event` (a [`LogLine`]), and host calls: `Request` with
+//! the target service and its operation, `parent` = the process being run, a call id of the worker's.
+//! Requests have their ids, host calls theirs: the same number may be in use in both directions.
+//!
+//! The Doer takes nothing that a worker says for granted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DoeeVersion, doer::Parameter};
+
+crate::service::operations! {
+    /// Event of a worker to the Doer: a [`LogLine`] of the call in `process`.
+    Log = 1, "log";
+}
+
+/// Descriptor of the control channel in a new executor.
+pub const CONTROL_FD: i32 = 3;
+/// Descriptor of the data channel in a new executor.
+pub const DATA_FD: i32 = 4;
+/// Longest datagram on the control channel.
+pub const CONTROL_LEN_MAX: usize = 60 * 1024;
+
+/// Doer → executor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Control {
+    /// Become a worker of this Doee. The binary comes with it as a sealed memfd (`SCM_RIGHTS`).
+    Assign(Assignment),
+    /// Take no more calls: terminate the Doee and exit.
+    Drain,
+}
+
+/// What a worker is to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Name of the project.
+    pub project: String,
+    /// Name of the Doee.
+    pub doee: String,
+    /// Its version.
+    pub version: DoeeVersion,
+    /// Given to `initialize`.
+    pub params: Vec<(String, Parameter)>,
+}
+
+/// Executor → Doer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// Started, locked down, empty: "my binary?".
+    Empty {
+        /// The ABI that the executor speaks.
+        abi: u32,
+    },
+    /// The Doee is loaded and initialized.
+    Initialized,
+    /// It could not be; the executor exits.
+    Failed {
+        /// The step that failed.
+        stage: Stage,
+        /// Why; at most 4 KiB.
+        message: String,
+    },
+    /// `terminate` has returned; the executor exits.
+    Terminated,
+}
+
+/// Steps from binary to worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// `dlopen`, constructors included.
+    Load,
+    /// The ABI symbol or its table.
+    Abi,
+    /// `create`.
+    Create,
+    /// `initialize`.
+    Initialize,
+}
+
+/// A line of a Doee's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How urgent.
+    pub level: LogLevel,
+    /// The text, without a line end.
+    pub text: String,
+}
+
+/// Levels of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For the developer.
+    Debug,
+    /// Life.
+    Info,
+    /// Handled, but look.
+    Warn,
+    /// A person must act.
+    Error,
+}

@@ -1,0 +1,163 @@
+//! Numbers and names on the wire, spelled out: a renumbered variant fails here.
+
+use isms_protocol::{
+    Class, ErrorCode, Flags, HEADER_LEN, Kind, Service, VERSION, commserver, dbriver, doer, gate, kernel,
+    limits, resadmin, worker,
+};
+
+#[test]
+fn error_codes_keep_their_numbers_and_http_statuses() {
+    let expected = [
+        (1, "Internal", 500),
+        (2, "Invalid", 400),
+        (3, "Unauthenticated", 401),
+        (4, "Forbidden", 403),
+        (5, "NotFound", 404),
+        (6, "Conflict", 409),
+        (7, "TooLarge", 413),
+        (8, "Busy", 503),
+        (9, "Unavailable", 503),
+        (10, "Expired", 504),
+        (11, "TimedOut", 504),
+        (12, "Crashed", 502),
+        (13, "DoeeFailed", 500),
+        (14, "Cancelled", 499),
+        (15, "Fenced", 409),
+        (16, "ConditionFailed", 412),
+        (17, "LimitReached", 507),
+        (18, "Database", 400),
+        (19, "BuildFailed", 422),
+    ];
+    let actual: Vec<_> = ErrorCode::ALL
+        .iter()
+        .map(|code| (u16::from(*code), code.name(), code.http_status()))
+        .collect();
+    assert_eq!(actual, expected);
+    for code in ErrorCode::ALL {
+        assert_eq!(ErrorCode::from(u16::from(*code)), *code);
+        assert!(!code.title().is_empty());
+    }
+}
+
+#[test]
+fn an_error_code_of_a_newer_peer_reads_as_internal() {
+    assert_eq!(ErrorCode::from(0), ErrorCode::Internal);
+    assert_eq!(ErrorCode::from(20), ErrorCode::Internal);
+    assert_eq!(ErrorCode::from(u16::MAX), ErrorCode::Internal);
+}
+
+#[test]
+fn services_keep_their_numbers_and_names() {
+    let expected = [
+        "kernel",
+        "doer",
+        "dbriver",
+        "commserver",
+        "resadmin",
+        "gate",
+        "worker",
+    ];
+    for (number, name) in (0_u8..).zip(expected) {
+        let service = Service::from_u8(number).unwrap();
+        assert_eq!((service as u8, service.name()), (number, name));
+    }
+    assert_eq!(Service::from_u8(7), None);
+    assert!(!Service::REGISTERED.contains(&Service::Kernel));
+    assert!(!Service::REGISTERED.contains(&Service::Worker));
+}
+
+#[test]
+fn kinds_keep_their_numbers() {
+    let expected = [
+        Kind::Register,
+        Kind::Heartbeat,
+        Kind::Request,
+        Kind::Reply,
+        Kind::Error,
+        Kind::Event,
+        Kind::Cancel,
+        Kind::Credit,
+        Kind::StreamChunk,
+        Kind::StreamEnd,
+        Kind::Slots,
+        Kind::Demand,
+        Kind::Begun,
+    ];
+    for (number, kind) in (1_u8..).zip(expected) {
+        assert_eq!((kind as u8, Kind::from_u8(number)), (number, Some(kind)));
+    }
+    assert_eq!(
+        (Kind::from_u8(0), Kind::from_u8(14), Kind::from_u8(255)),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn classes_keep_their_numbers_and_a_child_is_capped_by_its_parent() {
+    for (number, class) in (0_u8..).zip(Class::ALL) {
+        assert_eq!((class as u8, Class::from_u8(number)), (number, Some(class)));
+    }
+    assert_eq!(Class::from_u8(4), None);
+    assert_eq!(Class::Realtime.capped_by(Class::Normal), Class::Normal);
+    assert_eq!(Class::Batch.capped_by(Class::High), Class::Batch);
+}
+
+#[test]
+fn flags_keep_their_bits_and_the_protocol_its_version() {
+    assert_eq!((Flags::STREAM.0, Flags::TO_CALLER.0, Flags::ABORTED.0), (1, 2, 4));
+    assert_eq!((VERSION, HEADER_LEN), (1, 160));
+}
+
+/// Pins a module's operations: number, variant, name; and that no other number is one.
+macro_rules! assert_operations {
+    ($module:ident: $($number:literal $variant:ident $name:literal),+ $(,)?) => {{
+        let expected = [$(($number, $module::Operation::$variant, $name)),+];
+        let actual: Vec<_> = $module::Operation::ALL.iter().map(|it| (*it as u16, *it, it.name())).collect();
+        assert_eq!(actual, expected, "operations of {}", stringify!($module));
+        for number in 0..=u16::MAX {
+            let known = expected.iter().find(|it| it.0 == number).map(|it| it.1);
+            assert_eq!($module::Operation::from_u16(number), known);
+        }
+    }};
+}
+
+#[test]
+fn operations_keep_their_numbers_and_names() {
+    assert_operations!(kernel: 1 Status "status", 2 Processes "processes");
+    assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
+        5 Isolation "isolation");
+    assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
+    assert_operations!(commserver: 1 SetRoutes "set-routes");
+    assert_operations!(gate: 1 Log "log");
+    assert_operations!(worker: 1 Log "log");
+    assert_operations!(resadmin: 1 Authenticate "authenticate", 2 Projects "projects", 3 Routes "routes",
+        4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
+        8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
+        10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token");
+}
+
+#[test]
+fn what_must_fit_a_message_fits() {
+    const BODY_LEN_MAX: usize = 15 * 1024;
+    const {
+        assert!(HEADER_LEN + BODY_LEN_MAX + limits::INLINE_LEN_MAX <= limits::MESSAGE_LEN_MAX);
+        assert!(HEADER_LEN + limits::CHUNK_LEN_MAX <= limits::MESSAGE_LEN_MAX);
+        assert!(limits::CHUNK_LEN_MAX <= limits::STREAM_WINDOW as usize);
+        assert!(limits::MESSAGE_LEN_MAX <= limits::CONNECTION_UNREAD_MAX);
+        assert!(limits::ERROR_MESSAGE_LEN_MAX < BODY_LEN_MAX);
+        assert!(limits::LOG_LINE_LEN_MAX <= limits::LOG_LEN_MAX);
+    };
+    assert!(limits::HEARTBEAT_INTERVAL < limits::HEARTBEAT_TIMEOUT);
+}
+
+#[test]
+fn every_error_code_has_its_paragraph_in_the_documentation() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for code in ErrorCode::ALL {
+        let (number, name) = (u16::from(*code), code.name());
+        let heading = format!("\n## {name} ({number}, HTTP {})\n", code.http_status());
+        assert!(page.contains(&heading), "docs/errors.md lacks {heading:?}");
+    }
+    assert_eq!(page.matches("\n## ").count(), ErrorCode::ALL.len());
+}

@@ -1,0 +1,51 @@
+//! The one entry point for building, testing, demonstrating and measuring ISMS.
+//!
+//! One command a file. Each installs what it lacks, says so, shows progress on stderr, and ends with
+//! what to do next. Data goes to stdout.
+
+mod build;
+mod command;
+mod demo;
+mod install;
+mod platform;
+mod progress;
+mod report;
+mod test;
+mod workspace;
+
+use std::{env, process::ExitCode};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [--once]   start the platform with the example and replay real data; --once ends after it
+  test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
+
+Every command installs what it lacks (as root or with passwordless sudo; else it says how).
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["demo"] => demo::run(false),
+        ["demo", "--once"] => demo::run(true),
+        ["test"] => test::run(test::Extent::Everything),
+        ["test", "--fast"] => test::run(test::Extent::WithoutWholeSystem),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A platform that xtask starts: its processes, its folder, its addresses.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// A running platform. Dropped, it is stopped and its folder removed.
+pub(crate) struct Platform {
+    /// Where projects are served, `HOST:PORT`.
+    pub(crate) http: String,
+    /// Where the management API is served, `HOST:PORT`.
+    pub(crate) gate: String,
+    binaries: PathBuf,
+    data: PathBuf,
+    supervisor: Child,
+}
+
+/// Where it should serve.
+#[derive(Clone, Copy)]
+pub(crate) struct Listen<'a> {
+    pub(crate) http: &'a str,
+    pub(crate) gate: &'a str,
+}
+
+impl Listen<'_> {
+    /// Ports that the system picks.
+    pub(crate) const ANY: Listen<'static> = Listen {
+        http: "127.0.0.1:0",
+        gate: "127.0.0.1:0",
+    };
+}
+
+impl Platform {
+    /// Starts the platform of a folder of binaries and waits until all roles serve.
+    pub(crate) fn start(binaries: &Path, listen: Listen<'_>, settings: &str) -> Result<Platform> {
+        let data = std::env::temp_dir().join(format!("isms-xtask-{}", std::process::id()));
+        // Not in the target directory, which other users may not be able to reach: roles have their own.
+        fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
+        let config = data.join("isms.toml");
+        fs::write(&config, settings).with_context(|| format!("cannot write {}", config.display()))?;
+        let mut supervisor = Command::new(binaries.join("isms"))
+            .args(["up", "--json", "--http", listen.http, "--gate", listen.gate])
+            .arg("--data")
+            .arg(&data)
+            .arg("--config")
+            .arg(&config)
+            .env(
+                "ISMS_LOG",
+                std::env::var("ISMS_LOG").unwrap_or_else(|_| "warn".to_owned()),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start isms up")?;
+        let stdout = supervisor.stdout.take().context("isms up has no stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("cannot read the ready line")?;
+        let mut platform = Platform {
+            http: String::new(),
+            gate: String::new(),
+            binaries: binaries.to_owned(),
+            data,
+            supervisor,
+        };
+        ensure!(
+            !line.is_empty(),
+            "the platform did not start; its log above says why"
+        );
+        let ready: Value = serde_json::from_str(&line).context("the ready line cannot be read")?;
+        let address = |name: &str| {
+            ready[name]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {name} address"))
+        };
+        (platform.http, platform.gate) = (address("http")?, address("gate")?);
+        Ok(platform)
+    }
+
+    /// The command `isms` with this platform as its own.
+    pub(crate) fn isms(&self) -> Command {
+        let mut command = Command::new(self.binaries.join("isms"));
+        command.env("ISMS_URL", format!("http://{}", self.gate));
+        let token = fs::read_to_string(self.data.join("admin.token")).unwrap_or_default();
+        command.env("ISMS_TOKEN", token.trim());
+        command
+    }
+
+    /// The supervisor's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.supervisor.id()
+    }
+
+    /// The platform's folder.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Waits until the platform ends.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        self.supervisor.wait().context("cannot wait for isms up")
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if let Ok(None) = self.supervisor.try_wait() {
+            let stopped = self.isms().args(["down", "--data"]).arg(&self.data).status();
+            if !stopped.is_ok_and(|status| status.success()) {
+                // Every other process follows the supervisor.
+                let _ = self.supervisor.kill();
+            }
+            let _ = self.supervisor.wait();
+        }
+        let _ = fs::remove_dir_all(&self.data);
+    }
+}
