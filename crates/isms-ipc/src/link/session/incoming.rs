@@ -1,0 +1,260 @@
+//! What the Kernel sends on a registered connection.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, WireError, kernel::StreamCredit};
+
+use super::{
+    super::{
+        answer::Answer,
+        flow::{FlowViolation, Inflow, Outflow},
+        inbox::{Inbound, InboundRequest},
+        responder::Responder,
+        stream::StreamReceiver,
+    },
+    AnswerSlot, Flag, Role, Served, Session,
+};
+
+/// What a Kernel never does; the connection is cut.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::link) enum Violation {
+    #[error("request {call} came while it was being served")]
+    RequestTwice { call: u64 },
+    #[error("more than {max} requests are under way")]
+    TooManyRequests { max: usize },
+    #[error("credit of call {call} is malformed")]
+    Credit {
+        call: u64,
+        #[source]
+        source: isms_protocol::DecodeError,
+    },
+    #[error("stream of call {call} breaks its rules")]
+    Flow {
+        call: u64,
+        #[source]
+        source: FlowViolation,
+    },
+    #[error("register came on a registered connection")]
+    Register,
+}
+
+impl Session {
+    /// Handles a message; what the role itself must see is returned.
+    pub(in crate::link) fn handle(
+        self: &Arc<Session>,
+        message: Message,
+    ) -> Result<Option<Inbound>, Violation> {
+        match message.header.kind {
+            Kind::Request => return self.serve(message).map(Some),
+            Kind::Reply | Kind::Error => self.take_answer(message),
+            Kind::Cancel => self.take_cancel(message.header.call),
+            Kind::Credit => self.take_credit(&message)?,
+            Kind::StreamChunk => self.take_chunk(message)?,
+            Kind::StreamEnd => self.take_end(&message.header),
+            Kind::Heartbeat => {}
+            Kind::Register => return Err(Violation::Register),
+            Kind::Event | Kind::Slots | Kind::Demand | Kind::Begun => {
+                return Ok(Some(Inbound::Other(message)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn serve(self: &Arc<Session>, message: Message) -> Result<Inbound, Violation> {
+        let header = message.header;
+        let cancelled = Arc::<Flag>::default();
+        let inflow = header.flags.contains(Flags::STREAM).then(Arc::<Inflow>::default);
+        let record = Served {
+            answered: false,
+            cancelled: Arc::clone(&cancelled),
+            outflow: None,
+            inflow: inflow.clone(),
+        };
+        let mut tables = self.tables();
+        if tables.served.contains_key(&header.call) {
+            return Err(Violation::RequestTwice { call: header.call });
+        }
+        if tables.served.len() >= self.requests_max {
+            return Err(Violation::TooManyRequests {
+                max: self.requests_max,
+            });
+        }
+        tables.served.insert(header.call, record);
+        drop(tables);
+        let credit = Header {
+            flags: Flags::TO_CALLER,
+            ..header.answer(Kind::Credit)
+        };
+        let stream = inflow.map(|flow| StreamReceiver::new(flow, Arc::clone(self), Role::Callee, credit));
+        let deadline = match header.remaining_us {
+            0 => None,
+            remaining => Instant::now().checked_add(Duration::from_micros(remaining)),
+        };
+        let responder = Responder::new(Arc::clone(self), header, cancelled);
+        Ok(Inbound::Request(InboundRequest {
+            message,
+            deadline,
+            stream,
+            responder,
+        }))
+    }
+
+    fn take_answer(self: &Arc<Session>, message: Message) {
+        let header = message.header;
+        let streaming = header.kind == Kind::Reply && header.flags.contains(Flags::STREAM);
+        let mut tables = self.tables();
+        let Some(record) = tables.calls.get_mut(&header.call) else {
+            return;
+        };
+        let slot = std::mem::replace(&mut record.answer, AnswerSlot::Given);
+        let inflow = match &slot {
+            AnswerSlot::Awaited(_) => streaming.then(Arc::<Inflow>::default),
+            AnswerSlot::Abandoned => None,
+            // A second answer: the first one counts.
+            AnswerSlot::Given => return,
+        };
+        record.inflow.clone_from(&inflow);
+        let outflow = if streaming { None } else { record.outflow.take() };
+        let credit = Header {
+            kind: Kind::Credit,
+            flags: Flags::NONE,
+            ..record.header
+        };
+        tables.forget_call(header.call);
+        drop(tables);
+        if let Some(outflow) = outflow {
+            outflow.fail(WireError::new(
+                ErrorCode::Cancelled,
+                "the call was answered before its stream ended",
+            ));
+        }
+        if let AnswerSlot::Awaited(slot) = slot {
+            let stream = inflow.map(|flow| StreamReceiver::new(flow, Arc::clone(self), Role::Caller, credit));
+            // A caller that has gone meanwhile drops the answer, and its stream with it.
+            let _ = slot.send(read_answer(message, stream));
+        }
+    }
+
+    fn take_cancel(&self, call: u64) {
+        let mut tables = self.tables();
+        let Some(record) = tables.served.get_mut(&call) else {
+            return;
+        };
+        let (cancelled, inflow) = (Arc::clone(&record.cancelled), record.inflow.take());
+        let outflow = record.outflow.clone();
+        tables.forget_served(call);
+        drop(tables);
+        cancelled.set();
+        super::end_flows(
+            outflow,
+            inflow,
+            &WireError::new(ErrorCode::Cancelled, "the caller cancelled the call"),
+        );
+    }
+
+    fn take_credit(&self, message: &Message) -> Result<(), Violation> {
+        let header = &message.header;
+        let credit: StreamCredit = message.decode_body().map_err(|source| Violation::Credit {
+            call: header.call,
+            source,
+        })?;
+        if let Some(outflow) = self.outflow(header) {
+            outflow.grant(credit.bytes);
+        }
+        Ok(())
+    }
+
+    fn take_chunk(&self, message: Message) -> Result<(), Violation> {
+        let header = message.header;
+        // An unknown stream is one that nobody reads any more.
+        let Some(inflow) = self.inflow(&header) else {
+            return Ok(());
+        };
+        let grant = inflow.accept(message.raw).map_err(|source| Violation::Flow {
+            call: header.call,
+            source,
+        })?;
+        if grant > 0 {
+            self.grant(
+                &Header {
+                    flags: Flags::TO_CALLER,
+                    ..header.answer(Kind::Credit)
+                },
+                grant,
+            );
+        }
+        Ok(())
+    }
+
+    fn take_end(&self, header: &Header) {
+        let mut tables = self.tables();
+        let inflow = if header.flags.contains(Flags::TO_CALLER) {
+            let inflow = tables
+                .calls
+                .get_mut(&header.call)
+                .and_then(|record| record.inflow.take());
+            tables.forget_call(header.call);
+            inflow
+        } else {
+            let inflow = tables
+                .served
+                .get_mut(&header.call)
+                .and_then(|record| record.inflow.take());
+            tables.forget_served(header.call);
+            inflow
+        };
+        drop(tables);
+        if let Some(inflow) = inflow {
+            let aborted = header.flags.contains(Flags::ABORTED);
+            let broken = || WireError::new(ErrorCode::Unavailable, "the stream broke off before its end");
+            inflow.end(if aborted { Err(broken()) } else { Ok(()) });
+        }
+    }
+
+    /// The flow that a credit is for: marked, the stream of a request that this side has sent.
+    fn outflow(&self, header: &Header) -> Option<Arc<Outflow>> {
+        let tables = self.tables();
+        if header.flags.contains(Flags::TO_CALLER) {
+            tables
+                .calls
+                .get(&header.call)
+                .and_then(|record| record.outflow.clone())
+        } else {
+            tables
+                .served
+                .get(&header.call)
+                .and_then(|record| record.outflow.clone())
+        }
+    }
+
+    /// The flow that a chunk is for: marked, the stream of an answer that this side has got.
+    fn inflow(&self, header: &Header) -> Option<Arc<Inflow>> {
+        let tables = self.tables();
+        if header.flags.contains(Flags::TO_CALLER) {
+            tables
+                .calls
+                .get(&header.call)
+                .and_then(|record| record.inflow.clone())
+        } else {
+            tables
+                .served
+                .get(&header.call)
+                .and_then(|record| record.inflow.clone())
+        }
+    }
+}
+
+fn read_answer(message: Message, stream: Option<StreamReceiver>) -> Result<Answer, WireError> {
+    if message.header.kind == Kind::Error {
+        return Err(message.decode_body().unwrap_or_else(|_| {
+            WireError::new(
+                ErrorCode::Internal,
+                "the error that answered the call cannot be decoded",
+            )
+        }));
+    }
+    Ok(Answer { message, stream })
+}
