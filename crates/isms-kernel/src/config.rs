@@ -1,0 +1,102 @@
+//! Settings of the Kernel. Each starts from a number of `isms_protocol::limits`, which is also its
+//! maximum: an administrator may tighten, never widen.
+
+use std::time::Duration;
+
+use isms_protocol::limits;
+use serde::{Deserialize, Serialize};
+
+/// How long queued calls wait for a service that is not registered.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(2);
+
+/// The Kernel's settings, as the supervisor hands them over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Requests that one service may have outstanding.
+    pub request_credit: u32,
+    /// Calls that wait in one queue.
+    pub queue_len_max: usize,
+    /// Calls that wait in all queues.
+    pub queue_total_max: usize,
+    /// Bytes of the calls that wait in all queues.
+    pub queue_bytes_max: usize,
+    /// Waiting time after which a call runs ahead of its class, in ms.
+    pub aging_max_ms: u64,
+    /// How long queued calls wait for a service that is not registered, in ms.
+    pub reconnect_grace_ms: u64,
+    /// Users whose processes may connect (`SO_PEERCRED`); empty where all roles share one.
+    pub peer_uids: Vec<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            request_credit: limits::REQUEST_CREDIT_MAX,
+            queue_len_max: limits::QUEUE_LEN_MAX,
+            queue_total_max: limits::QUEUE_TOTAL_MAX,
+            queue_bytes_max: limits::QUEUE_BYTES_MAX,
+            aging_max_ms: limits::AGING_MAX.as_millis() as u64,
+            reconnect_grace_ms: RECONNECT_GRACE.as_millis() as u64,
+            peer_uids: Vec::new(),
+        }
+    }
+}
+
+/// A setting lies outside its bounds.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kernel setting {name} is {value}; set it to 1 to {max}")]
+pub struct ConfigError {
+    name: &'static str,
+    value: u64,
+    max: u64,
+}
+
+impl Config {
+    /// Checks every setting against its maximum.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let max = Config::default();
+        let bounds = [
+            (
+                "request_credit",
+                self.request_credit.into(),
+                max.request_credit.into(),
+            ),
+            (
+                "queue_len_max",
+                self.queue_len_max as u64,
+                max.queue_len_max as u64,
+            ),
+            (
+                "queue_total_max",
+                self.queue_total_max as u64,
+                max.queue_total_max as u64,
+            ),
+            (
+                "queue_bytes_max",
+                self.queue_bytes_max as u64,
+                max.queue_bytes_max as u64,
+            ),
+            ("aging_max_ms", self.aging_max_ms, max.aging_max_ms),
+            (
+                "reconnect_grace_ms",
+                self.reconnect_grace_ms,
+                max.reconnect_grace_ms,
+            ),
+        ];
+        for (name, value, max) in bounds {
+            if !(1..=max).contains(&value) {
+                return Err(ConfigError { name, value, max });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn aging_max_us(&self) -> u64 {
+        self.aging_max_ms.saturating_mul(1000)
+    }
+
+    pub(crate) fn reconnect_grace_us(&self) -> u64 {
+        self.reconnect_grace_ms.saturating_mul(1000)
+    }
+}

@@ -1,0 +1,88 @@
+//! The Kernel's own interface: what can be asked of it. Answered at once, without a process.
+
+use isms_protocol::{
+    Header, Kind, Message, Service,
+    kernel::{Operation, ProcessStatus, Processes, ServiceStatus, Status},
+};
+
+use crate::{core::Core, process_controller::Process};
+
+/// Processes listed in one answer: about 100 bytes each, so they fit a message.
+pub(crate) const PROCESSES_LISTED_MAX: usize = 400;
+
+impl Core {
+    /// Answers a request to the Kernel that the rights table allows.
+    pub(crate) fn answer_from_here(&mut self, request: &Header) {
+        let header = request.answer(Kind::Reply);
+        let reply = match Operation::from_u16(request.operation) {
+            Some(Operation::Processes) => Message::with_body(header, &self.list_processes()),
+            Some(Operation::Status) | None => Message::with_body(header, &self.status()),
+        };
+        self.send_to(request.sender, reply);
+    }
+
+    fn status(&self) -> Status {
+        let services = Service::REGISTERED.into_iter().filter_map(|service| {
+            let generation = self.services.record(service).generation?;
+            let (running, queued) = self.scheduler.load(service);
+            let up = self.services.registration(service).is_some();
+            Some(ServiceStatus {
+                service,
+                generation,
+                up,
+                running,
+                queued,
+            })
+        });
+        let counters = self.counters;
+        Status {
+            services: services.collect(),
+            ready: self.scheduler.waiting() as u64,
+            running: self
+                .table
+                .iter()
+                .filter(|(_, process)| process.is_running())
+                .count() as u64,
+            ended: [
+                counters.done,
+                counters.failed,
+                counters.cancelled,
+                counters.expired,
+            ],
+            events_dropped: counters.events_dropped,
+        }
+    }
+
+    fn list_processes(&self) -> Processes {
+        let mut all: Vec<&Process> = self.table.iter().map(|(_, process)| process).collect();
+        let omitted = all.len().saturating_sub(PROCESSES_LISTED_MAX);
+        let age_key = |process: &&Process| (process.accepted_at, process.header.process);
+        if omitted > 0 {
+            all.select_nth_unstable_by_key(PROCESSES_LISTED_MAX, age_key);
+            all.truncate(PROCESSES_LISTED_MAX);
+        }
+        all.sort_unstable_by_key(age_key);
+        let processes = all
+            .into_iter()
+            .map(|process| self.process_status(process))
+            .collect();
+        Processes {
+            processes,
+            omitted: omitted as u64,
+        }
+    }
+
+    fn process_status(&self, process: &Process) -> ProcessStatus {
+        let header = &process.header;
+        ProcessStatus {
+            process: header.process,
+            parent: header.parent,
+            project: header.project,
+            target: header.target,
+            target_doee: header.target_doee,
+            class: header.class,
+            queued: process.is_queued(),
+            age_us: self.now.us_since(process.accepted_at),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The Kernel: schedules and routes messages between services.
+//!
+//! A pure [`Core`] (events in, actions out) inside a single-threaded loop that owns the sockets.
+//! It routes on the fixed header and never decodes a payload.
+
+mod action;
+mod clock;
+mod config;
+mod core;
+mod interface;
+mod ipc_module;
+mod planted;
+mod process_controller;
+mod scheduler;
+mod services_controller;
+#[cfg(test)]
+mod sim;
+
+pub use action::{Action, CloseReason, Event, PeerId, RegisterRefusal};
+pub use clock::Moment;
+pub use config::{Config, ConfigError, RECONNECT_GRACE};
+pub use core::{Core, IdSource};
+pub use ipc_module::{RunError, SupervisorChannel, run};
+pub use services_controller::rights::RightsError;

@@ -1,0 +1,304 @@
+//! The Process Controller: every request that enters the system is a process, from its arrival to
+//! its one answer.
+//!
+//! Invariants: a request is answered exactly once, by its callee or by the Kernel in its place; a
+//! process occupies its callee's capacity from dispatch until the callee is done with it, even when
+//! the caller was answered before; what a callee says of a process that has ended finds nothing; a
+//! process ends only after its children were told to stop.
+//!
+//! It never decodes the body or the raw bytes of a request or an answer.
+
+mod answers;
+mod authority;
+mod record;
+mod stop;
+mod streams;
+mod table;
+
+use bytes::Bytes;
+use isms_protocol::{
+    DoeeVersion, ErrorCode, Flags, Header, Incarnation, Kind, Message, Service, WireError, doer,
+    kernel::Slots, limits,
+};
+
+use crate::{
+    clock::Moment,
+    core::Core,
+    scheduler::{Arrival, Full, QueueIndex, QueueName},
+};
+use authority::Admitted;
+pub(crate) use record::Process;
+use record::{State, Stream};
+pub(crate) use table::{ProcessKey, Table};
+
+impl Core {
+    /// A service asks for something.
+    pub(crate) fn request(&mut self, sender: Service, message: Message) {
+        let credit = self.config.request_credit;
+        let Some(registration) = self.services.registration(sender) else {
+            return;
+        };
+        if registration.calls.contains_key(&message.header.call) {
+            return self.violation(sender, "used the id of a call that lives");
+        }
+        if registration.unanswered >= credit {
+            return self.violation(sender, "exceeded its request credit");
+        }
+        // Calls whose answer was given live on while their streams do, and are bounded as well.
+        if registration.calls.len() >= 2 * credit as usize {
+            return self.refuse(
+                sender,
+                &message.header,
+                &WireError::new(ErrorCode::Busy, "too many open streams"),
+            );
+        }
+        match self.admit(sender, &message.header) {
+            Err(error) => self.refuse(sender, &message.header, &error),
+            Ok(admitted) if admitted.header.target == Service::Kernel => {
+                self.answer_from_here(&admitted.header)
+            }
+            Ok(admitted) => self.open_process(admitted, message),
+        }
+    }
+
+    /// The Doer says how many calls of a Doee version it takes.
+    pub(crate) fn slots(&mut self, sender: Service, message: &Message) {
+        let doee = message.header.target_doee;
+        let Ok(Slots { capacity }) = message.decode_body() else {
+            return self.violation(sender, "sent slots that cannot be decoded");
+        };
+        if sender != Service::Doer || doee.is_none() {
+            return self.violation(sender, "sent slots that are not a Doee version's");
+        }
+        let Ok(queue) = self.scheduler.open(QueueName {
+            service: sender,
+            doee,
+        }) else {
+            return self.violation(sender, "sent slots for too many Doee versions");
+        };
+        self.scheduler
+            .set_capacity(queue, capacity.min(limits::REQUEST_CREDIT_MAX));
+        self.ready.push(queue);
+    }
+
+    /// A service tells another something. Carries no authority, so all such fields are cleared.
+    pub(crate) fn event(&mut self, sender: Service, mut message: Message) {
+        let header = &mut message.header;
+        let allowed = self
+            .services
+            .rights
+            .of(sender, header.target)
+            .allows_event(header.operation);
+        if !allowed || self.services.registration(header.target).is_none() {
+            self.counters.events_dropped += 1;
+            return;
+        }
+        *header = Header {
+            operation: header.operation,
+            trace: header.trace,
+            sender_generation: self.generation(sender),
+            ..Header::new(Kind::Event, sender, header.target)
+        };
+        self.send_to(message.header.target, message);
+    }
+
+    /// Dispatches what waits in a queue while there is capacity.
+    pub(crate) fn pump(&mut self, queue: QueueIndex) {
+        while let Some(key) = self.scheduler.take(queue, self.now) {
+            let process = self
+                .table
+                .get_mut(key)
+                .expect("what waits in a queue is in the table");
+            let running = State::Running {
+                replied: false,
+                stop: None,
+            };
+            let State::Queued {
+                body,
+                raw,
+                request_ended,
+                ..
+            } = std::mem::replace(&mut process.state, running)
+            else {
+                unreachable!("only queued processes wait in a queue");
+            };
+            if process.deadline.is_some_and(|deadline| deadline <= self.now) {
+                self.scheduler.release(queue);
+                self.give_up(key, ErrorCode::Expired);
+                continue;
+            }
+            self.start(key, body, raw);
+            if let Some(flags) = request_ended {
+                self.end_request_stream(key, flags);
+            }
+        }
+        self.scheduler.close_idle(queue);
+    }
+
+    /// A service's connection was lost: what ran there has failed, what it asked for is cancelled,
+    /// what waits for it waits a little longer.
+    pub(crate) fn service_lost(&mut self, service: Service) {
+        self.scheduler.service_lost(service);
+        let grace_ends = self.now.after_us(self.config.reconnect_grace_us());
+        let keys: Vec<ProcessKey> = self.table.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(process) = self.table.get(key) else {
+                continue;
+            };
+            if process.callee() == service {
+                match process.state {
+                    State::Queued { .. } => self.set_timer(key, earliest(process.deadline, grace_ends)),
+                    State::Running { .. } => self.callee_lost(key),
+                    State::Draining => self.discard(key),
+                }
+            } else if process.header.sender == service && process.caller_knows {
+                self.caller_lost(key);
+            }
+        }
+    }
+
+    /// Puts a process into the table, and to work if it need not wait.
+    fn open_process(&mut self, admitted: Admitted, message: Message) {
+        let Admitted {
+            header,
+            parent,
+            depth,
+            deadline,
+        } = admitted;
+        let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
+        let doee = if is_invoke {
+            header.target_doee
+        } else {
+            DoeeVersion::NONE
+        };
+        let Ok(queue) = self.scheduler.open(QueueName {
+            service: header.target,
+            doee,
+        }) else {
+            return self.refuse(header.sender, &header, &busy());
+        };
+        let at_once = self.scheduler.start_at_once(queue);
+        let key = self.table.insert(Process {
+            header,
+            caller_waits: true,
+            caller_knows: true,
+            accepted_at: self.now,
+            deadline,
+            timer: None,
+            depth,
+            parent,
+            children: Vec::new(),
+            queue,
+            state: State::Running {
+                replied: false,
+                stop: None,
+            },
+            request: Stream::new(header.flags.contains(Flags::STREAM)),
+            reply: Stream::new(false),
+        });
+        if let Some(registration) = self.services.registration_mut(header.sender) {
+            registration.unanswered += 1;
+            registration.calls.insert(header.call, key);
+        }
+        if let Some(parent) = parent.and_then(|parent| self.table.get_mut(parent)) {
+            parent.children.push(key);
+        }
+        self.set_timer(key, deadline);
+        match at_once {
+            true => self.start(key, message.body, message.raw),
+            false => self.wait(key, message),
+        }
+    }
+
+    /// Puts a process into its queue, where lower work may have to make room.
+    fn wait(&mut self, key: ProcessKey, message: Message) {
+        let process = self.table.get(key).expect("a process that was just made");
+        let (queue, class, deadline, target) = (
+            process.queue,
+            process.header.class,
+            process.deadline,
+            process.callee(),
+        );
+        let arrival = Arrival {
+            process: key,
+            class,
+            deadline,
+            now: self.now,
+            bytes: message.len(),
+        };
+        let mut evicted = Vec::new();
+        let placed = self.scheduler.wait(queue, arrival, &mut evicted);
+        for victim in evicted {
+            self.give_up(victim, ErrorCode::Busy);
+        }
+        let ticket = match placed {
+            Ok(ticket) => ticket,
+            Err(Full) => return self.give_up(key, ErrorCode::Busy),
+        };
+        let Message { body, raw, .. } = message;
+        let process = self.table.get_mut(key).expect("a process that was just made");
+        process.state = State::Queued {
+            ticket,
+            body,
+            raw,
+            request_ended: None,
+        };
+        if self.services.registration(target).is_none() {
+            let grace_ends = self.now.after_us(self.config.reconnect_grace_us());
+            self.set_timer(key, earliest(deadline, grace_ends));
+        }
+    }
+
+    /// Sends a process, for which capacity is occupied, to its callee.
+    fn start(&mut self, key: ProcessKey, body: Bytes, raw: Bytes) {
+        let now = self.now;
+        let process = self
+            .table
+            .get_mut(key)
+            .expect("a process that starts is in the table");
+        let (target, wanted, queue) = (process.callee(), process.header.target_generation, process.queue);
+        let present = self
+            .services
+            .registration(target)
+            .map(|registration| registration.generation);
+        let Some(generation) = present.filter(|&present| wanted == Incarnation(0) || wanted == present)
+        else {
+            self.scheduler.release(queue);
+            self.ready.push(queue);
+            return self.give_up(key, ErrorCode::Unavailable);
+        };
+        process.header.target_generation = generation;
+        process.header.remaining_us = process
+            .deadline
+            .map_or(0, |deadline| deadline.us_since(now).max(1));
+        let header = process.towards_callee(key, Kind::Request, process.header.flags);
+        self.send_to(target, Message { header, body, raw });
+    }
+
+    pub(crate) fn generation(&self, service: Service) -> Incarnation {
+        self.services.record(service).generation.unwrap_or_default()
+    }
+
+    fn set_timer(&mut self, key: ProcessKey, at: Option<Moment>) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        if process.timer == at {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut process.timer, at) {
+            self.timers.remove(&(old, key));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, key));
+        }
+    }
+}
+
+fn earliest(deadline: Option<Moment>, other: Moment) -> Option<Moment> {
+    Some(deadline.map_or(other, |deadline| deadline.min(other)))
+}
+
+fn busy() -> WireError {
+    WireError::new(ErrorCode::Busy, "the queue is full; try again later")
+}

@@ -1,0 +1,329 @@
+//! The Scheduler: one queue per (service, Doee version), and which call runs next.
+//!
+//! Invariants: a queue never has more calls running than its capacity, what a service registered or
+//! the Doer published as slots; within a queue the order is class, then virtual deadline, then
+//! arrival, except that every so often a call that has waited too long goes first; the queues
+//! together are bounded in calls and in bytes.
+//!
+//! It knows processes by key only, sends nothing and reads no clock. Weights of projects are not
+//! here yet; they will add a project's virtual runtime to [`Ticket`].
+
+mod demand;
+#[cfg(test)]
+mod model;
+mod tree;
+
+use std::collections::HashMap;
+
+use isms_protocol::{Class, DoeeVersion, Service, limits};
+
+use crate::{
+    clock::Moment,
+    config::Config,
+    planted::{Bug, planted},
+    process_controller::ProcessKey,
+};
+
+pub(crate) use tree::Ticket;
+use tree::{Waiting, WaitingTree};
+
+/// Queues that may exist: every one holds a call, runs one or has slots.
+pub(crate) const QUEUES_MAX: usize = 2 * limits::REQUEST_CREDIT_MAX as usize;
+
+/// Of so many dispatches in a row at least all but one follow the order; the one is an aged call's.
+/// Without this bound a long queue of old batch calls would shut out every other class.
+pub(crate) const AGED_ONE_IN: u32 = 4;
+
+/// Names a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct QueueName {
+    pub(crate) service: Service,
+    /// `NONE` for what is not dispatched against slots.
+    pub(crate) doee: DoeeVersion,
+}
+
+/// Finds a queue without hashing; valid while the queue exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueIndex(u32);
+
+/// Every queue that could take the call is full with work that is as urgent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+struct Queue {
+    name: QueueName,
+    waiting: WaitingTree,
+    capacity: u32,
+    running: u32,
+    /// Dispatches until an aged call may go first again.
+    until_aged: u32,
+    /// What the Doer was last told of this queue.
+    demand_told: u32,
+    demand_dirty: bool,
+}
+
+/// All queues.
+pub(crate) struct Scheduler {
+    queues: Vec<Option<Queue>>,
+    free: Vec<u32>,
+    by_name: HashMap<QueueName, QueueIndex>,
+    sequence: u64,
+    waiting: usize,
+    waiting_by_class: [usize; 4],
+    waiting_bytes: usize,
+    demand_dirty: Vec<QueueIndex>,
+    queue_len_max: usize,
+    queue_total_max: usize,
+    queue_bytes_max: usize,
+    aging_max_us: u64,
+}
+
+impl Scheduler {
+    pub(crate) fn new(config: &Config) -> Scheduler {
+        Scheduler {
+            queues: Vec::new(),
+            free: Vec::new(),
+            by_name: HashMap::new(),
+            sequence: 0,
+            waiting: 0,
+            waiting_by_class: [0; 4],
+            waiting_bytes: 0,
+            demand_dirty: Vec::new(),
+            queue_len_max: config.queue_len_max,
+            queue_total_max: config.queue_total_max,
+            queue_bytes_max: config.queue_bytes_max,
+            aging_max_us: config.aging_max_us(),
+        }
+    }
+
+    /// Finds a queue or opens it; fails when there are too many.
+    pub(crate) fn open(&mut self, name: QueueName) -> Result<QueueIndex, Full> {
+        if let Some(&index) = self.by_name.get(&name) {
+            return Ok(index);
+        }
+        if self.by_name.len() >= QUEUES_MAX {
+            return Err(Full);
+        }
+        let queue = Queue {
+            name,
+            waiting: WaitingTree::new(),
+            capacity: 0,
+            running: 0,
+            until_aged: 0,
+            demand_told: 0,
+            demand_dirty: false,
+        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.queues.push(None);
+            self.queues.len() as u32 - 1
+        });
+        self.queues[index as usize] = Some(queue);
+        self.by_name.insert(name, QueueIndex(index));
+        Ok(QueueIndex(index))
+    }
+
+    /// Forgets a queue that holds, runs and may run nothing.
+    pub(crate) fn close_idle(&mut self, index: QueueIndex) {
+        let Some(queue) = &self.queues[index.0 as usize] else {
+            return;
+        };
+        if queue.waiting.len() == 0 && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
+            self.by_name.remove(&queue.name);
+            self.queues[index.0 as usize] = None;
+            self.free.push(index.0);
+        }
+    }
+
+    /// Occupies capacity for a call that need not wait, if there is some and nothing waits before it.
+    pub(crate) fn start_at_once(&mut self, index: QueueIndex) -> bool {
+        let queue = self.queue_mut(index);
+        let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
+        queue.running += u32::from(free);
+        free
+    }
+
+    /// Lets a call wait. When that needs room, the last waiting calls of lower classes make it:
+    /// they are taken out and appended to `evicted`.
+    pub(crate) fn wait(
+        &mut self,
+        index: QueueIndex,
+        call: Arrival,
+        evicted: &mut Vec<ProcessKey>,
+    ) -> Result<Ticket, Full> {
+        if self.queue(index).waiting.len() >= self.queue_len_max {
+            self.evict(index, call.class, evicted)?;
+        }
+        while self.waiting >= self.queue_total_max || self.waiting_bytes + call.bytes > self.queue_bytes_max {
+            let fullest = self.lowest_waiting(call.class).ok_or(Full)?;
+            self.evict(fullest, call.class, evicted)?;
+        }
+        self.sequence += 1;
+        let due = call
+            .deadline
+            .unwrap_or_else(|| call.now.after_us(self.aging_max_us));
+        let ticket = Ticket {
+            class: call.class,
+            virtual_deadline: due,
+            sequence: self.sequence,
+        };
+        self.queue_mut(index)
+            .waiting
+            .insert(Waiting::new(ticket, call.process, call.now, call.bytes));
+        self.waiting += 1;
+        self.waiting_by_class[call.class as usize] += 1;
+        self.waiting_bytes += call.bytes;
+        self.mark_demand(index);
+        Ok(ticket)
+    }
+
+    /// Takes the call that runs next and occupies capacity for it.
+    pub(crate) fn take(&mut self, index: QueueIndex, now: Moment) -> Option<ProcessKey> {
+        let aging_max_us = self.aging_max_us;
+        let queue = self.queues[index.0 as usize].as_mut()?;
+        let capacity = queue.capacity + u32::from(planted(Bug::OverCapacity) && queue.capacity > 0);
+        if queue.running >= capacity {
+            return None;
+        }
+        let first = queue.waiting.first()?.ticket;
+        let oldest = queue.waiting.oldest()?;
+        let aged = queue.until_aged == 0 && now.us_since(oldest.since) >= aging_max_us;
+        let ticket = if aged { oldest.ticket } else { first };
+        queue.until_aged = if ticket != first {
+            AGED_ONE_IN - 1
+        } else {
+            queue.until_aged.saturating_sub(1)
+        };
+        let ticket = match planted(Bug::WrongClassOrder) {
+            true => queue.waiting.last()?.ticket,
+            false => ticket,
+        };
+        queue.running += 1;
+        self.remove(index, &ticket)
+    }
+
+    /// Takes a call out that will not run.
+    pub(crate) fn remove(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<ProcessKey> {
+        let waiting = self.queue_mut(index).waiting.remove(ticket)?;
+        self.waiting -= 1;
+        self.waiting_by_class[ticket.class as usize] -= 1;
+        self.waiting_bytes -= waiting.bytes;
+        self.mark_demand(index);
+        Some(waiting.process)
+    }
+
+    /// Frees the capacity of a call that has ended.
+    pub(crate) fn release(&mut self, index: QueueIndex) {
+        let queue = self.queue_mut(index);
+        assert!(queue.running > 0, "only what runs is released");
+        queue.running -= 1;
+    }
+
+    /// Sets how many calls of a queue may run in all.
+    pub(crate) fn set_capacity(&mut self, index: QueueIndex, capacity: u32) {
+        self.queue_mut(index).capacity = capacity;
+    }
+
+    /// Forgets capacity and running calls of a service whose connection was lost; what waits stays.
+    pub(crate) fn service_lost(&mut self, service: Service) {
+        for index in self.queues_of(service) {
+            let queue = self.queue_mut(index);
+            (queue.capacity, queue.running) = (0, 0);
+            queue.demand_told = 0;
+            if planted(Bug::LosesQueue) {
+                while let Some(ticket) = self.queue(index).waiting.first().map(|waiting| waiting.ticket) {
+                    self.remove(index, &ticket);
+                }
+            }
+            self.close_idle(index);
+        }
+    }
+
+    /// The queues of a service, in a fixed order.
+    pub(crate) fn queues_of(&self, service: Service) -> Vec<QueueIndex> {
+        let of_service = |(index, queue): (usize, &Option<Queue>)| {
+            let queue = queue.as_ref().filter(|queue| queue.name.service == service)?;
+            debug_assert_eq!(self.by_name.get(&queue.name), Some(&QueueIndex(index as u32)));
+            Some(QueueIndex(index as u32))
+        };
+        self.queues.iter().enumerate().filter_map(of_service).collect()
+    }
+
+    /// Calls that run at, and that wait for, a service.
+    pub(crate) fn load(&self, service: Service) -> (u32, u32) {
+        let queues = self.queues_of(service);
+        let each = queues.iter().map(|&index| self.queue(index));
+        each.fold((0, 0), |(running, queued), queue| {
+            (running + queue.running, queued + queue.waiting.len() as u32)
+        })
+    }
+
+    /// Calls that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Bytes of the calls that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Queues that exist.
+    #[cfg(test)]
+    pub(crate) fn queue_count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    fn evict(&mut self, index: QueueIndex, below: Class, evicted: &mut Vec<ProcessKey>) -> Result<(), Full> {
+        let last = self
+            .queue(index)
+            .waiting
+            .last()
+            .map(|waiting| waiting.ticket)
+            .ok_or(Full)?;
+        if last.class <= below {
+            return Err(Full);
+        }
+        evicted.extend(self.remove(index, &last));
+        Ok(())
+    }
+
+    /// The queue whose last call is the lowest and newest of all, and of a lower class than `above`.
+    /// Looks at every queue, but only while the Kernel is full and holds something lower.
+    fn lowest_waiting(&self, above: Class) -> Option<QueueIndex> {
+        if self.waiting_by_class[above as usize + 1..]
+            .iter()
+            .all(|&count| count == 0)
+        {
+            return None;
+        }
+        let last = |(index, queue): (usize, &Option<Queue>)| {
+            let ticket = queue.as_ref()?.waiting.last()?.ticket;
+            Some(((ticket.class, ticket.sequence), QueueIndex(index as u32)))
+        };
+        let lasts = self.queues.iter().enumerate().filter_map(last);
+        lasts.max_by_key(|(rank, _)| *rank).map(|(_, index)| index)
+    }
+
+    fn queue(&self, index: QueueIndex) -> &Queue {
+        self.queues[index.0 as usize]
+            .as_ref()
+            .expect("a queue lives while something refers to it")
+    }
+
+    fn queue_mut(&mut self, index: QueueIndex) -> &mut Queue {
+        self.queues[index.0 as usize]
+            .as_mut()
+            .expect("a queue lives while something refers to it")
+    }
+}
+
+/// A call that comes to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) process: ProcessKey,
+    pub(crate) class: Class,
+    pub(crate) deadline: Option<Moment>,
+    pub(crate) now: Moment,
+    pub(crate) bytes: usize,
+}

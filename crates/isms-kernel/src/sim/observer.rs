@@ -1,0 +1,328 @@
+//! Watches what passes the core's edge and checks the invariants.
+//!
+//! It recognises a process by the span id that its caller gave it, which the Kernel passes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isms_protocol::{
+    Class, DoeeVersion, Flags, Header, Kind, Message, ProjectId, Service, doer,
+    kernel::{Demand, Slots, StreamCredit},
+};
+
+use super::Tally;
+use crate::clock::Moment;
+
+type Span = [u8; 8];
+
+/// A request that its caller has not seen answered.
+#[derive(Debug)]
+struct Pending {
+    span: Span,
+    target: Service,
+    doee: DoeeVersion,
+    class: Class,
+    project: ProjectId,
+    parent: Option<Span>,
+    must_fail: bool,
+    deadline: Option<Moment>,
+    since: Moment,
+    dispatched: bool,
+}
+
+/// A dispatched process that its callee is not done with.
+#[derive(Debug)]
+struct Running {
+    span: Span,
+    doee: DoeeVersion,
+    replied: bool,
+}
+
+/// Bytes of one stream, as they passed the edge.
+#[derive(Default)]
+struct Flow {
+    granted: u64,
+    passed: u64,
+}
+
+pub(super) struct Observer {
+    pending: BTreeMap<(Service, u64), Pending>,
+    running: BTreeMap<(Service, u64), Running>,
+    capacity: BTreeMap<(Service, DoeeVersion), u32>,
+    cancelled: BTreeSet<Span>,
+    flows: BTreeMap<(Span, bool), Flow>,
+    parents_done: BTreeSet<Span>,
+    /// What the Doer knows to wait, by Doee version.
+    demand: BTreeMap<DoeeVersion, u32>,
+    pub(super) aging_us: u64,
+    pub(super) tally: Tally,
+}
+
+/// How a request that the simulation makes is meant.
+pub(super) struct Meant {
+    pub(super) class: Class,
+    pub(super) project: ProjectId,
+    pub(super) parent: Option<Span>,
+    pub(super) must_fail: bool,
+    pub(super) deadline: Option<Moment>,
+}
+
+impl Observer {
+    pub(super) fn new(aging_us: u64) -> Observer {
+        Observer {
+            pending: BTreeMap::new(),
+            running: BTreeMap::new(),
+            capacity: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            flows: BTreeMap::new(),
+            parents_done: BTreeSet::new(),
+            demand: BTreeMap::new(),
+            aging_us,
+            tally: Tally::default(),
+        }
+    }
+
+    /// A request reaches the core.
+    pub(super) fn asked(&mut self, sender: Service, header: &Header, meant: Meant, now: Moment) {
+        let pending = Pending {
+            span: header.trace.span.0,
+            target: header.target,
+            doee: queue_doee(header),
+            class: meant.class,
+            project: meant.project,
+            parent: meant.parent,
+            must_fail: meant.must_fail,
+            deadline: meant.deadline,
+            since: now,
+            dispatched: false,
+        };
+        self.pending.insert((sender, header.call), pending);
+    }
+
+    pub(super) fn registered(&mut self, service: Service, concurrency: u32) {
+        self.capacity.insert((service, DoeeVersion::NONE), concurrency);
+    }
+
+    /// A connection has ended, by whichever side.
+    pub(super) fn lost(&mut self, service: Service) {
+        self.pending.retain(|(caller, _), _| *caller != service);
+        let gone: Vec<Span> = self
+            .running
+            .iter()
+            .filter(|((callee, _), _)| *callee == service)
+            .map(|(_, run)| run.span)
+            .collect();
+        self.parents_done.extend(gone);
+        self.running.retain(|(callee, _), _| *callee != service);
+        self.capacity.retain(|(of, _), _| *of != service);
+        if service == Service::Doer {
+            self.demand.clear();
+        }
+    }
+
+    /// Any other message reaches the core.
+    pub(super) fn told(&mut self, sender: Service, message: &Message) {
+        let header = &message.header;
+        match header.kind {
+            Kind::Reply | Kind::Error => {
+                let streams = header.kind == Kind::Reply && header.flags.contains(Flags::STREAM);
+                if let Some(running) = self
+                    .running
+                    .get_mut(&(sender, header.call))
+                    .filter(|run| !run.replied)
+                {
+                    running.replied = true;
+                    if !streams {
+                        self.finished(sender, header.call);
+                    }
+                }
+            }
+            Kind::StreamEnd
+                if header.flags.contains(Flags::TO_CALLER)
+                    && self
+                        .running
+                        .get(&(sender, header.call))
+                        .is_some_and(|run| run.replied) =>
+            {
+                self.finished(sender, header.call);
+            }
+            Kind::Slots if sender == Service::Doer => {
+                if let Ok(slots) = message.decode_body::<Slots>() {
+                    self.capacity.insert((sender, header.target_doee), slots.capacity);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finished(&mut self, callee: Service, call: u64) {
+        if let Some(running) = self.running.remove(&(callee, call)) {
+            self.parents_done.insert(running.span);
+        }
+    }
+
+    /// The core sends a message.
+    pub(super) fn sent(&mut self, to: Service, message: &Message, now: Moment) {
+        let header = &message.header;
+        let span = header.trace.span.0;
+        match header.kind {
+            Kind::Request => self.dispatched(to, header, now),
+            Kind::Reply | Kind::Error => self.answered(to, header),
+            Kind::Cancel => {
+                self.cancelled.insert(span);
+            }
+            Kind::Credit => {
+                let granted: StreamCredit =
+                    message.decode_body().expect("the core passes on what it decoded");
+                let of_reply = !header.flags.contains(Flags::TO_CALLER);
+                self.flows.entry((span, of_reply)).or_default().granted += u64::from(granted.bytes);
+            }
+            Kind::Demand => {
+                let demand: Demand = message.decode_body().expect("the core encodes demand");
+                self.demand.insert(header.target_doee, demand.queued);
+            }
+            Kind::StreamChunk => {
+                self.tally.chunks += 1;
+                let of_reply = header.flags.contains(Flags::TO_CALLER);
+                let flow = self.flows.entry((span, of_reply)).or_default();
+                flow.passed += message.raw.len() as u64;
+                assert!(
+                    flow.passed <= flow.granted,
+                    "a stream passed more bytes than were granted"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn dispatched(&mut self, to: Service, header: &Header, now: Moment) {
+        self.tally.dispatched += 1;
+        let span = header.trace.span.0;
+        let found = self.pending.values_mut().find(|pending| pending.span == span);
+        let found = found.expect("what is dispatched was asked and is not answered");
+        assert!(!found.dispatched, "a process was dispatched twice");
+        assert!(!found.must_fail, "a forbidden request was dispatched");
+        assert_eq!(
+            found.project, header.project,
+            "a process runs for another project than it should"
+        );
+        assert_eq!(
+            found.class, header.class,
+            "a process runs in another class than it should"
+        );
+        found.dispatched = true;
+        let (since, class) = (found.since, found.class);
+        self.tally.waited += u64::from(since < now);
+        let doee = queue_doee(header);
+        let aged = now.us_since(since) >= self.aging_us;
+        let before = |other: &&Pending| {
+            !other.dispatched
+                && !other.must_fail
+                && (other.target, other.doee) == (to, doee)
+                && other.class < class
+        };
+        if let Some(higher) = self.pending.values().find(before)
+            && !aged
+        {
+            panic!("class order: {class:?} ran before {higher:?}");
+        }
+        self.running.insert(
+            (to, header.call),
+            Running {
+                span,
+                doee,
+                replied: false,
+            },
+        );
+        let running = self
+            .running
+            .iter()
+            .filter(|((callee, _), run)| *callee == to && run.doee == doee);
+        let capacity = self.capacity.get(&(to, doee)).copied().unwrap_or(0);
+        assert!(
+            running.count() <= capacity as usize,
+            "{to} was given more than its capacity of {capacity}"
+        );
+    }
+
+    fn answered(&mut self, to: Service, header: &Header) {
+        let pending = self.pending.remove(&(to, header.call));
+        let pending = pending.expect("an answer belongs to a request that is not answered yet");
+        assert_eq!(
+            pending.span, header.trace.span.0,
+            "an answer belongs to another request"
+        );
+        match header.kind {
+            Kind::Reply => self.tally.replied += 1,
+            _ => self.tally.failed += 1,
+        }
+        assert!(
+            !pending.must_fail || header.kind == Kind::Error,
+            "a forbidden request was answered"
+        );
+    }
+
+    /// Holds after every event.
+    pub(super) fn check(&self) {
+        for (key, pending) in &self.pending {
+            let orphan = pending
+                .parent
+                .is_some_and(|parent| self.parents_done.contains(&parent));
+            let stopped = self.cancelled.contains(&pending.span);
+            assert!(!orphan || stopped, "{key:?} outlives its parent: {pending:?}");
+        }
+    }
+
+    /// Holds after every tick while the Doer is there: it knows where something waits, to a factor of two.
+    pub(super) fn check_demand(&self) {
+        let mut waiting: BTreeMap<DoeeVersion, u32> = self.demand.keys().map(|&doee| (doee, 0)).collect();
+        let queued = self
+            .pending
+            .values()
+            .filter(|pending| !pending.dispatched && !pending.doee.is_none());
+        queued.for_each(|pending| *waiting.entry(pending.doee).or_default() += 1);
+        for (doee, count) in waiting {
+            let told = self.demand.get(&doee).copied().unwrap_or(0);
+            let known = if count == 0 {
+                told == 0
+            } else {
+                told > 0 && count < 2 * told
+            };
+            assert!(known, "{count} calls of {doee} wait, the Doer knows of {told}");
+        }
+    }
+
+    /// Processes of which the core must still know.
+    pub(super) fn alive(&self) -> usize {
+        self.pending.len() + self.running.len()
+    }
+
+    /// Holds once every deadline and grace period has passed.
+    pub(super) fn check_deadlines(&self, now: Moment) {
+        for (key, pending) in &self.pending {
+            assert!(
+                pending.deadline.is_none(),
+                "at {now:?} {key:?} is long past its deadline: {pending:?}"
+            );
+        }
+    }
+
+    /// Holds when everybody has answered everything.
+    pub(super) fn check_quiet(&self) {
+        assert!(
+            self.pending.is_empty(),
+            "calls were never answered: {:?}",
+            self.pending
+        );
+        assert!(self.running.is_empty(), "calls never ended: {:?}", self.running);
+    }
+}
+
+/// The Doee version by which a request is queued.
+fn queue_doee(header: &Header) -> DoeeVersion {
+    let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
+    if is_invoke {
+        header.target_doee
+    } else {
+        DoeeVersion::NONE
+    }
+}

@@ -1,0 +1,528 @@
+//! The simulated world: the core, the services around it, the messages on their way, the clock.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use isms_protocol::{
+    Class, DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, ProjectId, Secret, Service,
+    SpanId, TraceContext, TraceId, dbriver, doer, gate, kernel,
+    kernel::{Register, Slots},
+    limits, resadmin,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Tally,
+    actor::Actor,
+    observer::{Meant, Observer},
+    random::Random,
+};
+use crate::{
+    action::{Action, CloseReason, Event, PeerId},
+    clock::Moment,
+    config::Config,
+    core::Core,
+};
+
+const CONCURRENCY: u32 = 3;
+const CREDIT: u32 = 24;
+
+pub(super) struct World {
+    random: Random,
+    core: Core,
+    now: Moment,
+    actors: Vec<Actor>,
+    observer: Observer,
+    meant: BTreeMap<[u8; 8], Meant>,
+    next_span: u64,
+    next_peer: u64,
+    /// How often, in 400 moves, a service crashes or breaks the rules; 0 in a quarter of the runs.
+    turbulence: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let config = Config {
+            request_credit: CREDIT,
+            queue_len_max: 10,
+            queue_total_max: 24,
+            queue_bytes_max: 24 * 1024,
+            aging_max_ms: 2_000,
+            ..Config::default()
+        };
+        let mut last_id = 0u128;
+        let ids = Box::new(move || {
+            last_id += 1;
+            ProcessId::from_bytes(last_id.to_be_bytes())
+        });
+        let observer = Observer::new(config.aging_max_us());
+        let mut random = Random::new(seed);
+        let turbulence = random.below(4) * 4;
+        let mut world = World {
+            turbulence,
+            random,
+            core: Core::new(config, ids, Moment(0)).expect("the built-in rights table is valid"),
+            now: Moment(0),
+            actors: Service::REGISTERED.into_iter().map(Actor::new).collect(),
+            observer,
+            meant: BTreeMap::new(),
+            next_span: 1,
+            next_peer: 1,
+        };
+        (0..world.actors.len()).for_each(|actor| world.connect(actor));
+        world
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.observer.tally
+    }
+
+    /// One random move of one part of the world.
+    pub(super) fn step(&mut self) {
+        let actor = self.random.below(self.actors.len() as u64) as usize;
+        if self.random.below(400) < self.turbulence {
+            return match self.random.below(3) {
+                0 => self.crash(actor),
+                _ => self.be_hostile(actor),
+            };
+        }
+        match self.random.below(100) {
+            0..=11 => self.ask(actor),
+            12..=44 => self.deliver(actor),
+            45..=64 => self.receive(actor),
+            65..=83 => {
+                self.actors[actor].act(&mut self.random, false);
+            }
+            84..=88 => self.change_slots(),
+            89..=92 => {
+                let us = self.random.below(50_000);
+                self.pass(us);
+            }
+            93 => {
+                let us = self.random.below(4_000_000);
+                self.pass(us);
+            }
+            94 => self.tick(),
+            _ => self.connect(actor),
+        }
+        let alive = self.observer.alive() + self.actors.iter().map(|actor| actor.calls.len()).sum::<usize>();
+        assert!(
+            self.core.table.len() <= alive,
+            "the table holds processes that nobody knows of"
+        );
+    }
+
+    /// Everybody behaves until nothing is left to do; then nothing may be left.
+    pub(super) fn quiesce(&mut self) {
+        (0..self.actors.len()).for_each(|actor| self.connect(actor));
+        for _ in 0..8 {
+            self.pass(2_000_000);
+        }
+        self.observer.check_deadlines(self.now);
+        for _ in 0..4_000 {
+            let mut acted = false;
+            // What a hostile service sent before may still get it cut.
+            (0..self.actors.len()).for_each(|actor| self.connect(actor));
+            self.open_all_slots();
+            for actor in 0..self.actors.len() {
+                acted |= self.actors[actor].act_on_all(&mut self.random);
+                while !self.actors[actor].outbox.is_empty() {
+                    self.deliver(actor);
+                    acted = true;
+                }
+                while !self.actors[actor].inbox.is_empty() {
+                    self.receive(actor);
+                    acted = true;
+                }
+            }
+            if !acted {
+                break;
+            }
+        }
+        self.observer.check_quiet();
+        self.pass(0);
+        self.check_empty();
+    }
+
+    fn check_empty(&mut self) {
+        assert_eq!(self.core.table.len(), 0, "the process table is not empty");
+        assert!(self.core.timers.is_empty(), "timers are left");
+        assert_eq!(
+            (self.core.scheduler.waiting(), self.core.scheduler.waiting_bytes()),
+            (0, 0)
+        );
+        assert!(self.core.orphans.is_empty() && self.core.ready.is_empty());
+        for service in Service::REGISTERED {
+            let registration = self
+                .core
+                .services
+                .registration(service)
+                .expect("everybody is registered");
+            assert_eq!(
+                registration.unanswered, 0,
+                "{service} is charged for calls that have ended"
+            );
+            assert!(
+                registration.calls.is_empty(),
+                "{service} has calls that have ended"
+            );
+            assert_eq!(
+                self.core.scheduler.load(service),
+                (0, 0),
+                "{service} is charged for work that has ended"
+            );
+        }
+        let doees = self.actors[doer_index()]
+            .slots
+            .values()
+            .filter(|&&slots| slots > 0)
+            .count();
+        assert_eq!(
+            self.core.scheduler.queue_count(),
+            self.actors.len() + doees,
+            "queues are left"
+        );
+    }
+
+    fn connect(&mut self, actor: usize) {
+        if self.actors[actor].peer.is_some() {
+            return;
+        }
+        let service = self.actors[actor].service;
+        if self.actors[actor].incarnation == Incarnation(0) || self.random.percent(50) {
+            self.actors[actor].incarnation.0 += 1;
+        }
+        let incarnation = self.actors[actor].incarnation;
+        let secret = Secret([incarnation.0 as u8; 32]);
+        let secret_hash = Sha256::digest(secret.0).into();
+        self.feed(Event::Announce {
+            service,
+            incarnation,
+            secret_hash,
+        });
+        let peer = PeerId(self.next_peer);
+        self.next_peer += 1;
+        self.actors[actor].peer = Some(peer);
+        self.feed(Event::PeerConnected { peer });
+        self.observer.registered(service, CONCURRENCY);
+        let register = Register {
+            service,
+            incarnation,
+            secret,
+            concurrency: CONCURRENCY,
+        };
+        let header = Header::new(Kind::Register, service, Service::Kernel);
+        self.feed(Event::PeerMessage {
+            peer,
+            message: Message::with_body(header, &register),
+        });
+    }
+
+    fn crash(&mut self, actor: usize) {
+        if let Some(peer) = self.actors[actor].peer {
+            self.actors[actor].crash();
+            self.observer.lost(self.actors[actor].service);
+            self.feed(Event::PeerLost { peer });
+        }
+    }
+
+    /// A service makes a request, sometimes one that it has no right to.
+    fn ask(&mut self, actor: usize) {
+        let sender = self.actors[actor].service;
+        if self.actors[actor].peer.is_none() || self.actors[actor].unanswered() >= CREDIT as usize {
+            return;
+        }
+        let Some((mut header, mut meant)) = self.random_request(actor, sender) else {
+            return;
+        };
+        self.next_span += 1;
+        let span = self.next_span.to_le_bytes();
+        self.actors[actor].next_call += 1;
+        header.call = self.actors[actor].next_call;
+        header.trace = TraceContext {
+            trace: TraceId([9; 16]),
+            span: SpanId(span),
+        };
+        if self.random.percent(40) {
+            header.remaining_us = 1 + self.random.below(1_500_000);
+        }
+        if self.random.percent(25) {
+            header.flags = Flags::STREAM;
+        }
+        if self.random.percent(4) {
+            header.calling_doee = DoeeVersion::from_bytes([7; 16]);
+            meant.must_fail = true;
+        }
+        self.meant.insert(span, meant);
+        self.actors[actor].ask(header, &mut self.random);
+    }
+
+    fn random_request(&mut self, actor: usize, sender: Service) -> Option<(Header, Meant)> {
+        let (target, operation) = match (sender, self.random.below(3)) {
+            (Service::Commserver, 0) => (Service::Resadmin, resadmin::Operation::Authenticate as u16),
+            (Service::Commserver, _) => (Service::Doer, doer::Operation::Invoke as u16),
+            (Service::Gate, 0) => (Service::Kernel, kernel::Operation::Processes as u16),
+            (Service::Gate, 1) => (Service::Resadmin, resadmin::Operation::Deploy as u16),
+            (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
+            (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
+            (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
+            (Service::Resadmin, 0) => (Service::Dbriver, dbriver::Operation::Prepare as u16),
+            (Service::Resadmin, _) => (Service::Doer, doer::Operation::Build as u16),
+            (Service::Dbriver, 0) => (Service::Doer, doer::Operation::Invoke as u16),
+            _ => (Service::Resadmin, resadmin::Operation::Grants as u16),
+        };
+        let mut header = Header {
+            operation,
+            ..Header::new(Kind::Request, sender, target)
+        };
+        header.class = self.random.pick(&Class::ALL);
+        let mut meant = Meant {
+            class: header.class,
+            project: ProjectId::NONE,
+            parent: None,
+            must_fail: sender == Service::Dbriver && target == Service::Doer,
+            deadline: None,
+        };
+        if operation == doer::Operation::Invoke as u16 && target == Service::Doer {
+            header.target_doee = version(self.random.below(3));
+        }
+        let is_child = sender == Service::Doer && target == Service::Dbriver
+            || sender == Service::Resadmin && self.random.percent(50);
+        match is_child {
+            true => self.on_behalf(actor, &mut header, &mut meant)?,
+            false if target != Service::Kernel => {
+                header.project = ProjectId::from_bytes([1 + self.random.below(3) as u8; 16]);
+                meant.project = header.project;
+            }
+            false => {}
+        }
+        Some((header, meant))
+    }
+
+    /// Makes a request that of a process which runs at its sender, or claims to.
+    fn on_behalf(&mut self, actor: usize, header: &mut Header, meant: &mut Meant) -> Option<()> {
+        let fits = |parent: &Header| {
+            parent.operation == doer::Operation::Invoke as u16 || parent.target == Service::Resadmin
+        };
+        let parents: Vec<Header> = self.actors[actor]
+            .work
+            .values()
+            .map(|work| work.header)
+            .filter(fits)
+            .collect();
+        if self.random.percent(8) {
+            header.parent = ProcessId::from_bytes([0xee; 16]);
+            header.attempt = 1;
+            meant.must_fail = true;
+            return Some(());
+        }
+        if parents.is_empty() {
+            return None;
+        }
+        let parent = self.random.pick(&parents);
+        (header.parent, header.attempt) = (parent.process, parent.attempt);
+        meant.class = header.class.capped_by(parent.class);
+        meant.project = parent.project;
+        meant.parent = Some(parent.trace.span.0);
+        if self.random.percent(5) {
+            header.attempt += 1;
+            meant.must_fail = true;
+        } else if self.random.percent(5) && !parent.project.is_none() {
+            header.project = ProjectId::from_bytes([0xaa; 16]);
+            meant.must_fail = true;
+        }
+        Some(())
+    }
+
+    /// The oldest message of a service reaches the core.
+    fn deliver(&mut self, actor: usize) {
+        let Some(peer) = self.actors[actor].peer else {
+            return;
+        };
+        let Some(message) = self.actors[actor].outbox.pop_front() else {
+            return;
+        };
+        let sender = self.actors[actor].service;
+        if message.header.kind == Kind::Request {
+            let header = &message.header;
+            if let Some(mut meant) = self.meant.remove(&header.trace.span.0) {
+                meant.deadline = (header.remaining_us != 0).then(|| self.now.after_us(header.remaining_us));
+                self.observer.asked(sender, header, meant, self.now);
+            }
+        } else {
+            self.observer.told(sender, &message);
+            let past = &mut self.actors[actor].past;
+            past.push_back(message.clone());
+            past.truncate(20);
+        }
+        self.feed(Event::PeerMessage { peer, message });
+    }
+
+    fn receive(&mut self, actor: usize) {
+        if let Some(message) = self.actors[actor].inbox.pop_front() {
+            self.actors[actor].receive(&message);
+        }
+    }
+
+    fn change_slots(&mut self) {
+        let doee = self.random.below(3);
+        let capacity = self.random.below(4) as u32;
+        self.tell_slots(version(doee), capacity);
+    }
+
+    fn open_all_slots(&mut self) {
+        for doee in 0..3 {
+            if self.actors[doer_index()].slots.get(&version(doee)) != Some(&2) {
+                self.tell_slots(version(doee), 2);
+            }
+        }
+    }
+
+    fn tell_slots(&mut self, target_doee: DoeeVersion, capacity: u32) {
+        let doer = &mut self.actors[doer_index()];
+        if doer.peer.is_some() {
+            doer.slots.insert(target_doee, capacity);
+            let header = Header {
+                target_doee,
+                ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
+            };
+            doer.outbox
+                .push_back(Message::with_body(header, &Slots { capacity }));
+        }
+    }
+
+    /// A service repeats itself, lies, or talks nonsense.
+    fn be_hostile(&mut self, actor: usize) {
+        let service = self.actors[actor].service;
+        self.actors[actor].hostile = true;
+        let past: Vec<Message> = self.actors[actor].past.iter().cloned().collect();
+        let nonsense = Header {
+            call: self.random.below(40),
+            ..Header::new(Kind::Reply, service, Service::Kernel)
+        };
+        let message = match self.random.below(12) {
+            0..=5 if !past.is_empty() => past[self.random.below(past.len() as u64) as usize].clone(),
+            6 => Message::bare(Header {
+                kind: Kind::StreamEnd,
+                flags: Flags::TO_CALLER,
+                ..nonsense
+            }),
+            7 => Message::bare(Header {
+                kind: Kind::Cancel,
+                ..nonsense
+            }),
+            8 => Message::bare(Header {
+                operation: 99,
+                target: Service::Gate,
+                kind: Kind::Event,
+                ..nonsense
+            }),
+            9 => {
+                let chunk = Message::bare(Header {
+                    kind: Kind::StreamChunk,
+                    ..nonsense
+                });
+                chunk.with_raw(vec![0; limits::CHUNK_LEN_MAX])
+            }
+            10 => Message::bare(Header {
+                kind: Kind::Demand,
+                ..nonsense
+            }),
+            11 => Message::bare(Header {
+                kind: Kind::Credit,
+                ..nonsense
+            }),
+            _ => {
+                let header = Header {
+                    operation: gate::Operation::Log as u16,
+                    target: Service::Gate,
+                    ..nonsense
+                };
+                Message::bare(Header {
+                    kind: Kind::Event,
+                    ..header
+                })
+            }
+        };
+        self.actors[actor].outbox.push_front(message);
+        self.deliver(actor);
+    }
+
+    /// Time passes; who lives says so, except that long silence is sometimes not broken.
+    fn pass(&mut self, us: u64) {
+        let target = self.now.after_us(us);
+        let silent = self.random.percent(10) && us > limits::HEARTBEAT_TIMEOUT.as_micros() as u64;
+        while self.now < target {
+            let step = Duration::from_millis(900);
+            self.now = target.min(self.now.after(step));
+            for actor in 0..self.actors.len() {
+                let Actor {
+                    peer: Some(peer),
+                    service,
+                    ..
+                } = self.actors[actor]
+                else {
+                    continue;
+                };
+                if !silent {
+                    let message = Message::bare(Header::new(Kind::Heartbeat, service, Service::Kernel));
+                    self.feed(Event::PeerMessage { peer, message });
+                }
+            }
+            self.tick();
+        }
+        if self.random.percent(5) {
+            let earlier = Moment(self.now.0.saturating_sub(self.random.below(1_000_000)));
+            self.core.handle(earlier, Event::Tick);
+            self.take_actions();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.feed(Event::Tick);
+        if self.actors[doer_index()].peer.is_some() {
+            self.observer.check_demand();
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.core.handle(self.now, event);
+        self.take_actions();
+    }
+
+    fn take_actions(&mut self) {
+        let actions: Vec<Action> = self.core.drain_actions().collect();
+        for action in actions {
+            match action {
+                Action::Send { peer, message } => {
+                    let to = self.actors.iter_mut().find(|actor| actor.peer == Some(peer));
+                    if let Some(to) = to {
+                        self.observer.sent(to.service, &message, self.now);
+                        to.inbox.push_back(message);
+                    }
+                }
+                Action::Close { peer, reason } => {
+                    self.observer.tally.closed += 1;
+                    if let Some(cut) = self.actors.iter_mut().find(|actor| actor.peer == Some(peer)) {
+                        let deserved = cut.hostile || reason == CloseReason::Silent;
+                        assert!(deserved, "{} was cut although it behaved: {reason}", cut.service);
+                        self.observer.lost(cut.service);
+                        cut.crash();
+                    }
+                }
+                Action::Registered { .. } | Action::Lost { .. } | Action::Heartbeat => {}
+            }
+        }
+        self.observer.check();
+    }
+}
+
+fn doer_index() -> usize {
+    Service::REGISTERED
+        .iter()
+        .position(|&service| service == Service::Doer)
+        .expect("the Doer registers")
+}
+
+fn version(number: u64) -> DoeeVersion {
+    DoeeVersion::from_bytes([1 + number as u8; 16])
+}
