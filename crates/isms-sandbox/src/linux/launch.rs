@@ -1,0 +1,79 @@
+//! What the supervisor arranges in a new process between fork and exec.
+#![allow(unsafe_code)] // `pre_exec`: the closure makes only async-signal-safe calls
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use super::{check, descriptor, process};
+
+/// First number of a descriptor given to a child.
+pub const FIRST_DESCRIPTOR: RawFd = 3;
+
+/// How a child is to start.
+#[derive(Debug, Default)]
+pub struct Launch {
+    /// Descriptors that it inherits as 3, 4, …; all others are closed at exec.
+    pub descriptors: Vec<OwnedFd>,
+    /// Uid, gid and supplementary groups to become; `None` keeps the parent's.
+    pub identity: Option<Identity>,
+    /// SIGKILL when the parent's thread dies.
+    pub die_with_parent: bool,
+    /// A session of its own, so that the terminal's Ctrl-C does not reach it.
+    pub new_session: bool,
+}
+
+/// Whom a child becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Arranges that `command` starts as `launch` says. The descriptors stay open in the parent until `command`
+/// is dropped.
+pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
+    let parent = std::process::id();
+    let highest = FIRST_DESCRIPTOR + launch.descriptors.len() as RawFd;
+    let Launch {
+        descriptors,
+        identity,
+        die_with_parent,
+        new_session,
+    } = launch;
+    // Above their destinations, so that laying one out never overwrites another.
+    let descriptors: Vec<OwnedFd> = descriptors
+        .into_iter()
+        .map(|fd| descriptor::move_above(fd, highest))
+        .collect::<io::Result<_>>()?;
+    let hook = move || {
+        if new_session {
+            // SAFETY: no arguments.
+            check(unsafe { libc::setsid() })?;
+        }
+        if let Some(identity) = &identity {
+            process::drop_to(identity.uid, identity.gid, &identity.groups)?;
+        }
+        if die_with_parent {
+            process::die_with_parent(parent)?;
+        }
+        process::close_on_exec_from(FIRST_DESCRIPTOR)?;
+        for (index, descriptor) in descriptors.iter().enumerate() {
+            // SAFETY: the source is open; the destination holds nothing that outlives exec.
+            check(unsafe { libc::dup2(descriptor.as_raw_fd(), FIRST_DESCRIPTOR + index as RawFd) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the hook makes system calls only: no allocation, no lock.
+    unsafe { command.pre_exec(hook) };
+    Ok(())
+}

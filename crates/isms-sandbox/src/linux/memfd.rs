@@ -1,0 +1,66 @@
+//! Sealed memfds: bytes that can be handed to another process and never change again.
+#![allow(unsafe_code)] // memfd_create and its seals
+
+use std::{
+    ffi::CStr,
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use super::check;
+
+/// What a sealed memfd forbids: to grow, shrink, be written, and to take the seals off.
+const SEALS: libc::c_int = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+
+/// Copies `bytes` into a sealed memfd.
+pub fn create_sealed(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    create_sealed_from(name, &mut &*bytes, bytes.len() as u64)
+}
+
+/// Copies what `source` gives into a sealed memfd. Fails with `FileTooLarge` beyond `len_max` bytes.
+pub fn create_sealed_from(name: &CStr, source: &mut impl Read, len_max: u64) -> io::Result<OwnedFd> {
+    let mut file = File::from(create(name)?);
+    let copied = io::copy(&mut source.take(len_max.saturating_add(1)), &mut file)?;
+    if copied > len_max {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("longer than {len_max} bytes"),
+        ));
+    }
+    file.flush()?;
+    // SAFETY: fcntl on a descriptor that we own.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) })?;
+    Ok(file.into())
+}
+
+/// Makes an empty memfd that can be sealed and executed.
+fn create(name: &CStr) -> io::Result<OwnedFd> {
+    const MFD_EXEC: libc::c_uint = 0x10; // since 6.3; elsewhere EINVAL, and executable anyway
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    for flags in [flags | MFD_EXEC, flags] {
+        // SAFETY: `name` is a C string.
+        match check(unsafe { libc::memfd_create(name.as_ptr(), flags) }) {
+            // SAFETY: the call succeeded, so the descriptor is open and ours.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Checks that a descriptor is a memfd whose content can never change; returns its length.
+pub fn verify_sealed(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: fcntl on a descriptor that is borrowed, hence open.
+    let seals = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GET_SEALS) })?;
+    if seals & SEALS != SEALS {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the memfd is not sealed",
+        ));
+    }
+    Ok(File::from(descriptor.as_fd().try_clone_to_owned()?)
+        .metadata()?
+        .len())
+}

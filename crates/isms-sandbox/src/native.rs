@@ -1,0 +1,30 @@
+//! The native backend: one sandbox of namespaces, a read-only template root, limits and filters.
+//!
+//! A start has two sides. The host side ([`Native::start`]) prepares everything that needs memory: paths,
+//! filters, limits, descriptors. The other side (`child`) runs between clone and exec and only makes system
+//! calls with what was prepared. Between them a socket: the host says "your ids are mapped" and "you are in your
+//! cgroup", the child says which step failed, and exec closes it.
+//!
+//! Must be used from a process with one thread: workers die with the thread that started them.
+#![allow(unsafe_code)] // clone, mounts, ids and limits of a process that has no std yet
+
+mod cgroup;
+mod child;
+mod elf;
+mod landlock;
+mod limits;
+mod rlimit;
+mod sandbox;
+mod start;
+mod steps;
+mod template;
+
+pub(crate) use cgroup::{Cgroups, Controller, Group};
+pub(crate) use child::{Checkpoint, Entry};
+pub(crate) use limits::CPU_PERMILLE_MIN;
+pub use limits::{LimitError, Limits, Profile};
+pub(crate) use rlimit::DESCRIPTORS_MAX;
+pub(crate) use sandbox::{Ends, Exit, Progress, Sandbox};
+pub use start::NativeError;
+pub(crate) use start::{Ids, Native, StartError};
+pub use template::{StageError, Template};
