@@ -1,0 +1,74 @@
+//! Settings of the Doer.
+
+use std::time::Duration;
+
+use isms_protocol::limits;
+use serde::{Deserialize, Serialize};
+
+use crate::worker_handler::HandlerConfig;
+
+/// The Doer's settings, as the supervisor hands them over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Empty sandboxes kept ready.
+    pub pool_size: usize,
+    /// Workers in all.
+    pub workers_max: usize,
+    /// How long a worker above its Doee's minimum may idle, in s.
+    pub idle_s: u32,
+    /// Share of one core that a worker may use, in thousandths.
+    pub worker_cpu_permille: u32,
+    /// Processes and threads of one worker.
+    pub worker_pids: u32,
+    /// Memory that a pooled sandbox may use before it has a Doee, in MB.
+    pub pool_memory_mb: u32,
+    /// Memory of one build, in MB.
+    pub build_memory_mb: u32,
+    /// Time of one build, in s.
+    pub build_s: u32,
+    /// Builds at the same time.
+    pub builds_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            pool_size: 2,
+            workers_max: limits::WORKERS_MAX,
+            idle_s: 60,
+            worker_cpu_permille: 1000,
+            worker_pids: 64,
+            pool_memory_mb: 64,
+            build_memory_mb: 1024,
+            build_s: 120,
+            builds_max: 1,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn handler(&self) -> HandlerConfig {
+        HandlerConfig {
+            pool_size: self.pool_size,
+            workers_max: self.workers_max,
+            idle_ttl: Duration::from_secs(self.idle_s.into()),
+        }
+    }
+
+    pub(crate) fn worker_limits(&self, memory_mb: u32) -> isms_sandbox::native::Limits {
+        isms_sandbox::native::Limits {
+            memory_bytes: u64::from(memory_mb) << 20,
+            cpu_permille: self.worker_cpu_permille,
+            pids: self.worker_pids,
+        }
+    }
+
+    pub(crate) fn build_limits(&self) -> isms_sandbox::native::Limits {
+        isms_sandbox::native::Limits {
+            memory_bytes: u64::from(self.build_memory_mb) << 20,
+            cpu_permille: 2000,
+            pids: 64,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! One worker's channels: control, data, and the pipe of its output.
+//!
+//! Whatever comes over them is hostile. What breaks the contract becomes `Event::Misbehaved`, and the
+//! worker is cut off.
+
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::{BorrowedFd, OwnedFd},
+    rc::Rc,
+    time::Duration,
+};
+
+use isms_ipc::{ConnectionError, Inbound, Inbox, Link, Side};
+use isms_protocol::{
+    ErrorCode, Kind, Message, ProcessId, Service, WireError,
+    worker::{self, Control, LogLevel, LogLine, Report, Stage},
+};
+use isms_sandbox::linux::channel::Channel;
+use tokio::{io::AsyncReadExt, net::UnixStream, task::spawn_local};
+
+use crate::{
+    binaries::LoadedDoee,
+    host_call,
+    logs::{Admission, LogBudget, cut_line},
+    service::Doer,
+    worker::WorkerId,
+    worker_handler::Event,
+};
+
+/// Host calls that a worker may have under way.
+const HOST_CALLS_MAX: u32 = 64;
+/// How long a worker may live without its data channel before it is called hostile instead of dying.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+/// The version of the Doee ABI that this Doer's workers speak.
+const ABI: u32 = 1;
+
+/// The call that a worker works on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CurrentCall {
+    pub(crate) process: ProcessId,
+    pub(crate) attempt: u32,
+}
+
+/// A started worker.
+pub(crate) struct WorkerConnection {
+    pub(crate) worker: WorkerId,
+    pub(crate) pid: u32,
+    control: Channel,
+    link: Link,
+    open: Cell<bool>,
+    doee: RefCell<Option<Rc<LoadedDoee>>>,
+    call: Cell<Option<CurrentCall>>,
+    log_budget: Cell<LogBudget>,
+}
+
+impl WorkerConnection {
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// False once the worker's data channel has ended.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get() && self.link.is_registered()
+    }
+
+    pub(crate) fn set_doee(&self, doee: Rc<LoadedDoee>) {
+        *self.doee.borrow_mut() = Some(doee);
+    }
+
+    pub(crate) fn doee(&self) -> Option<Rc<LoadedDoee>> {
+        self.doee.borrow().clone()
+    }
+
+    pub(crate) fn begin_call(&self, call: CurrentCall) {
+        self.call.set(Some(call));
+        self.log_budget.set(LogBudget::new());
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.call.set(None);
+    }
+
+    pub(crate) fn current_call(&self) -> Option<CurrentCall> {
+        self.call.get()
+    }
+
+    /// Sends on the control channel; false when the worker does not take it.
+    pub(crate) fn control(&self, control: &Control, descriptors: &[BorrowedFd<'_>]) -> bool {
+        self.control.send(&isms_protocol::encode(control), descriptors).is_ok()
+    }
+
+    pub(crate) fn close(&self) {
+        self.open.set(false);
+    }
+
+    /// Passes a line of the worker's log on, as far as its budget goes.
+    fn log(&self, doer: &Doer, process: ProcessId, line: LogLine) {
+        let Some(doee) = self.doee() else { return };
+        let mut budget = self.log_budget.get();
+        let admission = budget.admit(line.text.len());
+        self.log_budget.set(budget);
+        let line = match admission {
+            Admission::Keep => line,
+            Admission::Cut => cut_line(),
+            Admission::Drop => return,
+        };
+        doer.state.borrow_mut().logs.push(&doer.link, &doee.spec, process, line);
+    }
+}
+
+/// Why the channels of a started sandbox cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("the spawner sent {0} descriptors instead of 3")]
+    Descriptors(usize),
+    #[error("its data channel does not speak ZMTP: {0}")]
+    Handshake(#[from] ConnectionError),
+    #[error("its channels cannot be used: {0}")]
+    Channel(#[from] std::io::Error),
+}
+
+/// Takes over the channels of a sandbox that the spawner has started.
+pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) {
+    let (connection, inbox, output) = match connect(worker, pid, descriptors).await {
+        Ok(opened) => opened,
+        Err(error) => return doer.dispatch(Event::Misbehaved { worker, what: error.to_string() }),
+    };
+    doer.state.borrow_mut().workers.insert(worker, Rc::clone(&connection));
+    spawn_local(serve_data(Rc::clone(&doer), Rc::clone(&connection), inbox));
+    spawn_local(serve_output(Rc::clone(&doer), Rc::clone(&connection), output));
+    serve_control(doer, connection).await;
+}
+
+/// Links over the data channel of a worker or builder.
+pub(crate) async fn attach(data: OwnedFd, requests_max: u32) -> Result<(Link, Inbox), OpenError> {
+    let data = std::os::unix::net::UnixStream::from(data);
+    data.set_nonblocking(true)?;
+    Ok(Link::attach(UnixStream::from_std(data)?, Side::Bind, Service::Doer, requests_max).await?)
+}
+
+type Opened = (Rc<WorkerConnection>, Inbox, tokio::net::unix::pipe::Receiver);
+
+async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Result<Opened, OpenError> {
+    let [control, data, output] =
+        <[OwnedFd; 3]>::try_from(descriptors).map_err(|descriptors| OpenError::Descriptors(descriptors.len()))?;
+    let (link, inbox) = attach(data, HOST_CALLS_MAX).await?;
+    let connection = WorkerConnection {
+        worker,
+        pid,
+        control: Channel::new(control)?,
+        link,
+        open: Cell::new(true),
+        doee: RefCell::new(None),
+        call: Cell::new(None),
+        log_budget: Cell::new(LogBudget::new()),
+    };
+    Ok((Rc::new(connection), inbox, tokio::net::unix::pipe::Receiver::from_owned_fd(output)?))
+}
+
+async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
+    let worker = connection.worker;
+    // The end of the channel means the end of the process, which the spawner reports.
+    while let Ok(Some(datagram)) = connection.control.receive().await {
+        let event = match isms_protocol::decode::<Report>(&datagram.bytes) {
+            Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
+            Ok(Report::Empty { abi }) => {
+                let message = format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
+                Event::StartFailed { worker, error: WireError::new(ErrorCode::Internal, message) }
+            }
+            Ok(Report::Initialized) => Event::Initialized { worker },
+            Ok(Report::Failed { stage, message }) => {
+                Event::StartFailed { worker, error: start_error(stage, &message) }
+            }
+            Ok(Report::Terminated) => continue,
+            Err(error) => Event::Misbehaved { worker, what: format!("its report cannot be read: {error}") },
+        };
+        if let Event::StartFailed { error, .. } = &event {
+            let line = LogLine { level: LogLevel::Error, text: error.message.clone() };
+            connection.log(&doer, ProcessId::NONE, line);
+        }
+        doer.dispatch(event);
+    }
+}
+
+fn start_error(stage: Stage, message: &str) -> WireError {
+    let what = match stage {
+        Stage::Load => "the binary cannot be loaded",
+        Stage::Abi => "the binary is not a Doee of this platform",
+        Stage::Create => "the Doee's create failed",
+        Stage::Initialize => "the Doee's initialize failed",
+    };
+    WireError::new(ErrorCode::DoeeFailed, format!("{what}: {message}"))
+}
+
+async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox: Inbox) {
+    let worker = connection.worker;
+    while let Some(inbound) = inbox.next().await {
+        match inbound {
+            Inbound::Request(request) => host_call::accept(&doer, &connection, request),
+            Inbound::Other(message) => said(&doer, &connection, &message),
+            Inbound::Lost => break,
+            Inbound::Registered(_) => {}
+        }
+    }
+    connection.close();
+    tokio::time::sleep(LAST_BREATH).await;
+    let alive = doer.state.borrow().workers.contains_key(&worker);
+    if alive {
+        doer.dispatch(Event::Misbehaved { worker, what: "it closed its data channel".to_owned() });
+    }
+}
+
+fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {
+    let worker = connection.worker;
+    let call = connection.current_call();
+    let of_its_call = call.is_some_and(|call| call.process == message.header.process);
+    match message.header.kind {
+        Kind::Begun if of_its_call => doer.dispatch(Event::Begun { worker }),
+        Kind::Event if message.header.operation == worker::Operation::Log as u16 => {
+            match message.decode_body::<LogLine>() {
+                Ok(line) => {
+                    let process = if of_its_call { message.header.process } else { ProcessId::NONE };
+                    connection.log(doer, process, line);
+                }
+                Err(error) => {
+                    doer.dispatch(Event::Misbehaved { worker, what: format!("its log cannot be read: {error}") });
+                }
+            }
+        }
+        kind => doer.dispatch(Event::Misbehaved { worker, what: format!("it sent {kind:?} out of turn") }),
+    }
+}
+
+/// Turns what a Doee prints into log lines.
+async fn serve_output(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut output: tokio::net::unix::pipe::Receiver) {
+    let mut pending = Vec::new();
+    let mut buffer = vec![0; 4096];
+    loop {
+        let len = match output.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(len) => len,
+        };
+        pending.extend_from_slice(&buffer[..len]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            print(&doer, &connection, &line[..end]);
+        }
+        if pending.len() >= isms_protocol::limits::LOG_LINE_LEN_MAX {
+            print(&doer, &connection, &std::mem::take(&mut pending));
+        }
+    }
+    if !pending.is_empty() {
+        print(&doer, &connection, &pending);
+    }
+}
+
+fn print(doer: &Doer, connection: &WorkerConnection, line: &[u8]) {
+    let process = connection.current_call().map_or(ProcessId::NONE, |call| call.process);
+    let text = String::from_utf8_lossy(line).into_owned();
+    connection.log(doer, process, LogLine { level: LogLevel::Info, text });
+}

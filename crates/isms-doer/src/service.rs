@@ -1,0 +1,366 @@
+//! The Doer's loop: events to the Worker Handler, its actions to the world.
+//!
+//! Everything runs on one thread; the state is borrowed for a decision and never across an await.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use isms_ipc::{Inbound, InboundRequest, Inbox, Link, LinkOptions};
+use isms_protocol::{
+    ErrorCode, Header, Kind, Message, Service, WireError,
+    doer::{Isolation, Operation},
+    kernel::{Demand, Slots},
+    limits::DRAIN_TIMEOUT,
+    worker::{Assignment, Control},
+};
+use isms_sandbox::{
+    native::Profile,
+    spawner::{Event as SpawnerEvent, Request},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::{LocalSet, spawn_local},
+};
+
+use crate::{
+    Config, RunError,
+    binaries::{self, Binaries, LoadedDoee},
+    builder::{self, Builders},
+    call::{self, CallSlot, Verdict},
+    connection::{self, WorkerConnection},
+    doer_admin::TaskId,
+    logs::LogBatch,
+    spawner::Spawner,
+    status,
+    worker::WorkerId,
+    worker_handler::{Action, Event, WorkerHandler},
+};
+
+/// How often gathered log lines are sent.
+const LOG_INTERVAL: Duration = Duration::from_millis(50);
+
+/// All that the Doer has.
+pub(crate) struct Doer {
+    pub(crate) config: Config,
+    pub(crate) link: Link,
+    pub(crate) spawner: Spawner,
+    pub(crate) state: RefCell<State>,
+    /// Wakes the clock when it should tick sooner than it planned.
+    hurry: Notify,
+}
+
+/// What changes.
+pub(crate) struct State {
+    pub(crate) handler: WorkerHandler,
+    pub(crate) calls: HashMap<TaskId, Rc<CallSlot>>,
+    pub(crate) workers: HashMap<WorkerId, Rc<WorkerConnection>>,
+    pub(crate) doees: HashMap<isms_protocol::DoeeVersion, Rc<LoadedDoee>>,
+    pub(crate) binaries: Binaries,
+    pub(crate) builders: Builders,
+    pub(crate) logs: LogBatch,
+    pub(crate) isolation: Isolation,
+    task_next: u64,
+}
+
+/// Runs the Doer until `shutdown` turns true and its calls have ended, or the spawner is lost.
+pub async fn run(
+    config: Config,
+    link: LinkOptions,
+    spawner: OwnedFd,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let spawner = Spawner::new(spawner).map_err(RunError::Spawner)?;
+    let (link, inbox) = Link::open(link);
+    let state = State {
+        handler: WorkerHandler::new(config.handler()),
+        calls: HashMap::new(),
+        workers: HashMap::new(),
+        doees: HashMap::new(),
+        binaries: Binaries::default(),
+        builders: Builders::new(config.builds_max),
+        logs: LogBatch::default(),
+        isolation: Isolation::default(),
+        task_next: 1,
+    };
+    let doer = Rc::new(Doer { config, link, spawner, state: RefCell::new(state), hurry: Notify::new() });
+    LocalSet::new().run_until(doer.serve(inbox, shutdown)).await
+}
+
+impl Doer {
+    async fn serve(self: &Rc<Self>, mut inbox: Inbox, mut shutdown: watch::Receiver<bool>) -> Result<(), RunError> {
+        let clock = spawn_local(Rc::clone(self).tick_for_ever());
+        let logs = spawn_local(Rc::clone(self).flush_logs_for_ever());
+        let outcome = loop {
+            tokio::select! {
+                received = self.spawner.receive() => match received {
+                    Ok((event, descriptors)) => self.spawner_said(event, descriptors),
+                    Err(error) => break Err(RunError::SpawnerLost(error)),
+                },
+                inbound = inbox.next() => match inbound {
+                    Some(inbound) => self.kernel_said(inbound),
+                    None => break Ok(()),
+                },
+                changed = shutdown.changed() => {
+                    if changed.is_err() || *shutdown.borrow() {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        match outcome {
+            Ok(()) => self.drain().await,
+            Err(_) => self.fail_all_workers(),
+        }
+        self.state.borrow_mut().logs.flush(&self.link);
+        self.link.close().await;
+        clock.abort();
+        logs.abort();
+        outcome
+    }
+
+    /// Lets the calls that are here end, within the drain time.
+    async fn drain(&self) {
+        let until = tokio::time::Instant::now() + DRAIN_TIMEOUT;
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
+        while !self.state.borrow().calls.is_empty() && tokio::time::Instant::now() < until {
+            poll.tick().await;
+        }
+    }
+
+    fn fail_all_workers(self: &Rc<Self>) {
+        let workers: Vec<WorkerId> = self.state.borrow().handler.workers().map(|(worker, _)| worker).collect();
+        for worker in workers {
+            self.dispatch(Event::Exited { worker, how: "died with the spawner".to_owned() });
+        }
+    }
+
+    async fn tick_for_ever(self: Rc<Self>) {
+        loop {
+            self.dispatch(Event::Tick);
+            let interval = self.state.borrow().handler.tick_interval();
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    async fn flush_logs_for_ever(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(LOG_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.state.borrow_mut().logs.flush(&self.link);
+        }
+    }
+
+    fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
+        match inbound {
+            Inbound::Registered(generation) => {
+                tracing::info!(generation = generation.0, "registered with the kernel");
+                let mut actions = Vec::new();
+                self.state.borrow_mut().handler.republish(&mut actions);
+                self.perform_all(actions);
+            }
+            Inbound::Lost => tracing::warn!("lost the kernel, running calls go on"),
+            Inbound::Request(request) => self.requested(request),
+            Inbound::Other(message) => self.told(&message),
+        }
+    }
+
+    fn told(self: &Rc<Self>, message: &Message) {
+        if message.header.kind != Kind::Demand {
+            return tracing::warn!(kind = ?message.header.kind, "ignored a message that the doer does not know");
+        }
+        match message.decode_body::<Demand>() {
+            Ok(demand) => {
+                self.dispatch(Event::Demand { version: message.header.target_doee, queued: demand.queued });
+                self.hurry.notify_one();
+            }
+            Err(error) => tracing::error!(%error, "the kernel sent a demand that cannot be read"),
+        }
+    }
+
+    fn requested(self: &Rc<Self>, request: InboundRequest) {
+        let doer = Rc::clone(self);
+        match Operation::from_u16(request.message.header.operation) {
+            Some(Operation::Invoke) => {
+                let first = self.state.borrow().calls.is_empty();
+                spawn_local(call::serve(doer, request));
+                if first {
+                    self.hurry.notify_one();
+                }
+            }
+            Some(Operation::Build) => {
+                spawn_local(builder::serve(doer, request));
+            }
+            Some(Operation::Workers) => request.responder.reply(&status::workers(self), bytes::Bytes::new()),
+            Some(Operation::Retire) => {
+                self.retire(request.message.header.target_doee);
+                request.responder.reply_empty();
+            }
+            Some(Operation::Isolation) => {
+                let isolation = self.state.borrow().isolation.clone();
+                request.responder.reply(&isolation, bytes::Bytes::new());
+            }
+            None => request.responder.error(WireError::new(
+                ErrorCode::Invalid,
+                format!("the doer has no operation {}", request.message.header.operation),
+            )),
+        }
+    }
+
+    fn retire(self: &Rc<Self>, version: isms_protocol::DoeeVersion) {
+        self.dispatch(Event::Retire { version });
+    }
+
+    fn spawner_said(self: &Rc<Self>, event: SpawnerEvent, descriptors: Vec<OwnedFd>) {
+        match event {
+            SpawnerEvent::Spawned { worker, pid } if builder::is_builder(worker) => {
+                builder::started(self, worker, pid, descriptors);
+            }
+            SpawnerEvent::Spawned { worker, pid } => {
+                spawn_local(connection::open(Rc::clone(self), WorkerId(worker), pid, descriptors));
+            }
+            SpawnerEvent::Failed { worker, message } if builder::is_builder(worker) => {
+                builder::failed(self, worker, format!("cannot start the builder: {message}"));
+            }
+            SpawnerEvent::Failed { worker, message } => {
+                tracing::error!(worker, message, "a sandbox could not be started");
+                let error = WireError::new(ErrorCode::Unavailable, format!("cannot start a worker: {message}"));
+                self.dispatch(Event::StartFailed { worker: WorkerId(worker), error });
+            }
+            SpawnerEvent::Exited { worker, code, signal, oom } => {
+                let how = status::exit_text(code, signal, oom);
+                if builder::is_builder(worker) {
+                    return builder::failed(self, worker, format!("the builder {how}"));
+                }
+                tracing::debug!(worker, how, "a worker ended");
+                self.dispatch(Event::Exited { worker: WorkerId(worker), how });
+                if let Some(connection) = self.state.borrow_mut().workers.remove(&WorkerId(worker)) {
+                    connection.close();
+                }
+            }
+            SpawnerEvent::Layers { layers, sufficient } => {
+                if !sufficient {
+                    tracing::error!("isolation is below the required minimum, no worker will start: see `isms doctor`");
+                }
+                self.state.borrow_mut().isolation = status::isolation(layers, sufficient);
+            }
+        }
+    }
+
+    /// Feeds one event to the Worker Handler and performs what it decides.
+    pub(crate) fn dispatch(self: &Rc<Self>, event: Event) {
+        let mut actions = Vec::new();
+        self.state.borrow_mut().handler.handle(Instant::now(), event, &mut actions);
+        self.perform_all(actions);
+    }
+
+    fn perform_all(self: &Rc<Self>, actions: Vec<Action>) {
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn perform(self: &Rc<Self>, action: Action) {
+        match action {
+            Action::Load { version } => {
+                spawn_local(binaries::load(Rc::clone(self), version));
+            }
+            Action::Publish { version, capacity } => {
+                let mut header = Header::new(Kind::Slots, Service::Doer, Service::Kernel);
+                header.target_doee = version;
+                // A Kernel that is not there learns all capacities when the Doer registers again.
+                let _ = self.link.send(Message::with_body(header, &Slots { capacity }));
+                if capacity == 0 && self.state.borrow().handler.is_unknown(version) {
+                    self.state.borrow_mut().doees.remove(&version);
+                }
+            }
+            Action::Spawn { worker } => {
+                let limits = self.config.worker_limits(self.config.pool_memory_mb);
+                let request = Request::Spawn { worker: worker.0, profile: Profile::Worker, limits };
+                if let Err(error) = self.spawner.send(&request) {
+                    let error = WireError::new(ErrorCode::Unavailable, format!("cannot ask for a sandbox: {error}"));
+                    self.dispatch(Event::StartFailed { worker, error });
+                }
+            }
+            Action::Assign { worker, version } => self.assign(worker, version),
+            Action::Run { worker, task } => {
+                let connection = self.state.borrow().workers.get(&worker).cloned();
+                match connection {
+                    Some(connection) => self.rule(task, Verdict::Run(connection)),
+                    None => tracing::error!(%worker, "a call was given to a worker that has no connection"),
+                }
+            }
+            Action::AskCancel { worker } => {
+                let task = self.state.borrow().handler.task_of(worker);
+                if let Some(task) = task {
+                    self.rule(task, Verdict::AskCancel);
+                }
+            }
+            Action::Drain { worker } => {
+                if let Some(connection) = self.state.borrow().workers.get(&worker) {
+                    connection.control(&Control::Drain, &[]);
+                }
+            }
+            Action::Kill { worker, why } => {
+                tracing::warn!(%worker, why, "killed a worker");
+                if let Err(error) = self.spawner.send(&Request::Kill { worker: worker.0 }) {
+                    tracing::error!(%worker, %error, "the spawner could not be asked to kill a worker");
+                }
+            }
+            Action::Fail { task, error } => self.rule(task, Verdict::Fail(error)),
+        }
+    }
+
+    /// Gives an empty worker its limits and its Doee.
+    fn assign(self: &Rc<Self>, worker: WorkerId, version: isms_protocol::DoeeVersion) {
+        let (connection, doee) = {
+            let state = self.state.borrow();
+            (state.workers.get(&worker).cloned(), state.doees.get(&version).cloned())
+        };
+        let (Some(connection), Some(doee)) = (connection, doee) else {
+            let error = WireError::new(ErrorCode::Internal, "a worker was assigned a Doee that is not loaded");
+            return self.dispatch(Event::StartFailed { worker, error });
+        };
+        connection.set_doee(Rc::clone(&doee));
+        let limits = self.config.worker_limits(doee.spec.memory_mb);
+        let assignment = Control::Assign(Assignment {
+            project: doee.spec.project_name.clone(),
+            doee: doee.spec.name.clone(),
+            version,
+            params: doee.spec.params.clone(),
+        });
+        let sent = self.spawner.send(&Request::Limit { worker: worker.0, limits });
+        if sent.is_err() || !connection.control(&assignment, &[doee.binary.as_fd()]) {
+            let error = WireError::new(ErrorCode::Unavailable, "the worker could not be given its Doee");
+            self.dispatch(Event::StartFailed { worker, error });
+        }
+    }
+
+    /// Tells a call what became of it.
+    fn rule(&self, task: TaskId, verdict: Verdict) {
+        if let Some(slot) = self.state.borrow().calls.get(&task) {
+            slot.rule(verdict);
+        }
+    }
+
+    /// Opens a call: a task number and the slot in which its verdict will lie.
+    pub(crate) fn open_call(&self) -> (TaskId, Rc<CallSlot>) {
+        let mut state = self.state.borrow_mut();
+        let task = TaskId(state.task_next);
+        state.task_next += 1;
+        let slot = Rc::new(CallSlot::default());
+        state.calls.insert(task, Rc::clone(&slot));
+        (task, slot)
+    }
+
+    pub(crate) fn close_call(&self, task: TaskId) {
+        self.state.borrow_mut().calls.remove(&task);
+    }
+}

@@ -1,0 +1,95 @@
+//! What the Doer tells of itself, and how it words a worker's end.
+
+use std::time::Instant;
+
+use isms_protocol::{
+    DoeeVersion, ProcessId, ProjectId,
+    doer::{Isolation, IsolationLayer, WorkerStatus, Workers},
+};
+use isms_sandbox::probe::LayerReport;
+
+use crate::service::Doer;
+
+/// The answer of `Operation::Workers`.
+pub(crate) fn workers(doer: &Doer) -> Workers {
+    let state = doer.state.borrow();
+    let now = Instant::now();
+    let lengths = state.handler.admin.lengths();
+    let workers = state.handler.workers().map(|(id, worker)| {
+        let connection = state.workers.get(&id);
+        let doee = connection.and_then(|connection| connection.doee());
+        let spec = doee.as_ref().map(|doee| &doee.spec);
+        let call = connection.and_then(|connection| connection.current_call());
+        WorkerStatus {
+            worker: id.0,
+            pid: connection.map_or(0, |connection| connection.pid),
+            state: worker.state.name().to_owned(),
+            project: spec.map_or(ProjectId::NONE, |spec| spec.project),
+            project_name: spec.map_or_else(String::new, |spec| spec.project_name.clone()),
+            doee: spec.map_or_else(String::new, |spec| spec.name.clone()),
+            version: worker.version.unwrap_or(DoeeVersion::NONE),
+            process: call.map_or(ProcessId::NONE, |call| call.process),
+            calls: worker.calls,
+            age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
+        }
+    });
+    Workers {
+        workers: workers.collect(),
+        waiting: lengths.waiting,
+        ready: lengths.ready,
+        running: lengths.running,
+    }
+}
+
+/// The answer of `Operation::Isolation`, from what the spawner proved.
+pub(crate) fn isolation(layers: Vec<LayerReport>, sufficient: bool) -> Isolation {
+    let layers = layers.into_iter().map(|LayerReport { name, proven, detail, required }| IsolationLayer {
+        name,
+        proven,
+        detail,
+        required,
+    });
+    Isolation { layers: layers.collect(), sufficient }
+}
+
+/// How a worker ended, to follow "the worker".
+pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
+    match (oom, signal, code) {
+        (true, ..) => "was killed by the kernel for its memory limit; raise memory_mb or use less".to_owned(),
+        (_, Some(signal), _) => match signal_name(signal) {
+            Some(name) => format!("died of signal {signal} ({name})"),
+            None => format!("died of signal {signal}"),
+        },
+        (_, None, Some(code)) => format!("exited with status {code}"),
+        (_, None, None) => "vanished".to_owned(),
+    }
+}
+
+/// Names of the signals that a faulty program dies of; the numbers are those of Linux.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS: a system call that the sandbox forbids",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_death_is_named() {
+        assert_eq!(exit_text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
+        assert_eq!(exit_text(Some(3), None, false), "exited with status 3");
+        assert!(exit_text(None, Some(9), true).contains("memory limit"));
+    }
+}

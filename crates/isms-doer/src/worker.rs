@@ -1,0 +1,83 @@
+//! One Worker as the Doer sees it: one sandbox, one executor, one Doee, never reused for another.
+
+use std::{fmt, time::Instant};
+
+use isms_protocol::DoeeVersion;
+
+use crate::doer_admin::TaskId;
+
+/// Number of a worker within this Doer; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WorkerId(pub(crate) u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Where a worker is in its life. `dead` is not a state here: a dead worker is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The spawner has been asked for it.
+    Starting,
+    /// Locked down, without a Doee: it belongs to the pool.
+    Empty,
+    /// It has been given a Doee, which is loading and initializing.
+    Assigned,
+    /// Initialized; it waits for a call.
+    Idle,
+    /// It has a call, begun at that time or not yet.
+    Busy {
+        task: TaskId,
+        sent: Instant,
+        begun: Option<Instant>,
+        /// When set, the call was cancelled: it is killed at this time.
+        kill_at: Option<Instant>,
+    },
+    /// It has been asked to end, or is being killed, and must be gone by this time.
+    Draining { kill_at: Instant },
+}
+
+impl State {
+    /// The name that `isms ps` shows.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Empty => "empty",
+            State::Assigned => "assigned",
+            State::Idle => "idle",
+            State::Busy { .. } => "busy",
+            State::Draining { .. } => "draining",
+        }
+    }
+}
+
+/// One worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) state: State,
+    /// The Doee version that it runs or will run.
+    pub(crate) version: Option<DoeeVersion>,
+    /// Since when it is in this state.
+    pub(crate) since: Instant,
+    pub(crate) started: Instant,
+    /// Calls that it has answered.
+    pub(crate) calls: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(now: Instant, version: Option<DoeeVersion>) -> Worker {
+        Worker { state: State::Starting, version, since: now, started: now, calls: 0 }
+    }
+
+    pub(crate) fn enter(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.since = now;
+    }
+
+    /// True when the worker offers a slot of its version: it works or will work on calls.
+    pub(crate) fn counts_as_slot(&self) -> bool {
+        self.version.is_some() && !matches!(self.state, State::Draining { .. })
+    }
+}

@@ -1,0 +1,261 @@
+//! What goes wrong with workers, and what ends them: failed starts, crashes, time limits, idleness.
+
+use std::time::{Duration, Instant};
+
+use isms_protocol::{DoeeVersion, ErrorCode, WireError};
+
+use super::{
+    Action, BACKOFF, BEGIN_TIMEOUT, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, SPAWN_RETRY, START_TIMEOUT,
+    WorkerHandler, cancelled_error,
+};
+use crate::worker::{State, WorkerId};
+
+impl WorkerHandler {
+    /// The executor, or the spawner on its behalf, says that the worker cannot serve.
+    pub(super) fn start_failed(
+        &mut self,
+        worker: WorkerId,
+        error: WireError,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let (state, version) = (record.state, record.version);
+        match state {
+            State::Starting => {
+                // The spawner made nothing, so nothing will exit.
+                self.workers.remove(&worker);
+                self.spawn_retry_at = Some(now + SPAWN_RETRY);
+            }
+            State::Assigned => self.kill(worker, "its Doee failed to start", now, actions),
+            _ => return self.misbehaved(worker, "it reported a failed start while serving".to_owned(), now, actions),
+        }
+        if let Some(version) = version {
+            self.give_up_unless_served(version, error, now, actions);
+        }
+    }
+
+    /// Cuts off a worker that has broken the contract.
+    pub(super) fn misbehaved(&mut self, worker: WorkerId, what: String, now: Instant, actions: &mut Vec<Action>) {
+        let message = format!("the worker was cut off: {what}");
+        self.end_call(worker, WireError::new(ErrorCode::Crashed, message.clone()), actions);
+        self.kill(worker, &message, now, actions);
+        self.publish_of(worker, actions);
+    }
+
+    /// The worker's process is gone: its call fails, its start has failed, or it was to go anyway.
+    pub(super) fn exited(&mut self, worker: WorkerId, how: String, now: Instant, actions: &mut Vec<Action>) {
+        let error = |when: &str| WireError::new(ErrorCode::Crashed, format!("the worker {how} {when}"));
+        self.end_call(worker, error("while it ran the call"), actions);
+        let Some(record) = self.workers.remove(&worker) else { return };
+        let Some(version) = record.version else {
+            if record.state == State::Starting {
+                self.spawn_retry_at = Some(now + SPAWN_RETRY);
+            }
+            return;
+        };
+        if let Some(doee) = self.doees.get_mut(&version) {
+            doee.idle.retain(|idle| *idle != worker);
+        }
+        match record.state {
+            State::Starting => self.give_up_unless_served(version, error("while it started"), now, actions),
+            State::Assigned => {
+                self.give_up_unless_served(version, error("while it loaded and initialized its Doee"), now, actions);
+            }
+            _ => self.scale(version, now, actions),
+        }
+    }
+
+    /// A version is no longer deployed: its workers go as soon as they have nothing to do.
+    pub(super) fn retire(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(doee) = self.doees.get_mut(&version) {
+            doee.retired = true;
+            self.drain_idle(version, now, actions);
+        }
+    }
+
+    pub(super) fn drain_idle(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
+        let idle = self.doees.get(&version).map(|doee| doee.idle.clone()).unwrap_or_default();
+        for worker in idle {
+            self.drain(worker, now, actions);
+        }
+    }
+
+    /// Asks an idle worker to terminate its Doee and exit.
+    pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.enter(State::Draining { kill_at: now + DRAIN_GRACE }, now);
+        let version = record.version;
+        actions.push(Action::Drain { worker });
+        if let Some(version) = version {
+            if let Some(doee) = self.doees.get_mut(&version) {
+                doee.idle.retain(|idle| *idle != worker);
+            }
+            self.publish(version, actions);
+        }
+    }
+
+    /// Looks at every clock: time limits, graces, the pool, idle workers, demand that lasts.
+    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for worker in workers {
+            self.check_clock(worker, now, actions);
+        }
+        let versions: Vec<DoeeVersion> = self.doees.keys().copied().collect();
+        for version in versions {
+            self.check_doee(version, now, actions);
+        }
+        if self.spawn_retry_at.is_none_or(|at| now >= at) {
+            self.spawn_retry_at = None;
+            while self.pool_is_short() {
+                self.spawn(None, now, actions);
+            }
+        }
+    }
+
+    fn check_clock(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let limits = record.version.and_then(|version| self.doees.get(&version)).and_then(|doee| doee.limits);
+        let over = |since: Instant, limit: Duration| now >= since + limit;
+        match record.state {
+            State::Starting if over(record.since, START_TIMEOUT) => {
+                self.start_timed_out(worker, "the worker did not start in time", now, actions);
+            }
+            State::Assigned if over(record.since, INITIALIZE_TIMEOUT) => {
+                self.start_timed_out(worker, "the Doee did not load and initialize in time", now, actions);
+            }
+            State::Busy { kill_at: Some(at), .. } if now >= at => {
+                self.end_call(worker, cancelled_error(), actions);
+                self.kill(worker, "it did not give up its cancelled call", now, actions);
+            }
+            State::Busy { begun: Some(begun), .. } => {
+                let timeout = limits.map_or(Duration::ZERO, |limits| limits.timeout);
+                if over(begun, timeout) {
+                    let message = format!("the function ran longer than its timeout_ms = {}", timeout.as_millis());
+                    self.end_call(worker, WireError::new(ErrorCode::TimedOut, message), actions);
+                    self.kill(worker, "its call ran longer than its time limit", now, actions);
+                }
+            }
+            State::Busy { begun: None, sent, .. } if over(sent, BEGIN_TIMEOUT) => {
+                self.misbehaved(worker, "it did not begin the call that it was sent".to_owned(), now, actions);
+            }
+            State::Draining { kill_at } if now >= kill_at => {
+                self.kill(worker, "it did not end when asked", now, actions);
+            }
+            State::Idle => self.check_idle(worker, now, actions),
+            _ => return,
+        }
+        self.publish_of(worker, actions);
+    }
+
+    fn check_idle(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let Some((version, doee)) = record.version.and_then(|version| Some((version, self.doees.get(&version)?)))
+        else {
+            return;
+        };
+        let kept = doee.limits.map_or(0, |limits| limits.workers_min);
+        let idle_too_long = now >= record.since + self.config.idle_ttl && self.slots(version) > kept;
+        if doee.retired || idle_too_long {
+            self.drain(worker, now, actions);
+        }
+    }
+
+    fn check_doee(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
+        let slots = self.slots(version);
+        let waiting = self.admin.waiting_len(version);
+        let Some(doee) = self.doees.get_mut(&version) else { return };
+        match &doee.readiness {
+            Readiness::Failed { until, .. } if now >= *until => {
+                if doee.queued == 0 && slots == 0 {
+                    self.forget(version, actions);
+                } else if doee.limits.is_some() {
+                    doee.readiness = Readiness::Ready;
+                    self.scale(version, now, actions);
+                } else {
+                    doee.readiness = Readiness::Loading;
+                    actions.push(Action::Load { version });
+                    self.publish(version, actions);
+                }
+            }
+            Readiness::Ready if doee.queued > 0 || waiting > 0 => self.scale(version, now, actions),
+            Readiness::Ready if doee.retired && slots == 0 => self.forget(version, actions),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) {
+        let known = self.doees.remove(&version);
+        if known.is_some_and(|doee| doee.published != 0) {
+            actions.push(Action::Publish { version, capacity: 0 });
+        }
+    }
+
+    fn start_timed_out(&mut self, worker: WorkerId, what: &str, now: Instant, actions: &mut Vec<Action>) {
+        let version = self.workers.get(&worker).and_then(|record| record.version);
+        self.kill(worker, what, now, actions);
+        if let Some(version) = version {
+            self.give_up_unless_served(version, WireError::new(ErrorCode::TimedOut, what), now, actions);
+        }
+    }
+
+    /// Fails the call that a worker has, if it has one.
+    fn end_call(&mut self, worker: WorkerId, error: WireError, actions: &mut Vec<Action>) {
+        if let Some(task) = self.task_of(worker)
+            && self.admin.remove(task).is_some()
+        {
+            actions.push(Action::Fail { task, error });
+        }
+    }
+
+    fn kill(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.enter(State::Draining { kill_at: now + DRAIN_GRACE }, now);
+        if let Some(doee) = record.version.and_then(|version| self.doees.get_mut(&version)) {
+            doee.idle.retain(|idle| *idle != worker);
+        }
+        actions.push(Action::Kill { worker, why: why.to_owned() });
+    }
+
+    fn publish_of(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        if let Some(version) = self.workers.get(&worker).and_then(|record| record.version) {
+            self.publish(version, actions);
+        }
+    }
+
+    /// A start has failed. Where other workers of the version serve, they go on; else its callers
+    /// must learn why.
+    fn give_up_unless_served(
+        &mut self,
+        version: DoeeVersion,
+        error: WireError,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.slots(version) == 0 {
+            self.give_up(version, error, now, actions);
+        } else {
+            self.publish(version, actions);
+        }
+    }
+
+    /// A version cannot run for now: its tasks fail with the error, and so will those that arrive
+    /// until the pause, longer after each failure, is over.
+    pub(super) fn give_up(
+        &mut self,
+        version: DoeeVersion,
+        error: WireError,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        for task in self.admin.remove_waiting(version) {
+            actions.push(Action::Fail { task, error: error.clone() });
+        }
+        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let (first, longest) = BACKOFF;
+        let pause = first.saturating_mul(1 << doee.failures.min(10)).min(longest);
+        doee.failures += 1;
+        doee.readiness = Readiness::Failed { error, until: now + pause };
+        self.publish(version, actions);
+    }
+}
