@@ -1,0 +1,183 @@
+//! One request of a client: route, authenticate, call, respond.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use isms_http::{Authenticator, Body, Incoming, Problem, TraceIds, Upload, check_right};
+use isms_ipc::Link;
+use isms_protocol::{
+    ErrorCode, Header, Kind, Message, PrincipalId, Service,
+    commserver::Auth,
+    doer::{Operation, Trigger},
+    resadmin::{Principal, Right},
+};
+use tokio::time::Instant;
+
+use crate::{
+    invocation::{Authorization, InvocationRef, visible_fields},
+    path::RequestPath,
+    response::respond,
+    router::{Match, Route},
+    table::{Lookup, RouteTable},
+};
+
+/// All that requests share.
+pub(crate) struct Edge {
+    link: Link,
+    table: Arc<RouteTable>,
+    authenticator: Authenticator,
+    trace_ids: TraceIds,
+}
+
+/// Answers a request, with a problem if need be.
+pub(crate) async fn handle(edge: Arc<Edge>, request: Request<Incoming>) -> Response<Body> {
+    edge.answer(request).await.unwrap_or_else(Problem::into_response)
+}
+
+impl Edge {
+    /// Makes the edge of a link and a table that is kept elsewhere.
+    pub(crate) fn new(link: Link, table: Arc<RouteTable>) -> Edge {
+        let authenticator = Authenticator::new(link.clone(), Service::Commserver);
+        Edge {
+            link,
+            table,
+            authenticator,
+            trace_ids: TraceIds::default(),
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+        let received = Instant::now();
+        let (parts, body) = request.into_parts();
+        let path = RequestPath::parse(parts.uri.path())
+            .map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
+        let route = match self.find(&parts.method, &path)? {
+            Match::Found(route) => route,
+            Match::OtherMethods(allow) => return other_method(&parts.method, &allow),
+            Match::Nothing => {
+                return Err(Problem::new(
+                    ErrorCode::NotFound,
+                    "the project has no route for this path",
+                ));
+            }
+        };
+        if !self.link.is_registered() {
+            return Err(Problem::new(
+                ErrorCode::Unavailable,
+                "the kernel is not there; it is being restarted",
+            ));
+        }
+        let principal = self.authenticate(&route, &parts.headers).await?;
+        let deadline = received + route.deadline;
+        let upload = Upload {
+            body,
+            len_max: route.body_len_max,
+            deadline,
+        };
+        let call = Call {
+            parts: &parts,
+            path: &path,
+            route: &route,
+            principal: principal.as_deref(),
+            deadline,
+        };
+        let exchange = upload
+            .call(&self.link, |len| call.message(len, &self.trace_ids))
+            .await?;
+        respond(exchange)
+    }
+
+    fn find(&self, method: &Method, path: &RequestPath<'_>) -> Result<Match, Problem> {
+        match self.table.lookup(&path.project) {
+            Lookup::Project(entry) => Ok(entry.router.find(method, &path.segments)),
+            Lookup::Unknown => Err(Problem::new(ErrorCode::NotFound, "there is no such project")),
+            Lookup::NotLoaded => Err(Problem::new(
+                ErrorCode::Unavailable,
+                "the routes have not been loaded yet; try again",
+            )),
+        }
+    }
+
+    async fn authenticate(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+    ) -> Result<Option<Arc<Principal>>, Problem> {
+        match route.auth {
+            Auth::None => Ok(None),
+            Auth::Token => {
+                let principal = self.authenticator.authenticate(headers).await?;
+                check_right(&principal, Right::Invoke, Some(route.project))?;
+                Ok(Some(principal))
+            }
+        }
+    }
+}
+
+/// A known path under a method that has no route.
+fn other_method(method: &Method, allow: &str) -> Result<Response<Body>, Problem> {
+    let allow = HeaderValue::from_str(allow).unwrap_or(HeaderValue::from_static("OPTIONS"));
+    if *method != Method::OPTIONS {
+        let detail = "the path has no route for this method; `allow` names those that it has";
+        return Err(Problem::http(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow));
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, allow);
+    Ok(response)
+}
+
+struct Call<'a> {
+    parts: &'a Parts,
+    path: &'a RequestPath<'a>,
+    route: &'a Route,
+    principal: Option<&'a Principal>,
+    deadline: Instant,
+}
+
+impl Call<'_> {
+    fn message(&self, payload_len: Option<u64>, trace_ids: &TraceIds) -> Result<Message, Problem> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let header = Header {
+            operation: Operation::Invoke as u16,
+            class: self.route.class,
+            // 0 would mean "no deadline".
+            remaining_us: (remaining.as_micros() as u64).max(1),
+            project: self.route.project,
+            target_doee: self.route.version,
+            principal: self.principal.map_or(PrincipalId::NONE, |principal| principal.id),
+            trace: trace_ids.context(only_value(&self.parts.headers, "traceparent")),
+            ..Header::new(Kind::Request, Service::Commserver, Service::Doer)
+        };
+        let authorization = match self.route.auth {
+            Auth::None => Authorization::PassOn,
+            Auth::Token => Authorization::Strip,
+        };
+        let path = self.path.below_project();
+        let segment = |index: usize| self.path.segments.get(index).map_or("", Cow::as_ref);
+        let parameters = self
+            .route
+            .parameters
+            .iter()
+            .map(|(name, index)| (&**name, segment(*index)));
+        let invocation = InvocationRef {
+            trigger: Trigger::Http,
+            method: self.route.method.as_str(),
+            path: &path,
+            route: &self.route.pattern,
+            parameters: parameters.collect(),
+            query: self.parts.uri.query().unwrap_or_default(),
+            headers: visible_fields(&self.parts.headers, authorization),
+            principal: self.principal.map_or("", |principal| &principal.name),
+            payload_len,
+        };
+        Ok(Message::with_body(header, &invocation))
+    }
+}
+
+/// The field's value if it is there exactly once.
+fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then_some(first.as_bytes())
+}

@@ -1,0 +1,263 @@
+//! The management API: checks that every request passes, and the asking of other services.
+
+mod deploy;
+mod invoke;
+mod logs;
+mod platform;
+mod projects;
+mod tokens;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use isms_http::{Authenticator, Body, Incoming, Problem, TraceIds, check_right};
+use isms_ipc::Link;
+use isms_protocol::{
+    ErrorCode, Header, Kind, Message, ProjectId, Service,
+    resadmin::{self, DescribeProject, Principal, Project},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    Config,
+    host::HostPolicy,
+    log_store::LogStore,
+    page,
+    routes::{self, Access, Action, Match},
+};
+
+/// How long a service may take for what is not a call or a deployment.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All that requests share.
+pub(crate) struct Gate {
+    config: Config,
+    link: Link,
+    authenticator: Authenticator,
+    logs: Arc<LogStore>,
+    followers: Arc<Semaphore>,
+    hosts: HostPolicy,
+    trace_ids: TraceIds,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// One request of an authenticated caller.
+struct Call<'a> {
+    gate: &'a Gate,
+    caller: Arc<Principal>,
+    parts: &'a Parts,
+    /// Values of the route's parameters.
+    parameters: Vec<&'a str>,
+}
+
+type Answer = Result<Response<Body>, Problem>;
+
+/// Answers a request, with a problem if need be.
+pub(crate) async fn handle(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Body> {
+    let mut response = gate.answer(request).await.unwrap_or_else(Problem::into_response);
+    secure(response.headers_mut());
+    response
+}
+
+/// Says to browsers that nothing here is for other origins, for frames, or for keeping.
+fn secure(headers: &mut HeaderMap) {
+    let fields = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ];
+    for (name, value) in fields {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let policy = header::CONTENT_SECURITY_POLICY;
+    headers.entry(policy).or_insert(HeaderValue::from_static(
+        "default-src 'none'; frame-ancestors 'none'; sandbox",
+    ));
+}
+
+impl Gate {
+    /// Makes the API of a link and a log store that are kept elsewhere.
+    pub(crate) fn new(
+        config: Config,
+        link: Link,
+        logs: Arc<LogStore>,
+        hosts: HostPolicy,
+        shutdown: watch::Receiver<bool>,
+    ) -> Gate {
+        Gate {
+            authenticator: Authenticator::new(link.clone(), Service::Gate),
+            followers: Arc::new(Semaphore::new(config.logs.followers_max)),
+            trace_ids: TraceIds::default(),
+            config,
+            link,
+            logs,
+            hosts,
+            shutdown,
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        self.hosts.check(&request)?;
+        let (parts, body) = request.into_parts();
+        let (spec, parameters) = match routes::find(&parts.method, parts.uri.path()) {
+            Match::Found(spec, parameters) => (spec, parameters),
+            Match::OtherMethods(allow) => return other_method(&parts.method, &allow),
+            Match::Nothing => return Err(Problem::new(ErrorCode::NotFound, "there is no such route")),
+        };
+        let Access::Right(right) = spec.access else {
+            return Ok(page::respond(spec.action));
+        };
+        if !self.link.is_registered() {
+            return Err(Problem::new(
+                ErrorCode::Unavailable,
+                "the kernel is not there; it is being restarted",
+            ));
+        }
+        let caller = self.authenticator.authenticate(&parts.headers).await?;
+        check_right(&caller, right, None)?;
+        let call = Call {
+            gate: self,
+            caller,
+            parts: &parts,
+            parameters,
+        };
+        call.run(spec.action, body).await
+    }
+}
+
+fn other_method(method: &Method, allow: &str) -> Answer {
+    let allow = HeaderValue::from_str(allow).unwrap_or(HeaderValue::from_static("GET"));
+    if *method != Method::OPTIONS {
+        let detail = "the path has no route for this method; `allow` names those that it has";
+        return Err(Problem::http(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow));
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, allow);
+    Ok(response)
+}
+
+impl Call<'_> {
+    async fn run(&self, action: Action, body: Incoming) -> Answer {
+        match action {
+            Action::Page | Action::OpenApi => Ok(page::respond(action)),
+            Action::Status => self.status().await,
+            Action::Processes => self.processes().await,
+            Action::Workers => self.workers().await,
+            Action::Isolation => self.isolation().await,
+            Action::ListProjects => self.list_projects().await,
+            Action::ShowProject => self.show_project().await,
+            Action::DeleteProject => self.delete_project().await,
+            Action::Deploy => self.deploy(body).await,
+            Action::Invoke => self.invoke(body).await,
+            Action::Logs => self.logs().await,
+            Action::ListTokens => self.list_tokens().await,
+            Action::CreateToken => self.create_token(body).await,
+            Action::RevokeToken => self.revoke_token().await,
+        }
+    }
+
+    /// The value of a route's parameter; the route table says how many there are.
+    fn parameter(&self, index: usize) -> &str {
+        self.parameters.get(index).copied().unwrap_or_default()
+    }
+
+    /// True when the caller may see this project.
+    fn sees(&self, project: ProjectId) -> bool {
+        self.caller.project.is_none_or(|own| own == project)
+    }
+
+    /// The header of a request to another service, in the caller's name.
+    fn header(&self, target: Service, operation: u16, project: ProjectId, within: Duration) -> Header {
+        let mut traceparents = self.parts.headers.get_all("traceparent").iter();
+        let traceparent = traceparents.next().filter(|_| traceparents.next().is_none());
+        Header {
+            operation,
+            project,
+            principal: self.caller.id,
+            remaining_us: within.as_micros() as u64,
+            trace: self
+                .gate
+                .trace_ids
+                .context(traceparent.map(HeaderValue::as_bytes)),
+            ..Header::new(Kind::Request, Service::Gate, target)
+        }
+    }
+
+    /// Asks another service and decodes its answer.
+    async fn ask<T: DeserializeOwned>(&self, header: Header, body: &impl Serialize) -> Result<T, Problem> {
+        self.ask_message(Message::with_body(header, body)).await
+    }
+
+    /// Asks for what needs no request body.
+    async fn ask_bare<T: DeserializeOwned>(&self, header: Header) -> Result<T, Problem> {
+        self.ask_message(Message::bare(header)).await
+    }
+
+    async fn ask_message<T: DeserializeOwned>(&self, message: Message) -> Result<T, Problem> {
+        let target = message.header.target;
+        let answer = self.gate.link.call(message).await?;
+        answer.message.decode_body().map_err(|error| {
+            tracing::error!(%target, %error, "a service gave a malformed answer");
+            Problem::new(ErrorCode::Internal, format!("{target} gave a malformed answer"))
+        })
+    }
+
+    /// Asks for what has no answer but that it is done.
+    async fn tell(&self, header: Header, body: &impl Serialize) -> Result<(), Problem> {
+        self.gate.link.call(Message::with_body(header, body)).await?;
+        Ok(())
+    }
+
+    /// The project that the route names. One that the caller may not see does not exist for it.
+    async fn project(&self, name: &str) -> Result<Project, Problem> {
+        let unknown = || Problem::new(ErrorCode::NotFound, "there is no such project");
+        let operation = resadmin::Operation::DescribeProject as u16;
+        let header = self.header(Service::Resadmin, operation, ProjectId::NONE, ASK_TIMEOUT);
+        let described: Result<Project, Problem> = self
+            .ask(
+                header,
+                &DescribeProject {
+                    name: name.to_owned(),
+                },
+            )
+            .await;
+        match described {
+            Ok(project) if self.sees(project.id) => Ok(project),
+            Err(problem) if problem.status() != StatusCode::NOT_FOUND => Err(problem),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let text = serde_json::to_vec(value)
+        .map_err(|error| Problem::new(ErrorCode::Internal, format!("the answer is no json: {error}")))?;
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn ndjson(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    response
+}
+
+fn no_content() -> Answer {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}

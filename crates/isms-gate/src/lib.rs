@@ -1,0 +1,57 @@
+//! Control Gate: the management API below `/api/v1`, and a page that says what this is.
+//!
+//! Gate holds no authority of its own: it authenticates the caller's bearer token, checks its rights
+//! and project, and asks the service that owns the resource through the Kernel. Its only state is a
+//! bounded memory of the Doees' latest log lines.
+//!
+//! Invariants: every route but the page and the OpenAPI document needs a right (the route table is
+//! the one place that says which); a project's token never learns of another project; the `Host`
+//! field must name this listener, so no web page can reach it by DNS rebinding; no cookie is read or
+//! set, and no other origin is allowed in. Deliberately absent: sessions, TLS, CORS.
+
+mod api;
+mod config;
+mod error;
+mod host;
+mod inbox;
+mod log_store;
+mod page;
+mod routes;
+mod view;
+
+use std::{net::TcpListener, sync::Arc};
+
+use isms_ipc::{Link, LinkOptions};
+use tokio::sync::watch;
+
+pub use config::Config;
+pub use error::RunError;
+
+use crate::{api::Gate, host::HostPolicy, log_store::LogStore};
+
+/// Requests of other services that Gate takes at the same time; it has no operations but events.
+pub const CONCURRENCY: u32 = 1;
+
+/// Serves the management API until `shutdown` turns true, then drains and returns.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    link: LinkOptions,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let address = listener
+        .local_addr()
+        .map_err(|source| RunError::Address { source })?;
+    let hosts = HostPolicy::new(address, &config.hosts);
+    let (link, inbox) = Link::open(link);
+    let logs = Arc::new(LogStore::new(config.logs));
+    let reader = tokio::spawn(inbox::read(inbox, logs.clone()));
+    let http = config.http;
+    let gate = Arc::new(Gate::new(config, link.clone(), logs, hosts, shutdown.clone()));
+    let handler = move |request| api::handle(gate.clone(), request);
+    let served = isms_http::serve(listener, http, handler, shutdown).await;
+    // The inbox ends with the link, and its reader with the inbox.
+    link.close().await;
+    reader.await.map_err(|source| RunError::Inbox { source })?;
+    served.map_err(|source| RunError::Serve { source })
+}

@@ -1,0 +1,111 @@
+//! What the API shows: answers of services as JSON. Absent ids are `null`, hashes are hex.
+
+use isms_protocol::{
+    DoeeVersion, ProcessId, ProjectId,
+    doer::{WorkerStatus, Workers},
+    kernel::{ProcessStatus, Processes, Status},
+    resadmin::{DoeeSummary, Project},
+};
+use serde_json::{Value, json};
+
+use crate::log_store::Usage;
+
+/// Whether a list shows how much there is in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Totals {
+    /// It does.
+    Shown,
+    /// It does not: the caller may see its own part only.
+    Hidden,
+}
+
+/// The platform's state.
+pub(crate) fn status(status: &Status, logs: &Usage) -> Value {
+    let [done, failed, cancelled, expired] = status.ended;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "services": status.services,
+        "ready": status.ready,
+        "running": status.running,
+        "ended": { "done": done, "failed": failed, "cancelled": cancelled, "expired": expired },
+        "events_dropped": status.events_dropped,
+        "logs": { "bytes": logs.len, "dropped": logs.dropped },
+    })
+}
+
+/// Processes that have not ended.
+pub(crate) fn processes(processes: &Processes) -> Value {
+    let shown: Vec<Value> = processes.processes.iter().map(process).collect();
+    json!({ "processes": shown, "omitted": processes.omitted })
+}
+
+fn process(process: &ProcessStatus) -> Value {
+    json!({
+        "process": process.process,
+        "parent": process_id(process.parent),
+        "project": project_id(process.project),
+        "target": process.target,
+        "doee": version_id(process.target_doee),
+        "class": process.class,
+        "queued": process.queued,
+        "age_us": process.age_us,
+    })
+}
+
+/// Workers, and with totals the three queues of tasks.
+pub(crate) fn workers(workers: &Workers, totals: Totals) -> Value {
+    let mut shown = json!({ "workers": workers.workers.iter().map(worker).collect::<Vec<Value>>() });
+    if totals == Totals::Shown {
+        shown["waiting"] = workers.waiting.into();
+        shown["ready"] = workers.ready.into();
+        shown["running"] = workers.running.into();
+    }
+    shown
+}
+
+fn worker(worker: &WorkerStatus) -> Value {
+    json!({
+        "worker": worker.worker,
+        "pid": worker.pid,
+        "state": worker.state,
+        "project": project_id(worker.project),
+        "project_name": worker.project_name,
+        "doee": worker.doee,
+        "version": version_id(worker.version),
+        "process": process_id(worker.process),
+        "calls": worker.calls,
+        "age_ms": worker.age_ms,
+    })
+}
+
+/// A project.
+pub(crate) fn project(project: &Project) -> Value {
+    let doee = |doee: &DoeeSummary| {
+        json!({
+            "name": doee.name,
+            "version": doee.version,
+            "binary": doee.binary.to_string(),
+            "deadline_ms": doee.deadline_ms,
+        })
+    };
+    json!({
+        "id": project.id,
+        "name": project.name,
+        "revision": project.revision,
+        "doees": project.doees.iter().map(doee).collect::<Vec<Value>>(),
+        "databases": project.databases,
+        "routes": project.routes,
+    })
+}
+
+fn project_id(id: ProjectId) -> Option<ProjectId> {
+    (!id.is_none()).then_some(id)
+}
+
+fn process_id(id: ProcessId) -> Option<ProcessId> {
+    (!id.is_none()).then_some(id)
+}
+
+fn version_id(id: DoeeVersion) -> Option<DoeeVersion> {
+    (!id.is_none()).then_some(id)
+}
