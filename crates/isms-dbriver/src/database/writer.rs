@@ -1,0 +1,323 @@
+//! The only writer of a database, with group commit.
+//!
+//! Transactions that arrive while a commit is being written wait, and then run inside one SQLite
+//! transaction, each but the first within its own savepoint; all are answered after the shared COMMIT.
+//! Invariants: an answer `Ok` is sent only after COMMIT returned with `synchronous=FULL`; a failing
+//! transaction takes nobody along: where SQLite rolls back everything by itself, the others run again,
+//! which is right because nobody was told of them. A commit that fails for any reason but a constraint
+//! ends the writer: what the disk holds then is known only after the file has been opened again.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use isms_protocol::dbriver::{Prepare, Results, Statement};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    connection::{Allowance, Connection, Stop},
+    migrate,
+};
+use crate::{
+    config::{GROUP_AGE_MAX, GROUP_LEN_MAX, GROUP_RESULT_LEN_MAX},
+    error::{DatabaseError, SQLITE_CONSTRAINT, primary_code},
+    sql::Access,
+};
+
+/// A checked statement and whether it may write.
+pub(crate) type CheckedStatement = (Statement, Access);
+
+/// A transaction on its way through the writer.
+pub(crate) struct Job {
+    pub(crate) statements: Vec<CheckedStatement>,
+    pub(crate) stop: Stop,
+    pub(crate) answer: oneshot::Sender<Result<Results, DatabaseError>>,
+    /// Set after a shared commit failed by a deferred constraint: commits on its own to show whose it was.
+    pub(crate) alone: bool,
+}
+
+/// What the writer is asked for.
+pub(crate) enum Order {
+    Transaction(Job),
+    Prepare {
+        prepare: Box<Prepare>,
+        answer: oneshot::Sender<Result<(), DatabaseError>>,
+    },
+}
+
+/// Counts what the writer did.
+#[derive(Debug, Default)]
+pub(crate) struct WriterCounters {
+    /// Commits written.
+    pub(crate) commits: AtomicU64,
+    /// Transactions that took part in them.
+    pub(crate) transactions: AtomicU64,
+}
+
+/// The writer's state.
+pub(crate) struct Writer {
+    connection: Connection,
+    orders: mpsc::Receiver<Order>,
+    backlog: VecDeque<Job>,
+    prepare: Option<Order>,
+    counters: Arc<WriterCounters>,
+}
+
+/// The connection is of no use any more.
+struct Broken;
+
+/// A transaction that has run and waits for the commit.
+struct Ran {
+    job: Job,
+    results: Results,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        connection: Connection,
+        orders: mpsc::Receiver<Order>,
+        counters: Arc<WriterCounters>,
+    ) -> Writer {
+        Writer {
+            connection,
+            orders,
+            backlog: VecDeque::new(),
+            prepare: None,
+            counters,
+        }
+    }
+
+    /// Works until all senders are gone or the connection broke; then what waits is told by its
+    /// dropped answer.
+    pub(crate) async fn run(mut self) {
+        loop {
+            if let Some(Order::Prepare { prepare, answer }) = self.prepare.take() {
+                let done = migrate::prepare(&mut self.connection, &prepare).await;
+                let closed = matches!(done, Err(DatabaseError::Closed));
+                answer.send(done).ok();
+                if closed {
+                    return;
+                }
+            }
+            if self.backlog.is_empty() {
+                let Some(order) = self.orders.recv().await else {
+                    return;
+                };
+                self.accept(order);
+                if self.backlog.is_empty() {
+                    continue;
+                }
+            }
+            if self.commit_group().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn accept(&mut self, order: Order) {
+        match order {
+            Order::Transaction(job) => self.backlog.push_back(job),
+            Order::Prepare { .. } => self.prepare = Some(order),
+        }
+    }
+
+    /// The next transaction of the group: from the backlog, or one that has arrived meanwhile. Orders
+    /// keep their order: after a `Prepare` nothing more is taken until it is done.
+    fn next_job(&mut self) -> Option<Job> {
+        if self.backlog.is_empty() && self.prepare.is_none() {
+            match self.orders.try_recv() {
+                Ok(order) => self.accept(order),
+                Err(_) => return None,
+            }
+        }
+        self.backlog.pop_front()
+    }
+
+    async fn commit_group(&mut self) -> Result<(), Broken> {
+        let started = Instant::now();
+        let mut group: Vec<Ran> = Vec::new();
+        let mut bytes = 0;
+        while group.len() < GROUP_LEN_MAX && bytes < GROUP_RESULT_LEN_MAX && started.elapsed() < GROUP_AGE_MAX
+        {
+            if group.first().is_some_and(|first| first.job.alone) {
+                break;
+            }
+            let Some(job) = self.next_job() else { break };
+            if job.alone && !group.is_empty() {
+                self.backlog.push_front(job);
+                break;
+            }
+            if job.stop.is_due() {
+                job.answer.send(Err(DatabaseError::Expired)).ok();
+                continue;
+            }
+            match self.run_job(job, group.is_empty()).await {
+                Ok((ran, len)) => {
+                    group.push(ran);
+                    bytes += len;
+                }
+                Err(Outcome::Failed) => {}
+                Err(Outcome::GroupLost) => return self.give_back(group),
+                Err(Outcome::Broken) => return Err(Broken),
+            }
+        }
+        if group.is_empty() {
+            Ok(())
+        } else {
+            self.commit(group).await
+        }
+    }
+
+    /// Runs a transaction within the group's; the first one opens it.
+    async fn run_job(&mut self, job: Job, first: bool) -> Result<(Ran, usize), Outcome> {
+        let opened = match first {
+            true => self.connection.begin("BEGIN IMMEDIATE").await,
+            false => self.connection.control("SAVEPOINT job").await,
+        };
+        if let Err(error) = opened {
+            job.answer.send(Err(DatabaseError::from_sqlx(0, &error))).ok();
+            return Err(Outcome::Broken);
+        }
+        let Job {
+            statements,
+            stop,
+            answer,
+            alone,
+        } = job;
+        match run_statements(&mut self.connection, &statements, &stop).await {
+            Ok((results, len)) => {
+                if !first && self.connection.control("RELEASE job").await.is_err() {
+                    return Err(Outcome::Broken);
+                }
+                Ok((
+                    Ran {
+                        job: Job {
+                            statements,
+                            stop,
+                            answer,
+                            alone,
+                        },
+                        results,
+                    },
+                    len,
+                ))
+            }
+            Err(error) => {
+                let undone = self.undo_job(first, &error).await;
+                answer.send(Err(error)).ok();
+                Err(undone)
+            }
+        }
+    }
+
+    async fn undo_job(&mut self, first: bool, error: &DatabaseError) -> Outcome {
+        if matches!(error, DatabaseError::Closed) {
+            return Outcome::Broken;
+        }
+        if self.connection.is_rolled_back() {
+            return if first {
+                Outcome::Failed
+            } else {
+                Outcome::GroupLost
+            };
+        }
+        let undo: &[&'static str] = match first {
+            true => &["ROLLBACK"],
+            false => &["ROLLBACK TO job", "RELEASE job"],
+        };
+        for sql in undo {
+            if self.connection.control(sql).await.is_err() {
+                return Outcome::Broken;
+            }
+        }
+        Outcome::Failed
+    }
+
+    async fn commit(&mut self, group: Vec<Ran>) -> Result<(), Broken> {
+        let Err(error) = self.connection.control("COMMIT").await else {
+            self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            self.counters
+                .transactions
+                .fetch_add(group.len() as u64, Ordering::Relaxed);
+            for ran in group {
+                ran.job.answer.send(Ok(ran.results)).ok();
+            }
+            return Ok(());
+        };
+        let constraint = primary_code(&error) == Some(SQLITE_CONSTRAINT);
+        if constraint
+            && (self.connection.is_rolled_back() || self.connection.control("ROLLBACK").await.is_ok())
+        {
+            if group.len() > 1 {
+                let alone = group.into_iter().map(|ran| Ran {
+                    job: Job {
+                        alone: true,
+                        ..ran.job
+                    },
+                    ..ran
+                });
+                return self.give_back(alone.collect());
+            }
+            answer_all(group, &error);
+            return Ok(());
+        }
+        tracing::warn!(error = %error, transactions = group.len(), "commit failed, database was closed");
+        answer_all(group, &error);
+        Err(Broken)
+    }
+
+    /// Puts transactions that ran in vain in front of the queue, in their order.
+    fn give_back(&mut self, group: Vec<Ran>) -> Result<(), Broken> {
+        for ran in group.into_iter().rev() {
+            self.backlog.push_front(ran.job);
+        }
+        Ok(())
+    }
+}
+
+/// Why a transaction is not part of the group.
+enum Outcome {
+    /// It alone was undone.
+    Failed,
+    /// SQLite rolled back the whole group.
+    GroupLost,
+    /// The connection is of no use any more.
+    Broken,
+}
+
+/// Runs the statements of one transaction; returns the results and the bytes they take.
+pub(crate) async fn run_statements(
+    connection: &mut Connection,
+    statements: &[CheckedStatement],
+    stop: &Stop,
+) -> Result<(Results, usize), DatabaseError> {
+    let mut allowance = Allowance::default();
+    let mut results = Results::default();
+    for (index, (statement, access)) in statements.iter().enumerate() {
+        let result = connection
+            .run(index + 1, statement.clone(), *access, stop, &mut allowance)
+            .await?;
+        results.results.push(result);
+    }
+    Ok((results, allowance.bytes_used()))
+}
+
+fn answer_all(group: Vec<Ran>, error: &sqlx::Error) {
+    let message = match error.as_database_error() {
+        Some(database) => database.message().to_owned(),
+        None => "the connection was lost".to_owned(),
+    };
+    for ran in group {
+        ran.job
+            .answer
+            .send(Err(DatabaseError::Commit {
+                message: message.clone(),
+            }))
+            .ok();
+    }
+}

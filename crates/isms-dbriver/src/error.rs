@@ -1,0 +1,136 @@
+//! Why a transaction fails, and what the caller is told.
+
+use isms_protocol::{
+    ErrorCode, WireError,
+    limits::{SQL_RESULT_LEN_MAX, SQL_ROWS_MAX},
+};
+
+use crate::sql::Refusal;
+
+/// Why a transaction, a migration or a database failed. Statements count from 1.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DatabaseError {
+    #[error("statement {statement} was refused: {reason}")]
+    Refused { statement: usize, reason: Refusal },
+    #[error("statement {statement} has {expected} parameters, {received} values were sent")]
+    Parameters {
+        statement: usize,
+        expected: usize,
+        received: usize,
+    },
+    #[error(
+        "statement {statement} was to meet {demanded} rows and met {met}; the transaction was rolled back"
+    )]
+    Condition {
+        statement: usize,
+        demanded: u64,
+        met: u64,
+    },
+    #[error("the transaction returns more than {SQL_ROWS_MAX} rows; select fewer")]
+    Rows,
+    #[error("the transaction returns more than {SQL_RESULT_LEN_MAX} bytes; select less")]
+    Bytes,
+    #[error("statement {statement} ran over its time limit; the transaction was rolled back")]
+    Deadline { statement: usize },
+    #[error("the transaction's deadline passed while it waited for the database")]
+    Expired,
+    #[error("the database is full; raise disk_mb in project.toml or delete rows")]
+    Full,
+    #[error("statement {statement} needs more memory than DBriver may take")]
+    Memory { statement: usize },
+    #[error("statement {statement} returned text that is not UTF-8")]
+    NotText { statement: usize },
+    #[error("statement {statement} failed: {message}")]
+    Sqlite { statement: usize, message: String },
+    #[error("the commit failed: {message}; nothing was changed")]
+    Commit { message: String },
+    #[error("the database was closed by a failure; try again")]
+    Closed,
+    #[error("the database has as many transactions waiting as it takes; try again later")]
+    QueueFull,
+    #[error("migration {name}, {source}")]
+    Migration {
+        name: String,
+        #[source]
+        source: Box<DatabaseError>,
+    },
+    #[error("migration {name}, {reason}")]
+    MigrationRefused { name: String, reason: Refusal },
+    #[error("migration {name} was applied in another wording; add a new migration instead of changing one")]
+    MigrationChanged { name: String },
+    #[error("migration {name} was applied and is missing or in another place now; keep applied migrations")]
+    MigrationMissing { name: String },
+    #[error("the database {database} does not exist; name it in project.toml and deploy")]
+    NotFound { database: String },
+    #[error("all {open} databases that may be open are in use; try again later")]
+    TooManyOpen { open: usize },
+    #[error("the database cannot be opened: {message}")]
+    Open { message: String },
+}
+
+impl DatabaseError {
+    /// What SQLite or sqlx said about a statement. The connection is of no use any more after [`Self::Closed`].
+    pub(crate) fn from_sqlx(statement: usize, error: &sqlx::Error) -> DatabaseError {
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                    DatabaseError::NotText { statement }
+                }
+                _ => DatabaseError::Closed,
+            };
+        };
+        match primary_code(error) {
+            Some(SQLITE_INTERRUPT) => DatabaseError::Deadline { statement },
+            Some(SQLITE_FULL) => DatabaseError::Full,
+            Some(SQLITE_NOMEM) => DatabaseError::Memory { statement },
+            _ => DatabaseError::Sqlite {
+                statement,
+                message: database.message().to_owned(),
+            },
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            DatabaseError::Refused { .. } | DatabaseError::MigrationRefused { .. } => ErrorCode::Forbidden,
+            DatabaseError::Parameters { .. } => ErrorCode::Invalid,
+            DatabaseError::Condition { .. } => ErrorCode::ConditionFailed,
+            DatabaseError::Rows | DatabaseError::Bytes => ErrorCode::LimitReached,
+            DatabaseError::Deadline { .. } | DatabaseError::Full | DatabaseError::Memory { .. } => {
+                ErrorCode::LimitReached
+            }
+            DatabaseError::Expired => ErrorCode::Expired,
+            DatabaseError::NotText { .. } | DatabaseError::Sqlite { .. } => ErrorCode::Database,
+            DatabaseError::Commit { .. } => ErrorCode::Database,
+            DatabaseError::Closed => ErrorCode::Unavailable,
+            DatabaseError::QueueFull | DatabaseError::TooManyOpen { .. } => ErrorCode::Busy,
+            DatabaseError::NotFound { .. } => ErrorCode::NotFound,
+            DatabaseError::Migration { source, .. } => source.code(),
+            DatabaseError::MigrationChanged { .. } | DatabaseError::MigrationMissing { .. } => {
+                ErrorCode::Conflict
+            }
+            DatabaseError::Open { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<DatabaseError> for WireError {
+    fn from(error: DatabaseError) -> WireError {
+        WireError::new(error.code(), error.to_string())
+    }
+}
+
+/// `SQLITE_NOMEM`, out of memory or of the configured heap.
+pub(crate) const SQLITE_NOMEM: i32 = 7;
+/// `SQLITE_INTERRUPT`, stopped by the progress handler.
+pub(crate) const SQLITE_INTERRUPT: i32 = 9;
+/// `SQLITE_FULL`, over `max_page_count` or no space left.
+pub(crate) const SQLITE_FULL: i32 = 13;
+/// `SQLITE_CONSTRAINT`, a constraint does not hold.
+pub(crate) const SQLITE_CONSTRAINT: i32 = 19;
+
+/// The primary result code of an error that SQLite reported.
+pub(crate) fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}

@@ -1,0 +1,66 @@
+//! Settings of Resadmin, and the limits that it alone cares about.
+
+use std::{path::PathBuf, time::Duration};
+
+use isms_protocol::{TokenHash, limits::ARTIFACT_LEN_MAX};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a project's archive: what the artifacts may take, and tar's own headers.
+pub(crate) const ARCHIVE_LEN_MAX: usize = ARTIFACT_LEN_MAX as usize + 8 * 1024 * 1024;
+/// Entries of a project's archive.
+pub(crate) const ARCHIVE_ENTRIES_MAX: usize = 4_096;
+/// Deployments at the same time, each with its archive in memory.
+pub(crate) const ARCHIVES_MAX: usize = 4;
+/// Bytes of all migrations of a database.
+pub(crate) const MIGRATIONS_LEN_MAX: usize = 2 * 1024 * 1024;
+/// Projects of the platform; all of them fit one message.
+pub(crate) const PROJECTS_MAX: usize = 500;
+/// Tokens that are neither revoked nor expired; all of them fit one message.
+pub(crate) const TOKENS_MAX: usize = 300;
+/// Events of a deployment that may wait for its caller.
+pub(crate) const EVENTS_WAITING_MAX: usize = 32;
+/// Time for one Doee's build.
+pub(crate) const BUILD_TIME_MAX: Duration = Duration::from_secs(300);
+/// Time for one database's migrations.
+pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(90);
+/// Time for CommServer to take new routes.
+pub(crate) const ROUTES_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for the Doer to forget a version.
+pub(crate) const RETIRE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time for DBriver to delete a project's databases.
+pub(crate) const DROP_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What the supervisor tells Resadmin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Resadmin's part of the data directory.
+    pub directory: PathBuf,
+    /// SHA-256 of the administrator's token.
+    pub admin_token_hash: TokenHash,
+    /// Names SDK and toolchain: binaries built under another name are built again.
+    #[serde(default = "default_toolchain")]
+    pub toolchain: String,
+    /// Requests at the same time; the rest waits in the Kernel.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+}
+
+impl Config {
+    /// Settings for a directory, with the default for everything else.
+    pub fn new(directory: impl Into<PathBuf>, admin_token_hash: TokenHash) -> Config {
+        Config {
+            directory: directory.into(),
+            admin_token_hash,
+            toolchain: default_toolchain(),
+            concurrency: default_concurrency(),
+        }
+    }
+}
+
+fn default_toolchain() -> String {
+    concat!("abi-1 sdk-", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+fn default_concurrency() -> u32 {
+    32
+}

@@ -1,0 +1,350 @@
+//! `project.toml`: what a project consists of. docs/manifest.md describes every key.
+//!
+//! Invariants: what [`parse`] returns is complete and consistent (every name that is referred to
+//! exists, every number lies within its limits); an error names line, key, what is wrong and what is
+//! allowed. Keys that a later release will serve are told apart from unknown ones.
+
+mod reader;
+mod route;
+
+use isms_protocol::{
+    Class,
+    commserver::Auth,
+    doer::{Language, Parameter},
+    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_MAX},
+};
+
+use reader::{Manifest as Text, Section};
+pub(crate) use route::Route;
+
+/// Bytes of a manifest.
+pub(crate) const MANIFEST_LEN_MAX: usize = 64 * 1024;
+/// Doees of a project.
+const DOEES_MAX: usize = 128;
+/// Triggers of a project.
+const TRIGGERS_MAX: usize = 256;
+/// Databases of a project.
+const DATABASES_MAX: usize = 32;
+/// Parameters of a Doee.
+const PARAMS_MAX: usize = 64;
+/// Bytes of all parameters of a Doee: they must fit the worker's assignment.
+const PARAMS_LEN_MAX: usize = 16 * 1024;
+const MIB: u64 = 1024 * 1024;
+
+/// A whole project.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Manifest {
+    pub(crate) name: String,
+    pub(crate) doees: Vec<Doee>,
+    pub(crate) triggers: Vec<HttpTrigger>,
+    pub(crate) databases: Vec<Database>,
+}
+
+/// A `[doee.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Doee {
+    pub(crate) name: String,
+    pub(crate) code: Code,
+    pub(crate) class: Class,
+    pub(crate) memory_mb: u32,
+    pub(crate) timeout_ms: u32,
+    pub(crate) deadline_ms: u32,
+    pub(crate) workers_min: u32,
+    pub(crate) workers_max: u32,
+    /// Databases that it may use.
+    pub(crate) sql: Vec<String>,
+    pub(crate) params: Vec<(String, Parameter)>,
+}
+
+/// Where a Doee's binary comes from; paths are relative to the project's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    Source { language: Language, folder: String },
+    Binary { path: String },
+}
+
+/// A `[[trigger]]` with `http`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HttpTrigger {
+    pub(crate) route: Route,
+    pub(crate) auth: Auth,
+    pub(crate) doee: String,
+    pub(crate) deadline_ms: u32,
+    pub(crate) body_len_max: u64,
+}
+
+/// A `[database.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Database {
+    pub(crate) name: String,
+    /// Folder of the migrations, relative to the project's.
+    pub(crate) migrations: Option<String>,
+    pub(crate) disk_mb: u32,
+}
+
+/// What is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("project.toml:{line}: {key}: {message}")]
+pub(crate) struct ManifestError {
+    pub(crate) line: usize,
+    pub(crate) key: String,
+    pub(crate) message: String,
+}
+
+/// Reads and checks a manifest.
+pub(crate) fn parse(text: &str) -> Result<Manifest, ManifestError> {
+    let text = Text::new(text)?;
+    let root = text.root();
+    root.check_keys(&["project", "doee", "trigger", "database"], &[])?;
+    let project = root.required("project")?.section()?;
+    project.check_keys(&["name"], &[])?;
+    let name = project.required("name")?.name()?;
+    let databases = named(&root, "database", DATABASES_MAX)?;
+    let databases = databases.iter().map(database).collect::<Result<Vec<_>, _>>()?;
+    let doees = named(&root, "doee", DOEES_MAX)?;
+    let doees = doees
+        .iter()
+        .map(|section| doee(section, &databases))
+        .collect::<Result<Vec<_>, _>>()?;
+    if doees.is_empty() {
+        return Err(root.error("doee", "is missing; a project has at least one [doee.NAME]"));
+    }
+    let triggers = triggers(&root, &doees)?;
+    Ok(Manifest {
+        name,
+        doees,
+        triggers,
+        databases,
+    })
+}
+
+/// The sections `[kind.NAME]`, in the order of the file.
+fn named<'a>(
+    root: &Section<'a>,
+    kind: &'static str,
+    count_max: usize,
+) -> Result<Vec<Section<'a>>, ManifestError> {
+    let Some(item) = root.optional(kind) else {
+        return Ok(Vec::new());
+    };
+    let sections: Vec<Section<'a>> = item
+        .section()?
+        .items()
+        .into_iter()
+        .map(|item| {
+            item.check_name()?;
+            item.section()
+        })
+        .collect::<Result<_, _>>()?;
+    match sections.get(count_max) {
+        Some(extra) => Err(extra.error_here(&format!("is one too many; {count_max} are allowed"))),
+        None => Ok(sections),
+    }
+}
+
+fn database(section: &Section<'_>) -> Result<Database, ManifestError> {
+    section.check_keys(&["kind", "engine", "migrations", "disk_mb"], &["retention"])?;
+    section
+        .required("kind")?
+        .one_of(&[("sql", ())], &["document", "kv"])?;
+    if let Some(engine) = section.optional("engine") {
+        engine.one_of(&[("sqlite", ())], &["postgres", "mariadb", "redis"])?;
+    }
+    let migrations = section
+        .optional("migrations")
+        .map(|item| item.path())
+        .transpose()?;
+    let disk_mb = section.integer("disk_mb", 1, 1024 * 1024, 512)?;
+    Ok(Database {
+        name: section.name().to_owned(),
+        migrations,
+        disk_mb: disk_mb as u32,
+    })
+}
+
+fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestError> {
+    section.check_keys(
+        &[
+            "language",
+            "source",
+            "binary",
+            "memory_mb",
+            "timeout_ms",
+            "deadline_ms",
+            "workers",
+            "class",
+            "allow",
+            "params",
+        ],
+        &[],
+    )?;
+    let code = code(section)?;
+    let (workers_min, workers_max) = workers(section)?;
+    let class = match section.optional("class") {
+        Some(item) => item.one_of(&CLASSES, &[])?,
+        None => Class::Normal,
+    };
+    Ok(Doee {
+        name: section.name().to_owned(),
+        code,
+        class,
+        memory_mb: section.integer("memory_mb", 8, 4096, 64)? as u32,
+        timeout_ms: section.integer("timeout_ms", 1, 3_600_000, 5_000)? as u32,
+        deadline_ms: section.integer("deadline_ms", 1, 3_600_000, 30_000)? as u32,
+        workers_min,
+        workers_max,
+        sql: allow(section, databases)?,
+        params: params(section)?,
+    })
+}
+
+const CLASSES: [(&str, Class); 4] = [
+    ("realtime", Class::Realtime),
+    ("high", Class::High),
+    ("normal", Class::Normal),
+    ("batch", Class::Batch),
+];
+
+const LANGUAGES: [(&str, Language); 2] = [("c", Language::C), ("cpp", Language::Cpp)];
+
+fn code(section: &Section<'_>) -> Result<Code, ManifestError> {
+    let language = match section.optional("language") {
+        Some(item) => Some(item.one_of(&LANGUAGES, &["rust", "python"])?),
+        None => None,
+    };
+    match (section.optional("binary"), section.optional("source")) {
+        (Some(binary), Some(_)) => Err(binary.error("excludes source; give one of the two")),
+        (Some(binary), None) => Ok(Code::Binary { path: binary.path()? }),
+        (None, source) => {
+            let language =
+                language.ok_or_else(|| section.error("language", "is missing; allowed: \"c\", \"cpp\""))?;
+            let missing =
+                || section.error("source", "is missing; name the folder of the source, or a binary");
+            Ok(Code::Source {
+                language,
+                folder: source.ok_or_else(missing)?.path()?,
+            })
+        }
+    }
+}
+
+fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
+    let Some(item) = section.optional("workers") else {
+        return Ok((0, 8));
+    };
+    let workers = item.section()?;
+    workers.check_keys(&["min", "max"], &[])?;
+    let limit = WORKERS_MAX as i64;
+    let max = workers.integer("max", 1, limit, 8)? as u32;
+    let min = workers.integer("min", 0, limit, 0)? as u32;
+    if min > max {
+        return Err(workers.error("min", &format!("is {min}, more than max, which is {max}")));
+    }
+    Ok((min, max))
+}
+
+fn allow(section: &Section<'_>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {
+    let Some(item) = section.optional("allow") else {
+        return Ok(Vec::new());
+    };
+    let allow = item.section()?;
+    allow.check_keys(&["sql"], &["publish", "secrets", "http", "device_nodes"])?;
+    let Some(sql) = allow.optional("sql") else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for item in sql.array()? {
+        let name = item.text()?;
+        if !databases.iter().any(|database| database.name == name) {
+            let known = databases.iter().map(|database| database.name.as_str());
+            return Err(item.unknown_name(name, "database", known));
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn params(section: &Section<'_>) -> Result<Vec<(String, Parameter)>, ManifestError> {
+    let Some(item) = section.optional("params") else {
+        return Ok(Vec::new());
+    };
+    let mut params = Vec::new();
+    let mut len = 0;
+    for param in item.section()?.items() {
+        let value = param.parameter()?;
+        len += param.key_len()
+            + if let Parameter::Text(text) = &value {
+                text.len()
+            } else {
+                16
+            };
+        if params.len() == PARAMS_MAX || len > PARAMS_LEN_MAX {
+            let message =
+                format!("is too much; a Doee has {PARAMS_MAX} parameters of {PARAMS_LEN_MAX} bytes in all");
+            return Err(param.error(&message));
+        }
+        params.push((param.key().to_owned(), value));
+    }
+    Ok(params)
+}
+
+fn triggers(root: &Section<'_>, doees: &[Doee]) -> Result<Vec<HttpTrigger>, ManifestError> {
+    let Some(item) = root.optional("trigger") else {
+        return Ok(Vec::new());
+    };
+    let mut triggers: Vec<HttpTrigger> = Vec::new();
+    for item in item.array()? {
+        let section = item.section()?;
+        if triggers.len() == TRIGGERS_MAX {
+            return Err(section.error_here(&format!("is one too many; {TRIGGERS_MAX} are allowed")));
+        }
+        let trigger = trigger(&section, doees)?;
+        if let Some(other) = triggers
+            .iter()
+            .find(|other| other.route.collides_with(&trigger.route))
+        {
+            let message = format!(
+                "matches the same requests as the earlier trigger {:?}",
+                other.route.to_string()
+            );
+            return Err(section.error("http", &message));
+        }
+        triggers.push(trigger);
+    }
+    Ok(triggers)
+}
+
+fn trigger(section: &Section<'_>, doees: &[Doee]) -> Result<HttpTrigger, ManifestError> {
+    section.check_keys(&["http", "auth", "doee", "deadline_ms", "body_mb"], &["mqtt"])?;
+    let http = section.required("http")?;
+    let route = Route::parse(http.text()?).map_err(|error| http.error(&error.to_string()))?;
+    let auth = section.optional("auth").ok_or_else(|| {
+        section.error(
+            "auth",
+            "is missing; say who may call: \"none\" (everybody) or \"token\"",
+        )
+    })?;
+    let auth = auth.one_of(
+        &[("none", Auth::None), ("token", Auth::Token)],
+        &["device", "user"],
+    )?;
+    let item = section.required("doee")?;
+    let name = item.text()?;
+    let Some(doee) = doees.iter().find(|doee| doee.name == name) else {
+        return Err(item.unknown_name(name, "doee", doees.iter().map(|doee| doee.name.as_str())));
+    };
+    let deadline_ms = section.integer("deadline_ms", 1, doee.deadline_ms.into(), doee.deadline_ms.into())?;
+    let body_mb = section.integer("body_mb", 1, 16 * 1024, (HTTP_BODY_LEN_DEFAULT / MIB) as i64)?;
+    Ok(HttpTrigger {
+        route,
+        auth,
+        doee: name.to_owned(),
+        deadline_ms: deadline_ms as u32,
+        body_len_max: body_mb as u64 * MIB,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Requests that Resadmin makes of other services. They leave through a channel as messages, so that
+//! everything but the link to the Kernel itself runs in a test.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use isms_protocol::{
+    DecodeError, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service, WireError, commserver,
+    commserver::ProjectRoutes,
+    dbriver::{self, Prepare},
+    doer::{self, Build, BuildReply},
+    encode,
+    limits::ARTIFACT_LEN_MAX,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX};
+
+/// A request to another service. Whoever takes it answers once; a dropped answer reads as `Unavailable`,
+/// a closed one means that nobody waits any more.
+#[derive(Debug)]
+pub struct PeerRequest {
+    /// Header and body.
+    pub message: Message,
+    /// Its payload, of any length.
+    pub payload: Bytes,
+    /// The longest payload that the answer may have.
+    pub answer_len_max: usize,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<PeerAnswer, WireError>>,
+}
+
+/// What another service answered.
+#[derive(Clone, Debug, Default)]
+pub struct PeerAnswer {
+    /// The body of its reply.
+    pub body: Bytes,
+    /// The payload of its reply, collected.
+    pub payload: Bytes,
+}
+
+/// The way to the other services.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    requests: mpsc::Sender<PeerRequest>,
+}
+
+impl Peers {
+    pub(crate) fn new(requests: mpsc::Sender<PeerRequest>) -> Peers {
+        Peers { requests }
+    }
+
+    /// Has the Doer build a source tree; returns what the compiler said and the binary, if there is one.
+    pub(crate) async fn build(
+        &self,
+        project: ProjectId,
+        build: &Build,
+        sources: Bytes,
+    ) -> Result<(BuildReply, Bytes), WireError> {
+        let header = root_header(
+            project,
+            Service::Doer,
+            doer::Operation::Build as u16,
+            BUILD_TIME_MAX,
+        );
+        let message = Message::with_body(header, build);
+        let answer = self.ask(message, sources, ARTIFACT_LEN_MAX as usize).await?;
+        let reply = isms_protocol::decode(&answer.body).map_err(|error| undecodable("doer", &error))?;
+        Ok((reply, answer.payload))
+    }
+
+    /// Has DBriver bring a database up to date.
+    pub(crate) async fn prepare(&self, project: ProjectId, prepare: &Prepare) -> Result<(), WireError> {
+        let header = root_header(
+            project,
+            Service::Dbriver,
+            dbriver::Operation::Prepare as u16,
+            PREPARE_TIME_MAX,
+        );
+        self.ask(Message::bare(header), encode(prepare).into(), 0)
+            .await
+            .map(drop)
+    }
+
+    /// Has DBriver delete a project's databases.
+    pub(crate) async fn drop_databases(&self, project: ProjectId) -> Result<(), WireError> {
+        let header = root_header(
+            project,
+            Service::Dbriver,
+            dbriver::Operation::Drop as u16,
+            DROP_TIME_MAX,
+        );
+        self.ask(Message::bare(header), Bytes::new(), 0).await.map(drop)
+    }
+
+    /// Gives CommServer a project's routes. One that is not there asks for them when it starts.
+    pub(crate) async fn set_routes(
+        &self,
+        project: ProjectId,
+        routes: &ProjectRoutes,
+    ) -> Result<(), WireError> {
+        let header = root_header(
+            project,
+            Service::Commserver,
+            commserver::Operation::SetRoutes as u16,
+            ROUTES_TIME_MAX,
+        );
+        match self.ask(Message::bare(header), encode(routes).into(), 0).await {
+            Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
+            answered => answered.map(drop),
+        }
+    }
+
+    /// Has the Doer forget a version. A failure harms nobody: its workers end when they are idle.
+    pub(crate) async fn retire(&self, project: ProjectId, version: DoeeVersion) {
+        let mut header = root_header(
+            project,
+            Service::Doer,
+            doer::Operation::Retire as u16,
+            RETIRE_TIME_MAX,
+        );
+        header.target_doee = version;
+        if let Err(error) = self.ask(Message::bare(header), Bytes::new(), 0).await {
+            tracing::warn!(%version, error = %error, "version was not retired");
+        }
+    }
+
+    async fn ask(
+        &self,
+        message: Message,
+        payload: Bytes,
+        answer_len_max: usize,
+    ) -> Result<PeerAnswer, WireError> {
+        let target = message.header.target;
+        let unavailable = || {
+            WireError::new(
+                ErrorCode::Unavailable,
+                format!("{target} cannot be asked for now"),
+            )
+        };
+        let (answer, answered) = oneshot::channel();
+        let request = PeerRequest {
+            message,
+            payload,
+            answer_len_max,
+            answer,
+        };
+        self.requests.send(request).await.map_err(|_| unavailable())?;
+        answered.await.map_err(|_| unavailable())?
+    }
+}
+
+/// The header of a request that Resadmin makes for a project. It names no principal: only edges vouch
+/// for one, and Resadmin has checked this one's rights itself.
+fn root_header(project: ProjectId, target: Service, operation: u16, time: Duration) -> Header {
+    let mut header = Header::new(Kind::Request, Service::Resadmin, target);
+    header.operation = operation;
+    header.project = project;
+    header.remaining_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    header
+}
+
+fn undecodable(who: &str, error: &DecodeError) -> WireError {
+    tracing::error!(
+        service = who,
+        error = error as &dyn std::error::Error,
+        "answer could not be decoded"
+    );
+    WireError::new(
+        ErrorCode::Internal,
+        format!("the answer of {who} cannot be decoded"),
+    )
+}

@@ -1,0 +1,164 @@
+//! Resadmin as a role: takes requests from the Kernel and sends back what [`Service`] answers.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use isms_ipc::{Inbound, InboundRequest, Link, LinkOptions, Responder};
+use isms_protocol::{
+    ErrorCode, WireError,
+    limits::DRAIN_TIMEOUT,
+    resadmin::{DeployEvent, Operation},
+};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{Config, OpenError, PeerAnswer, PeerRequest, Reply, Service, config::ARCHIVES_MAX};
+
+/// Requests to other services that may wait to be sent.
+const PEER_REQUESTS_WAITING: usize = 16;
+
+/// Why Resadmin ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not start.
+    #[error("resadmin cannot start")]
+    Open(#[from] OpenError),
+}
+
+/// Serves until `shutdown` turns true and what was begun has ended.
+pub async fn run(
+    config: Config,
+    link: LinkOptions,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let (requests, mut peer_requests) = mpsc::channel(PEER_REQUESTS_WAITING);
+    let link = LinkOptions {
+        concurrency: config.concurrency,
+        ..link
+    };
+    let service = Arc::new(Service::open(config, requests, Arc::new(unix_time_s)).await?);
+    let (link, mut inbox) = Link::open(link);
+    let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            inbound = inbox.next() => match inbound {
+                Some(Inbound::Request(request)) => {
+                    tasks.spawn(answer(service.clone(), archives.clone(), request));
+                }
+                Some(Inbound::Registered(_)) => drop(tasks.spawn(resume_deletions(service.clone()))),
+                Some(_) => {}
+                None => break,
+            },
+            Some(request) = peer_requests.recv() => drop(tasks.spawn(ask(link.clone(), request))),
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            _ = shutdown.wait_for(|stop| *stop) => break,
+        }
+    }
+    drain(&mut tasks, &link, &mut peer_requests).await;
+    link.close().await;
+    Ok(())
+}
+
+/// Lets what was begun end, for as long as the drain time; what a deployment has not recorded by then
+/// has not happened.
+async fn drain(tasks: &mut JoinSet<()>, link: &Link, peer_requests: &mut mpsc::Receiver<PeerRequest>) {
+    let until = Instant::now() + DRAIN_TIMEOUT;
+    while !tasks.is_empty() {
+        tokio::select! {
+            _ = tasks.join_next() => {}
+            Some(request) = peer_requests.recv() => drop(tasks.spawn(ask(link.clone(), request))),
+            () = tokio::time::sleep_until(until) => {
+                tracing::warn!(requests = tasks.len(), "drain time passed, requests were given up");
+                return tasks.shutdown().await;
+            }
+        }
+    }
+}
+
+async fn answer(service: Arc<Service>, archives: Arc<Semaphore>, mut request: InboundRequest) {
+    let header = request.message.header;
+    let mut permit = None;
+    if header.operation == Operation::Deploy as u16 {
+        permit = archives.try_acquire().ok();
+        if permit.is_none() {
+            let message = format!("{ARCHIVES_MAX} deployments are going on; try again later");
+            return request.responder.error(WireError::new(ErrorCode::Busy, message));
+        }
+    }
+    let payload = request.payload(Service::payload_len_max(&header)).await;
+    let InboundRequest {
+        message, responder, ..
+    } = request;
+    // A request that changes something is not broken off: what it began is to end consistently.
+    let answered = async { service.handle(&header, &message.body, payload?).await }.await;
+    match answered {
+        Ok(Reply::Body(body)) => responder.reply_encoded(body, Bytes::new()),
+        Ok(Reply::Payload(payload)) => {
+            if let Err(error) = responder.reply_payload(&(), payload).await {
+                tracing::debug!(process = %header.process, code = error.code.name(), "reply was not taken");
+            }
+        }
+        Ok(Reply::Events(events)) => send_events(responder, events).await,
+        Err(error) => {
+            tracing::debug!(process = %header.process, code = error.code.name(), "request failed");
+            responder.error(error);
+        }
+    }
+    drop(permit);
+}
+
+/// Sends each event as a line of JSON. When nobody takes them, the deployment learns it by its channel.
+async fn send_events(responder: Responder, mut events: mpsc::Receiver<DeployEvent>) {
+    let process = responder.header().process;
+    let mut stream = responder.reply_stream(&());
+    while let Some(event) = events.recv().await {
+        let mut line = serde_json::to_vec(&event).unwrap_or_else(|_| unreachable!("an event is plain JSON"));
+        line.push(b'\n');
+        if stream.send(line.into()).await.is_err() {
+            tracing::debug!(%process, "deployment lost its caller");
+            return;
+        }
+    }
+    stream.finish();
+}
+
+async fn resume_deletions(service: Arc<Service>) {
+    if let Err(error) = service.resume_deletions().await {
+        tracing::warn!(error = %error, "deletion of a project could not be finished, the next start tries again");
+    }
+}
+
+/// Carries a request to another service and its answer back; gives it up when nobody waits any more.
+async fn ask(link: Link, request: PeerRequest) {
+    let PeerRequest {
+        message,
+        payload,
+        answer_len_max,
+        mut answer,
+    } = request;
+    let asked = async {
+        let reply = link.call_payload(message, payload).await?;
+        let body = reply.message.body.clone();
+        Ok(PeerAnswer {
+            body,
+            payload: reply.payload(answer_len_max).await?,
+        })
+    };
+    tokio::select! {
+        result = asked => drop(answer.send(result)),
+        () = answer.closed() => {}
+    }
+}
+
+fn unix_time_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,153 @@
+//! Projects and the versions of their Doees.
+
+use bytes::Bytes;
+use isms_protocol::{
+    DoeeVersion, ErrorCode, PrincipalId, ProjectId, WireError,
+    commserver::ProjectRoutes,
+    dbriver::Grants,
+    doer::DoeeSpec,
+    resadmin::{DescribeProject, DoeeSummary, Project},
+};
+
+use super::Core;
+use crate::store::Version;
+
+impl Core {
+    /// The routes of a project that serves.
+    pub(super) async fn routes(&self, project: ProjectId) -> Result<ProjectRoutes, WireError> {
+        let deployment = self.store.current(project).await?;
+        deployment
+            .map(|deployment| deployment.routes)
+            .ok_or_else(|| unknown(&project.to_string()))
+    }
+
+    /// What the Doer must know of a version.
+    pub(super) async fn doee(&self, version: DoeeVersion) -> Result<DoeeSpec, WireError> {
+        Ok(self.version(version).await?.spec)
+    }
+
+    /// The binary of a version, verified.
+    pub(super) async fn binary(&self, version: DoeeVersion) -> Result<Bytes, WireError> {
+        let hash = self.version(version).await?.spec.binary;
+        self.binaries.get(hash).await.map_err(|error| {
+            tracing::error!(%version, error = &error as &dyn std::error::Error, "binary could not be read");
+            WireError::new(
+                ErrorCode::Internal,
+                "the binary cannot be read; see Resadmin's log",
+            )
+        })
+    }
+
+    /// What a version of the named project may use.
+    pub(super) async fn grants(&self, project: ProjectId, version: DoeeVersion) -> Result<Grants, WireError> {
+        let found = self.version(version).await?;
+        if found.spec.project != project {
+            return Err(WireError::new(
+                ErrorCode::Forbidden,
+                "the function is not part of the project",
+            ));
+        }
+        Ok(found.grants)
+    }
+
+    /// Describes a project that serves.
+    pub(super) async fn describe(&self, request: DescribeProject) -> Result<Project, WireError> {
+        let missing = || unknown(&request.name);
+        let id = self.store.project(&request.name).await?.ok_or_else(missing)?;
+        let deployment = self.store.current(id).await?.ok_or_else(missing)?;
+        let doees = deployment.doees.into_iter().map(|doee| DoeeSummary {
+            name: doee.name,
+            version: doee.version,
+            binary: doee.binary,
+            deadline_ms: doee.deadline_ms,
+        });
+        let routes = deployment
+            .routes
+            .routes
+            .iter()
+            .map(|route| format!("{} {}", route.method, route.path));
+        Ok(Project {
+            id,
+            name: request.name,
+            revision: deployment.routes.revision,
+            doees: doees.collect(),
+            databases: deployment.databases,
+            routes: routes.collect(),
+        })
+    }
+
+    /// Removes a project with its data. Its name is free and its routes are gone at once; what is left
+    /// to delete when it fails is deleted at the next start.
+    pub(super) async fn delete_project(
+        &self,
+        project: ProjectId,
+        principal: PrincipalId,
+    ) -> Result<(), WireError> {
+        let name = self
+            .store
+            .project_name(project)
+            .await?
+            .ok_or_else(|| unknown(&project.to_string()))?;
+        let busy = || {
+            WireError::new(
+                ErrorCode::Conflict,
+                format!("{name} is being deployed; try again later"),
+            )
+        };
+        let _turn = self.turns.take(&name).ok_or_else(busy)?;
+        let revision = self
+            .store
+            .begin_deletion(project)
+            .await?
+            .ok_or_else(|| unknown(&name))?;
+        tracing::info!(%project, %principal, "project is deleted");
+        self.finish_deletion(project, name, revision).await
+    }
+
+    /// Takes up deletions that have begun and not ended.
+    pub(super) async fn resume_deletions(&self) -> Result<(), WireError> {
+        for project in self.store.deletions().await? {
+            let Some(revision) = self.store.begin_deletion(project).await? else {
+                continue;
+            };
+            self.finish_deletion(project, String::new(), revision).await?;
+            tracing::info!(%project, "deletion was finished");
+        }
+        Ok(())
+    }
+
+    async fn finish_deletion(
+        &self,
+        project: ProjectId,
+        name: String,
+        revision: u64,
+    ) -> Result<(), WireError> {
+        let routes = ProjectRoutes {
+            project,
+            name,
+            revision,
+            routes: Vec::new(),
+        };
+        self.peers.set_routes(project, &routes).await?;
+        for version in self.store.versions(project).await? {
+            self.peers.retire(project, version).await;
+        }
+        self.peers.drop_databases(project).await?;
+        Ok(self.store.end_deletion(project).await?)
+    }
+
+    async fn version(&self, version: DoeeVersion) -> Result<Version, WireError> {
+        let missing = || {
+            WireError::new(
+                ErrorCode::NotFound,
+                format!("there is no function version {version}"),
+            )
+        };
+        self.store.version(version).await?.ok_or_else(missing)
+    }
+}
+
+/// The error that there is no such project.
+pub(super) fn unknown(project: &str) -> WireError {
+    WireError::new(ErrorCode::NotFound, format!("there is no project {project}"))
+}

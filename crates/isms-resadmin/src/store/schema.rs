@@ -1,0 +1,92 @@
+//! The schema, as migrations that are only ever appended.
+
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+
+use super::StoreError;
+
+const MIGRATIONS: [&str; 1] = [
+    // `current` is the revision that serves, 0 for none; `deleting` hides a project whose data goes.
+    "CREATE TABLE projects (
+        id BLOB PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        current INTEGER NOT NULL DEFAULT 0,
+        revisions INTEGER NOT NULL DEFAULT 0,
+        deleting INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE deployments (
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        revision INTEGER NOT NULL,
+        deployed_at_s INTEGER NOT NULL,
+        manifest TEXT NOT NULL,
+        routes BLOB NOT NULL,
+        databases BLOB NOT NULL,
+        PRIMARY KEY (project, revision)
+    ) STRICT;
+    CREATE TABLE binaries (
+        hash BLOB PRIMARY KEY,
+        len INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE builds (
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        key BLOB NOT NULL,
+        source BLOB NOT NULL,
+        binary BLOB NOT NULL REFERENCES binaries (hash),
+        PRIMARY KEY (project, key)
+    ) STRICT;
+    CREATE TABLE doee_versions (
+        version BLOB PRIMARY KEY,
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        spec BLOB NOT NULL,
+        grants BLOB NOT NULL,
+        binary BLOB NOT NULL REFERENCES binaries (hash)
+    ) STRICT;
+    CREATE TABLE deployed_doees (
+        project BLOB NOT NULL,
+        revision INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        version BLOB NOT NULL REFERENCES doee_versions (version) ON DELETE CASCADE,
+        settings BLOB NOT NULL,
+        deadline_ms INTEGER NOT NULL,
+        PRIMARY KEY (project, revision, name),
+        FOREIGN KEY (project, revision) REFERENCES deployments (project, revision) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE tokens (
+        id BLOB PRIMARY KEY,
+        hash BLOB NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        project BLOB REFERENCES projects (id) ON DELETE CASCADE,
+        rights INTEGER NOT NULL,
+        created_at_s INTEGER NOT NULL,
+        expires_at_s INTEGER,
+        revoked INTEGER NOT NULL DEFAULT 0,
+        administrator INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE UNIQUE INDEX one_administrator ON tokens (administrator) WHERE administrator = 1;
+    CREATE INDEX versions_of_project ON doee_versions (project);",
+];
+
+/// Applies what is missing; the file's format is the number of migrations applied.
+pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let known = MIGRATIONS.len() as i64;
+    let found: i64 = sqlx::query("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    if found > known {
+        return Err(StoreError::Format { found, known });
+    }
+    for (index, migration) in MIGRATIONS
+        .iter()
+        .enumerate()
+        .skip(usize::try_from(found).unwrap_or(0))
+    {
+        let mut transaction = connection.begin().await?;
+        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
+        let format = format!("PRAGMA user_version = {}", index + 1);
+        sqlx::raw_sql(AssertSqlSafe(format))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! A Resadmin in a folder of its own, with the test in the place of Gate, Doer, DBriver and CommServer.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use isms_protocol::{
+    DoeeVersion, ErrorCode, Header, Kind, PrincipalId, ProjectId, Service as Role, TokenHash, WireError,
+    commserver,
+    commserver::ProjectRoutes,
+    dbriver::{self, Prepare},
+    decode,
+    doer::{self, Build, BuildReply},
+    encode,
+    resadmin::{Authenticate, Deploy, DeployEvent, DescribeProject, Operation, Principal, Project},
+};
+use isms_resadmin::{Config, PeerAnswer, PeerRequest, Reply, Service};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
+use tokio::sync::{Notify, mpsc};
+
+pub(crate) const ADMIN: TokenHash = TokenHash([7; 32]);
+
+/// What the other services were asked for, in order, as text.
+pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
+
+/// How the other services answer.
+#[derive(Clone, Default)]
+pub(crate) struct Peers {
+    pub(crate) asked: Asked,
+    pub(crate) routes: Arc<Mutex<Vec<ProjectRoutes>>>,
+    /// The error with which an operation is answered, by the first word of what was asked.
+    pub(crate) failing: Arc<Mutex<Vec<(&'static str, WireError)>>>,
+    /// What the compiler says; the build fails when it is not empty.
+    pub(crate) compiler: Arc<Mutex<String>>,
+    /// When set, a build waits for it.
+    pub(crate) gate: Arc<Mutex<Option<Arc<Notify>>>>,
+}
+
+pub(crate) struct Harness {
+    pub(crate) service: Service,
+    pub(crate) peers: Peers,
+    pub(crate) now: Arc<AtomicU64>,
+}
+
+impl Harness {
+    pub(crate) async fn open(directory: &Path) -> Harness {
+        let peers = Peers::default();
+        let (requests, asked) = mpsc::channel(8);
+        tokio::spawn(peers.clone().answer(asked));
+        let now = Arc::new(AtomicU64::new(1_000));
+        let clock = now.clone();
+        let clock = Arc::new(move || clock.load(Ordering::Relaxed));
+        let service = Service::open(Config::new(directory, ADMIN), requests, clock)
+            .await
+            .expect("opens");
+        Harness { service, peers, now }
+    }
+
+    /// The principal of the administrator.
+    pub(crate) async fn admin(&self) -> PrincipalId {
+        let header = header(Role::Gate, Operation::Authenticate);
+        let principal: Principal = self
+            .body(&header, &Authenticate { token: ADMIN })
+            .await
+            .expect("is known");
+        principal.id
+    }
+
+    pub(crate) async fn body<B: Serialize, R: DeserializeOwned>(
+        &self,
+        header: &Header,
+        body: &B,
+    ) -> Result<R, WireError> {
+        match self.service.handle(header, &encode(body), Bytes::new()).await? {
+            Reply::Body(bytes) => Ok(decode(&bytes).expect("decodes")),
+            other => panic!("a body, not {other:?}"),
+        }
+    }
+
+    pub(crate) async fn empty<B: Serialize>(&self, header: &Header, body: &B) -> Result<(), WireError> {
+        match self.service.handle(header, &encode(body), Bytes::new()).await? {
+            Reply::Body(bytes) if bytes.is_empty() => Ok(()),
+            other => panic!("nothing, not {other:?}"),
+        }
+    }
+
+    pub(crate) async fn payload(&self, header: &Header) -> Result<Bytes, WireError> {
+        match self.service.handle(header, &[], Bytes::new()).await? {
+            Reply::Payload(bytes) => Ok(bytes),
+            other => panic!("a payload, not {other:?}"),
+        }
+    }
+
+    /// Starts a deployment as the administrator.
+    pub(crate) async fn begin_deploy(&self, files: &[(&str, &[u8])]) -> mpsc::Receiver<DeployEvent> {
+        let admin = self.admin().await;
+        self.begin_deploy_as(admin, None, files).await.expect("begins")
+    }
+
+    pub(crate) async fn begin_deploy_as(
+        &self,
+        principal: PrincipalId,
+        only: Option<ProjectId>,
+        files: &[(&str, &[u8])],
+    ) -> Result<mpsc::Receiver<DeployEvent>, WireError> {
+        let header = Header {
+            principal,
+            ..header(Role::Gate, Operation::Deploy)
+        };
+        match self
+            .service
+            .handle(&header, &encode(&Deploy { only }), tar(files))
+            .await?
+        {
+            Reply::Events(events) => Ok(events),
+            other => panic!("events, not {other:?}"),
+        }
+    }
+
+    /// Deploys as the administrator; returns all events.
+    pub(crate) async fn deploy(&self, files: &[(&str, &[u8])]) -> Vec<DeployEvent> {
+        all(self.begin_deploy(files).await).await
+    }
+
+    /// Deploys and expects success; returns the revision.
+    pub(crate) async fn deploy_well(&self, files: &[(&str, &[u8])]) -> u64 {
+        match self.deploy(files).await.pop() {
+            Some(DeployEvent::Deployed { revision, .. }) => revision,
+            other => panic!("not deployed: {other:?}"),
+        }
+    }
+
+    /// Deploys and expects failure; returns code and message.
+    pub(crate) async fn deploy_badly(&self, files: &[(&str, &[u8])]) -> (String, String) {
+        match self.deploy(files).await.pop() {
+            Some(DeployEvent::Failed { code, message }) => (code, message),
+            other => panic!("did not fail: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn describe(&self, name: &str) -> Result<Project, WireError> {
+        self.body(
+            &header(Role::Gate, Operation::DescribeProject),
+            &DescribeProject { name: name.into() },
+        )
+        .await
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.peers.asked.lock().expect("not poisoned"))
+    }
+
+    pub(crate) fn fail(&self, operation: &'static str, code: ErrorCode) {
+        let error = WireError::new(code, "the test says so");
+        self.peers
+            .failing
+            .lock()
+            .expect("not poisoned")
+            .push((operation, error));
+    }
+
+    pub(crate) fn heal(&self) {
+        self.peers.failing.lock().expect("not poisoned").clear();
+    }
+}
+
+impl Peers {
+    async fn answer(self, mut requests: mpsc::Receiver<PeerRequest>) {
+        while let Some(request) = requests.recv().await {
+            let peers = self.clone();
+            tokio::spawn(async move {
+                let answer = peers.answer_one(&request).await;
+                request.answer.send(answer).ok();
+            });
+        }
+    }
+
+    async fn answer_one(&self, request: &PeerRequest) -> Result<PeerAnswer, WireError> {
+        let header = &request.message.header;
+        assert_eq!((header.kind, header.sender), (Kind::Request, Role::Resadmin));
+        assert!(header.remaining_us > 0 && !header.project.is_none());
+        let (text, answer) = match (header.target, header.operation) {
+            (Role::Doer, number) if number == doer::Operation::Build as u16 => self.build(request).await,
+            (Role::Doer, number) if number == doer::Operation::Retire as u16 => {
+                (format!("retire {}", header.target_doee), PeerAnswer::default())
+            }
+            (Role::Dbriver, number) if number == dbriver::Operation::Prepare as u16 => {
+                let prepare: Prepare = decode(&request.payload).expect("decodes");
+                let names: Vec<_> = prepare
+                    .migrations
+                    .iter()
+                    .map(|migration| migration.name.as_str())
+                    .collect();
+                let text = format!(
+                    "prepare {} {} MB {}",
+                    prepare.database,
+                    prepare.disk_mb,
+                    names.join(" ")
+                );
+                (text, PeerAnswer::default())
+            }
+            (Role::Dbriver, number) if number == dbriver::Operation::Drop as u16 => {
+                ("drop".to_owned(), PeerAnswer::default())
+            }
+            (Role::Commserver, number) if number == commserver::Operation::SetRoutes as u16 => {
+                let routes: ProjectRoutes = decode(&request.payload).expect("decodes");
+                let text = format!(
+                    "routes {} r{} {}",
+                    routes.name,
+                    routes.revision,
+                    routes.routes.len()
+                );
+                self.routes.lock().expect("not poisoned").push(routes);
+                (text, PeerAnswer::default())
+            }
+            other => panic!("nobody asks for {other:?}"),
+        };
+        let failing = self.failing.lock().expect("not poisoned");
+        let failure = failing
+            .iter()
+            .find(|(operation, _)| text.starts_with(operation))
+            .map(|(_, error)| error.clone());
+        self.asked.lock().expect("not poisoned").push(text);
+        failure.map_or(Ok(answer), Err)
+    }
+
+    async fn build(&self, request: &PeerRequest) -> (String, PeerAnswer) {
+        let build: Build = request.message.decode_body().expect("decodes");
+        let files: Vec<(String, ByteBuf)> = decode(&request.payload).expect("decodes");
+        let gate = self.gate.lock().expect("not poisoned").clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        let log = self.compiler.lock().expect("not poisoned").clone();
+        let reply = BuildReply {
+            built: log.is_empty(),
+            log,
+            duration_ms: 1,
+        };
+        let names: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
+        let source: Vec<u8> = files.iter().flat_map(|(_, content)| content.to_vec()).collect();
+        let payload = if reply.built {
+            shared_object(&source)
+        } else {
+            Bytes::new()
+        };
+        let text = format!("build {} {:?} {}", build.doee, build.language, names.join(" "));
+        (
+            text,
+            PeerAnswer {
+                body: encode(&reply).into(),
+                payload,
+            },
+        )
+    }
+}
+
+pub(crate) fn header(sender: Role, operation: Operation) -> Header {
+    let mut header = Header::new(Kind::Request, sender, Role::Resadmin);
+    header.operation = operation as u16;
+    header
+}
+
+pub(crate) fn of_version(
+    sender: Role,
+    operation: Operation,
+    project: ProjectId,
+    version: DoeeVersion,
+) -> Header {
+    Header {
+        project,
+        target_doee: version,
+        ..header(sender, operation)
+    }
+}
+
+pub(crate) async fn all(mut events: mpsc::Receiver<DeployEvent>) -> Vec<DeployEvent> {
+    let mut all = Vec::new();
+    while let Some(event) = events.recv().await {
+        all.push(event);
+    }
+    all
+}
+
+/// The smallest shared object that passes for a Doee, with bytes of its own.
+pub(crate) fn shared_object(content: &[u8]) -> Bytes {
+    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    let mut file = vec![0; 64 + 2 * 56];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[16] = 3;
+    file[18..20].copy_from_slice(&machine.to_le_bytes());
+    (file[32], file[54], file[56], file[64], file[120]) = (64, 56, 2, 1, 2);
+    file.extend_from_slice(b"isms_doee_v1\0");
+    file.extend_from_slice(content);
+    file.into()
+}
+
+/// An archive as `tar --format=ustar` makes it.
+pub(crate) fn tar(files: &[(&str, &[u8])]) -> Bytes {
+    let mut archive = Vec::new();
+    for (path, content) in files {
+        let mut header = [0_u8; 512];
+        header[..path.len()].copy_from_slice(path.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.extend_from_slice(&header);
+        archive.extend_from_slice(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive.into()
+}
+
+/// The code and message of a failure.
+pub(crate) fn failure<T>(result: Result<T, WireError>) -> (ErrorCode, String) {
+    let error = result.err().expect("must fail");
+    (error.code, error.message)
+}
