@@ -118,7 +118,7 @@ fn next_steps(platform: &Platform) {
          \n  curl http://{http}/machine-monitor/machines/{MACHINE}/summary\
          \n  export ISMS_URL=http://{gate} ISMS_TOKEN=$(cat {token})\
          \n  {isms} ps\
-         \n  {isms} logs machine-monitor/readings -f\
+         \n  {isms} logs machine-monitor/anomaly -f\
          \n  {isms} new hello && {isms} deploy hello && curl http://{http}/hello/\n",
         http = platform.http,
         gate = platform.gate,

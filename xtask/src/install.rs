@@ -43,7 +43,6 @@ pub(crate) const PYTHON: Need = Need {
 };
 
 /// The HTTP load generator of the benchmarks.
-#[allow(dead_code, reason = "the bench needs it")]
 pub(crate) const WRK: Need = Need {
     what: "wrk",
     probe: &["sh", "-c", "command -v wrk"],

@@ -3,6 +3,7 @@
 //! One command a file. Each installs what it lacks, says so, shows progress on stderr, and ends with
 //! what to do next. Data goes to stdout.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -18,6 +19,7 @@ use std::{env, process::ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
+  bench [--quick] measure, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
+        ["bench"] => bench::run(bench::Extent::FULL),
+        ["bench", "--quick"] => bench::run(bench::Extent::QUICK),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test"] => test::run(test::Extent::Everything),

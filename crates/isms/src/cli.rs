@@ -1,0 +1,187 @@
+//! What the user can type.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// ISMS, the IoT Services Management System: functions, databases and devices on your own machine.
+#[derive(Debug, Parser)]
+#[command(name = "isms", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the platform in the foreground; Ctrl-C stops it.
+    Up(UpArgs),
+    /// Stop the platform.
+    Down(PlatformArgs),
+    /// Show whether the platform serves, and how much it has done.
+    Status(PlatformArgs),
+    /// Show workers and processes.
+    Ps(PlatformArgs),
+    /// Check isolation and the machine; says what is missing and what to do.
+    Doctor(PlatformArgs),
+    /// Make a folder with a project that deploys as it is.
+    New(NewArgs),
+    /// Build and start a project's folder.
+    Deploy(DeployArgs),
+    /// Delete a project with its data.
+    Delete(DeleteArgs),
+    /// Call a function directly.
+    Invoke(InvokeArgs),
+    /// Show what a function logged.
+    Logs(LogsArgs),
+    /// Make, list or revoke tokens.
+    Token(TokenArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+    #[command(hide = true)]
+    Kernel,
+    #[command(hide = true)]
+    Doer,
+    #[command(hide = true)]
+    Dbriver,
+    #[command(hide = true)]
+    Commserver,
+    #[command(hide = true)]
+    Resadmin,
+    #[command(hide = true)]
+    Gate,
+    #[command(hide = true)]
+    Spawner,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Settings; see docs/configuration.md.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where everything is kept [default: /var/lib/isms for root, else ~/.local/share/isms].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Where projects are served [default: 127.0.0.1:8080]; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Where the management API and the dashboard are served [default: 127.0.0.1:7070].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) gate: Option<SocketAddr>,
+    /// Print the ready line as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How to find a running platform. ISMS_URL and ISMS_TOKEN win over the data directory.
+#[derive(Debug, Args)]
+pub(crate) struct PlatformArgs {
+    /// The platform's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// Name of the project and of its folder: small letters, digits, hyphens.
+    pub(crate) name: String,
+    /// Language of its first function.
+    #[arg(long, value_enum, default_value = "cpp")]
+    pub(crate) lang: Lang,
+}
+
+/// Languages with a template.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Lang {
+    /// C++20.
+    Cpp,
+    /// C17.
+    C,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The project's folder, which holds project.toml.
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The project.
+    pub(crate) project: String,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvokeArgs {
+    /// PROJECT/DOEE.
+    pub(crate) doee: String,
+    /// The payload: text, or @FILE for a file's content.
+    #[arg(long, default_value = "")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// PROJECT/DOEE.
+    pub(crate) doee: String,
+    /// Go on as lines come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Lines to begin with.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) tail: u32,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it; it is shown only now.
+    Create {
+        /// For people.
+        name: String,
+        /// The only project that it may touch.
+        #[arg(long)]
+        project: Option<String>,
+        /// What it may do.
+        #[arg(long, value_delimiter = ',', default_value = "invoke")]
+        rights: Vec<String>,
+        /// Life in days; for ever without.
+        #[arg(long)]
+        days: Option<u32>,
+        #[command(flatten)]
+        platform: PlatformArgs,
+    },
+    /// List tokens, never the secrets themselves.
+    List {
+        #[command(flatten)]
+        platform: PlatformArgs,
+    },
+    /// Revoke a token.
+    Revoke {
+        /// Its id, from `isms token list`.
+        id: String,
+        #[command(flatten)]
+        platform: PlatformArgs,
+    },
+}

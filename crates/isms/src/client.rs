@@ -1,0 +1,188 @@
+//! The command line's side of the management API.
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, Uri, body::Incoming, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+use crate::{
+    cli::PlatformArgs,
+    data_dir::{ADMIN_TOKEN_FILE, GATE_ADDRESS_FILE},
+    settings::default_data_dir,
+};
+
+/// Longest answer that is held whole.
+const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+/// Longest line of a streamed answer.
+const LINE_LEN_MAX: usize = 1024 * 1024;
+
+/// The platform refused; exit code 3.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+/// The platform cannot be reached; exit code 4.
+#[derive(Debug)]
+pub(crate) struct Unreachable(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&crate::output::plain(&self.0))
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+impl std::error::Error for Unreachable {}
+
+/// The exit code that an error deserves.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<Refused>()) {
+        3
+    } else if error.chain().any(|cause| cause.is::<Unreachable>()) {
+        4
+    } else {
+        1
+    }
+}
+
+/// Where the platform is and who asks.
+pub(crate) struct Client {
+    host: String,
+    token: String,
+}
+
+/// One problem of RFC 9457, as far as people need it.
+#[derive(serde::Deserialize)]
+struct Problem {
+    title: String,
+    detail: Option<String>,
+}
+
+impl Client {
+    /// Finds the platform: `ISMS_URL` and `ISMS_TOKEN`, else what a data directory holds.
+    pub(crate) fn find(platform: &PlatformArgs) -> Result<Client> {
+        let data = || platform.data.clone().map_or_else(default_data_dir, Ok);
+        let host = match std::env::var("ISMS_URL") {
+            Ok(url) => host_of(&url)?,
+            Err(_) => read(data()?.join(GATE_ADDRESS_FILE), "the platform does not run, or its data is elsewhere")?,
+        };
+        let token = match std::env::var("ISMS_TOKEN") {
+            Ok(token) => token,
+            Err(_) => read(data()?.join(ADMIN_TOKEN_FILE), "no token")?,
+        };
+        Ok(Client { host, token })
+    }
+
+    /// Asks and decodes the JSON answer.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.json("GET", path, Bytes::new()).await
+    }
+
+    /// Sends a body and decodes the JSON answer.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, method: &str, path: &str, body: Bytes) -> Result<T> {
+        let answer = collect(accepted(self.send(method, path, body).await?).await?).await?;
+        serde_json::from_slice(&answer).with_context(|| format!("the answer to {path} cannot be read"))
+    }
+
+    /// Sends a body and gives every line of the answer to `each`, as it comes.
+    pub(crate) async fn lines(
+        &self,
+        method: &str,
+        path: &str,
+        body: Bytes,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut answer = accepted(self.send(method, path, body).await?).await?.into_body();
+        let mut pending = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            let Ok(data) = frame.context("the answer broke off")?.into_data() else { continue };
+            pending.extend_from_slice(&data);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                each(&line[..end])?;
+            }
+            if pending.len() > LINE_LEN_MAX {
+                bail!("the answer has a line of more than {LINE_LEN_MAX} bytes");
+            }
+        }
+        if pending.is_empty() { Ok(()) } else { each(&pending) }
+    }
+
+    /// Sends a body; a refusal of the platform is an error, any other answer is given whole.
+    pub(crate) async fn whole(&self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
+        collect(accepted(self.send(method, path, body).await?).await?).await
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+        let unreachable = |error: &dyn fmt::Display| {
+            anyhow!(Unreachable(format!(
+                "cannot reach the platform at {}: {error}; start it with `isms up`, or set ISMS_URL",
+                self.host
+            )))
+        };
+        let stream = TcpStream::connect(&self.host).await.map_err(|error| unreachable(&error))?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .body(Full::new(body))
+            .context("the request cannot be formed")?;
+        sender.send_request(request).await.map_err(|error| unreachable(&error))
+    }
+}
+
+/// Turns a problem into an error.
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = collect(response).await?;
+    let text = match serde_json::from_slice::<Problem>(&body) {
+        Ok(Problem { title, detail: Some(detail) }) => format!("{title}: {detail}"),
+        Ok(Problem { title, detail: None }) => title,
+        Err(_) => format!("{status}: {}", String::from_utf8_lossy(&body)),
+    };
+    Err(anyhow!(Refused(text)))
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Bytes> {
+    let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
+    Ok(body.collect().await.map_err(|error| anyhow!("the answer broke off: {error}"))?.to_bytes())
+}
+
+fn host_of(url: &str) -> Result<String> {
+    let uri: Uri = url.parse().with_context(|| format!("ISMS_URL is {url:?}, expected http://HOST:PORT"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(authority)) => {
+            let port = authority.port_u16().unwrap_or(80);
+            Ok(format!("{}:{port}", authority.host()))
+        }
+        _ => bail!("ISMS_URL is {url:?}, expected http://HOST:PORT"),
+    }
+}
+
+fn read(path: PathBuf, otherwise: &str) -> Result<String> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(anyhow!(Unreachable(format!(
+            "{otherwise}: cannot read {}: {error}; start it with `isms up`, name its folder with --data DIR, \
+             or set ISMS_URL and ISMS_TOKEN",
+            path.display()
+        )))),
+    }
+}

@@ -1,0 +1,159 @@
+//! A role's side of its life: bootstrap, privileges, run, stop.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use isms_ipc::LinkOptions;
+use isms_kernel::SupervisorChannel;
+use isms_protocol::{
+    Service,
+    supervisor::{Bootstrap, CHANNEL_FD, DescriptorKind, FromRole, ToRole},
+};
+use isms_sandbox::linux::{
+    channel::{self, Channel},
+    descriptor, process,
+};
+use isms_sandbox::spawner::SpawnerConfig;
+use tokio::sync::{mpsc, watch};
+
+use crate::logging;
+
+/// Requests that each service takes at the same time; what waits, waits in the Kernel. The Doer's
+/// concerns only what is not a call of a Doee.
+fn concurrency(service: Service) -> u32 {
+    match service {
+        Service::Dbriver => 64,
+        Service::Resadmin => 32,
+        _ => 16,
+    }
+}
+
+/// Runs a role in this process until the supervisor stops it or is gone.
+pub(crate) fn run(service: Service) -> Result<()> {
+    let channel = descriptor::take_inherited(CHANNEL_FD)
+        .context("a role is started by `isms up`, not by hand: it inherits a channel from the supervisor")?;
+    let (bootstrap, descriptors) = receive_bootstrap(service, &channel)?;
+    if let Some((uid, gid)) = bootstrap.user {
+        process::drop_to(uid, gid, &[]).with_context(|| format!("cannot become user {uid}"))?;
+    }
+    process::set_dumpable(false).context("cannot forbid dumps of this process")?;
+    // After the change of user, which clears the request.
+    process::die_with_parent(std::os::unix::process::parent_id()).context("the supervisor is gone")?;
+    logging::init(service.name());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(bootstrap, descriptors, channel))
+}
+
+/// Blocks for the first datagram.
+fn receive_bootstrap(
+    service: Service,
+    socket: &OwnedFd,
+) -> Result<(Bootstrap, HashMap<DescriptorKind, OwnedFd>)> {
+    let datagram = channel::receive(socket.as_fd())?.context("the supervisor is gone")?;
+    let bootstrap: Bootstrap = isms_protocol::decode(&datagram.bytes).context("the bootstrap cannot be read")?;
+    if bootstrap.service != service || bootstrap.descriptors.len() != datagram.descriptors.len() {
+        bail!("the bootstrap is for {} and not for {service}", bootstrap.service);
+    }
+    let descriptors = bootstrap.descriptors.iter().copied().zip(datagram.descriptors).collect();
+    Ok((bootstrap, descriptors))
+}
+
+async fn serve(
+    bootstrap: Bootstrap,
+    mut descriptors: HashMap<DescriptorKind, OwnedFd>,
+    channel: OwnedFd,
+) -> Result<()> {
+    let channel = Arc::new(Channel::new(channel)?);
+    let (stop, shutdown) = watch::channel(false);
+    let (announce, announcements) = mpsc::channel(64);
+    let listen = listen(Arc::clone(&channel), stop, announce);
+    let mut take =
+        |kind: DescriptorKind| descriptors.remove(&kind).ok_or_else(|| anyhow!("the bootstrap lacks {kind:?}"));
+    let link = LinkOptions {
+        socket: bootstrap.kernel_socket.into(),
+        service: bootstrap.service,
+        incarnation: bootstrap.incarnation,
+        secret: bootstrap.secret,
+        concurrency: concurrency(bootstrap.service),
+    };
+    let config = &bootstrap.config;
+    match bootstrap.service {
+        Service::Kernel => {
+            let listener = take(DescriptorKind::KernelListener)?.into();
+            let (reports, reported) = mpsc::channel(64);
+            let supervisor = SupervisorChannel { commands: announcements, reports };
+            let run = isms_kernel::run(isms_protocol::decode(config)?, listener, supervisor, shutdown);
+            tokio::select! {
+                outcome = race(listen, run) => outcome,
+                () = report(&channel, reported) => bail!("the kernel reports no more"),
+            }
+        }
+        Service::Doer => {
+            let spawner = take(DescriptorKind::Spawner)?;
+            race(listen, isms_doer::run(isms_protocol::decode(config)?, link, spawner, shutdown)).await
+        }
+        Service::Dbriver => race(listen, isms_dbriver::run(isms_protocol::decode(config)?, link, shutdown)).await,
+        Service::Resadmin => race(listen, isms_resadmin::run(isms_protocol::decode(config)?, link, shutdown)).await,
+        Service::Commserver => {
+            let listener = take(DescriptorKind::HttpListener)?.into();
+            race(listen, isms_commserver::run(isms_protocol::decode(config)?, listener, link, shutdown)).await
+        }
+        Service::Gate => {
+            let listener = take(DescriptorKind::HttpListener)?.into();
+            race(listen, isms_gate::run(isms_protocol::decode(config)?, listener, link, shutdown)).await
+        }
+        Service::Worker => bail!("a worker is not a role"),
+    }
+}
+
+/// Passes on what the Kernel reports.
+async fn report(channel: &Channel, mut reported: mpsc::Receiver<FromRole>) {
+    while let Some(said) = reported.recv().await {
+        if let Err(error) = channel.send(&isms_protocol::encode(&said), &[]) {
+            tracing::warn!(%error, "could not tell the supervisor");
+        }
+    }
+}
+
+/// Runs a role beside its ear for the supervisor; without a supervisor there is no role.
+async fn race<E>(listen: impl Future<Output = ()>, run: impl Future<Output = Result<(), E>>) -> Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    tokio::select! {
+        outcome = run => outcome.map_err(Into::into),
+        () = listen => bail!("the supervisor is gone"),
+    }
+}
+
+/// Hears the supervisor until it is gone.
+async fn listen(channel: Arc<Channel>, stop: watch::Sender<bool>, announce: mpsc::Sender<ToRole>) {
+    while let Ok(Some(datagram)) = channel.receive().await {
+        match isms_protocol::decode::<ToRole>(&datagram.bytes) {
+            Ok(ToRole::Stop) => {
+                stop.send_replace(true);
+            }
+            Ok(announcement @ ToRole::Announce { .. }) => {
+                if announce.send(announcement).await.is_err() {
+                    tracing::debug!("ignored an announcement, this role is not the kernel");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the supervisor said something that cannot be read"),
+        }
+    }
+}
+
+/// Runs the spawner until the supervisor stops it or is gone.
+pub(crate) fn run_spawner() -> Result<()> {
+    let channel = descriptor::take_inherited(CHANNEL_FD)
+        .context("the spawner is started by `isms up`, not by hand: it inherits a channel from the supervisor")?;
+    let datagram = channel::receive(channel.as_fd())?.context("the supervisor is gone")?;
+    let config: SpawnerConfig = isms_protocol::decode(&datagram.bytes).context("the settings cannot be read")?;
+    logging::init("spawner");
+    Ok(isms_sandbox::spawner::run(config, channel)?)
+}

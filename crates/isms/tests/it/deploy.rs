@@ -1,0 +1,142 @@
+//! From a folder to a serving project, and what is refused on the way.
+
+use std::process::Output;
+
+use crate::{
+    harness::{Platform, eventually},
+    project::{Project, c_doee, manifest},
+};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn refused(platform: &Platform, project: &Project) -> String {
+    let output = platform.isms(&["deploy", project.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn each_template_deploys_as_it_is_and_answers_with_200() {
+    let Some(platform) = Platform::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for lang in ["cpp", "c"] {
+        let name = format!("hello-{lang}");
+        let made = platform.isms_in(folder.path(), &["new", &name, "--lang", lang]);
+        assert!(made.status.success(), "{}", stderr(&made));
+        platform.deploy(&folder.path().join(&name));
+        let answer = platform.get(&format!("/{name}/"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+#[test]
+fn source_that_does_not_compile_comes_back_with_file_and_line_and_the_old_version_serves() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(Project::c("site", "return say(call, \"old\");").path());
+    let broken = Project::c("site", "return say(call, undeclared_name);");
+    let error = refused(&platform, &broken);
+    assert!(error.contains("main.c:") && error.contains("undeclared_name"), "{error}");
+    assert_eq!(platform.get("/site/").text(), "old");
+    platform.deploy(Project::c("site", "return say(call, \"new\");").path());
+    assert_eq!(platform.get("/site/").text(), "new");
+}
+
+#[test]
+fn a_wrong_manifest_is_refused_with_key_and_line() {
+    let Some(platform) = Platform::start() else { return };
+    let wrong = manifest("wrong", "memory_md = 64");
+    let error = refused(&platform, &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")));
+    assert!(error.contains("project.toml:7") && error.contains("memory_md"), "{error}");
+    let wrong = manifest("wrong", "memory_mb = \"much\"");
+    let error = refused(&platform, &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")));
+    assert!(error.contains("project.toml:7") && error.contains("memory_mb"), "{error}");
+    assert_eq!(platform.get("/wrong/").status, 404);
+}
+
+#[test]
+fn an_unchanged_doee_keeps_its_version_and_its_warm_worker() {
+    let Some(platform) = Platform::start() else { return };
+    let count = "static int calls; char t[32]; snprintf(t, sizeof t, \"%d\", ++calls); return say(call, t);";
+    let project = Project::c("counter", count);
+    platform.deploy(project.path());
+    assert_eq!(platform.get("/counter/").text(), "1");
+    platform.deploy(project.path());
+    assert_eq!(platform.get("/counter/").text(), "2");
+}
+
+#[test]
+fn a_prebuilt_binary_is_served_without_a_build() {
+    let Some(platform) = Platform::start() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let (source, binary) = (scratch.path().join("main.c"), scratch.path().join("main.so"));
+    std::fs::write(&source, c_doee("return say(call, \"prebuilt\");")).unwrap();
+    let include = crate::harness::repository().join("sdk/c/include");
+    let status = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(&binary)
+        .arg(&source)
+        .arg("-I")
+        .arg(include)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let manifest = manifest("prebuilt", "").replace("source = \"doees/main\"", "binary = \"main.so\"");
+    let project = Project::new(&manifest).file("main.so", std::fs::read(&binary).unwrap());
+    platform.deploy(project.path());
+    assert_eq!(platform.get("/prebuilt/").text(), "prebuilt");
+    let garbage = Project::new(&manifest).file("main.so", b"not an ELF file");
+    let error = refused(&platform, &garbage);
+    assert!(error.contains("main"), "{error}");
+    assert_eq!(platform.get("/prebuilt/").text(), "prebuilt");
+}
+
+#[test]
+fn params_reach_initialize_with_their_types() {
+    let Some(platform) = Platform::start() else { return };
+    let execute = "const isms_param *p; size_t n; isms_params(call, &p, &n); char t[64]; \
+        snprintf(t, sizeof t, \"%zu %u %u %u %u\", n, p[0].value.kind, p[1].value.kind, p[2].value.kind, p[3].value.kind); \
+        return say(call, t);";
+    let project = Project::c_with("params", "params = { a = 1, b = 1.5, c = true, d = \"x\" }", execute);
+    platform.deploy(project.path());
+    assert_eq!(platform.get("/params/").text(), "4 1 2 5 3");
+}
+
+#[test]
+fn invoke_calls_a_doee_directly_and_logs_show_what_it_said() {
+    let Some(platform) = Platform::start() else { return };
+    let execute = "isms_text body; isms_body(call, &body); isms_log(call, ISMS_LOG_WARN, body); return say(call, \"thanks\");";
+    platform.deploy(Project::c("talker", execute).path());
+    let output = platform.isms(&["invoke", "talker/main", "--data", "a word"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "thanks", "{}", stderr(&output));
+    eventually("the log line", || {
+        let output = platform.isms(&["logs", "talker/main"]);
+        String::from_utf8_lossy(&output.stdout).contains("a word").then_some(())
+    });
+    let output = platform.isms(&["invoke", "talker/nobody"]);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn a_deleted_project_is_gone_and_its_name_can_be_used_again() {
+    let Some(platform) = Platform::start() else { return };
+    let project = Project::c("brief", "return say(call, \"x\");");
+    platform.deploy(project.path());
+    assert!(platform.isms(&["delete", "brief"]).status.success());
+    assert_eq!(platform.get("/brief/").status, 404);
+    platform.deploy(project.path());
+    assert_eq!(platform.get("/brief/").status, 200);
+}
+
+#[test]
+fn the_builder_sees_no_file_of_the_host_and_no_other_project() {
+    let Some(platform) = Platform::start() else { return };
+    let host = Project::new(&manifest("thief", "")).file("doees/main/main.c", "#include \"/etc/shadow\"\n");
+    let error = refused(&platform, &host);
+    assert!(error.contains("/etc/shadow") && !error.contains("root:"), "{error}");
+    let key = platform.data.path().join("admin.token");
+    let source = format!("#include \"{}\"\n", key.display());
+    let error = refused(&platform, &Project::new(&manifest("thief", "")).file("doees/main/main.c", source));
+    assert!(!error.contains(&platform.admin_token()), "{error}");
+}
