@@ -26,7 +26,9 @@ fn main() -> ExitCode {
         ["axum-hello"] => axum_hello::serve(),
         ["uds-echo", count] => number(count).and_then(echo::measure),
         ["echo-peer"] => echo::peer(),
-        ["fdatasync", folder, count] => number(count).and_then(|count| disk::measure(Path::new(folder), count)),
+        ["fdatasync", folder, count] => {
+            number(count).and_then(|count| disk::measure(Path::new(folder), count))
+        }
         ["sandbox", binaries, doee, count] => {
             number(count).and_then(|count| sandbox::measure(Path::new(binaries), Path::new(doee), count))
         }
@@ -56,5 +58,8 @@ fn report_us(name: &str, samples: &mut [Duration]) {
 }
 
 fn report(name: &str, unit: &str, value: f64, n: usize) {
-    println!("{}", serde_json::json!({ "name": name, "unit": unit, "value": value, "n": n }));
+    println!(
+        "{}",
+        serde_json::json!({ "name": name, "unit": unit, "value": value, "n": n })
+    );
 }

@@ -23,7 +23,9 @@ use isms_protocol::{
 };
 use isms_sandbox::{
     linux::{
-        descriptor, launch::{Launch, arrange}, memfd, seqpacket,
+        descriptor,
+        launch::{Launch, arrange},
+        memfd, seqpacket,
     },
     native::{Limits, Profile},
     spawner::{Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
@@ -32,12 +34,21 @@ use isms_sandbox::{
 use crate::report_us;
 
 const DATAGRAM_LEN_MAX: usize = 60 * 1024;
-const LIMITS: Limits = Limits { memory_bytes: 64 << 20, cpu_permille: 1000, pids: 64 };
+const LIMITS: Limits = Limits {
+    memory_bytes: 64 << 20,
+    cpu_permille: 1000,
+    pids: 64,
+};
 /// First uid of the probes' workers, beside that of a platform with default settings.
-const UIDS: UidRange = UidRange { first: 1_913_000_000, count: 64 };
+const UIDS: UidRange = UidRange {
+    first: 1_913_000_000,
+    count: 64,
+};
 
 pub(crate) fn measure(binaries: &Path, doee: &Path, count: usize) -> Result<()> {
-    let mut samples = (0..count).map(|_| fork_exec(binaries)).collect::<Result<Vec<_>>>()?;
+    let mut samples = (0..count)
+        .map(|_| fork_exec(binaries))
+        .collect::<Result<Vec<_>>>()?;
     report_us("fork_exec_p50", &mut samples);
     let mut spawner = Spawner::start(binaries)?;
     let (mut cold, mut pooled) = (Vec::new(), Vec::new());
@@ -59,7 +70,13 @@ fn fork_exec(binaries: &Path) -> Result<Duration> {
     let mut command = Command::new(binaries.join("doee-executor"));
     command.stdin(Stdio::null()).env_clear();
     let descriptors = vec![childs_control, childs_data];
-    arrange(&mut command, Launch { descriptors, ..Launch::default() })?;
+    arrange(
+        &mut command,
+        Launch {
+            descriptors,
+            ..Launch::default()
+        },
+    )?;
     let started = Instant::now();
     let mut child = command.spawn().context("cannot start the executor")?;
     expect_report(&control, |report| matches!(report, Report::Empty { .. }))?;
@@ -95,7 +112,14 @@ impl Spawner {
         let (channel, theirs) = seqpacket::pair()?;
         let mut command = Command::new(binaries.join("isms"));
         command.arg("spawner").stdin(Stdio::null());
-        arrange(&mut command, Launch { descriptors: vec![theirs], die_with_parent: true, ..Launch::default() })?;
+        arrange(
+            &mut command,
+            Launch {
+                descriptors: vec![theirs],
+                die_with_parent: true,
+                ..Launch::default()
+            },
+        )?;
         let process = command.spawn().context("cannot start the spawner")?;
         let config = SpawnerConfig {
             data_directory: folder.clone(),
@@ -113,11 +137,19 @@ impl Spawner {
         seqpacket::send(channel.as_fd(), &isms_protocol::encode(&config), &[])?;
         let mut byte = [0];
         while FromSpawner::decode(&byte) != Ok(FromSpawner::Ready) {
-            ensure!(seqpacket::receive(channel.as_fd(), &mut byte)?.len > 0, "the spawner has ended");
+            ensure!(
+                seqpacket::receive(channel.as_fd(), &mut byte)?.len > 0,
+                "the spawner has ended"
+            );
         }
         let (doer, spawners) = seqpacket::pair()?;
         seqpacket::send(channel.as_fd(), &ToSpawner::Doer.encode(), &[spawners.as_fd()])?;
-        let mut spawner = Spawner { process, channel, doer, folder };
+        let mut spawner = Spawner {
+            process,
+            channel,
+            doer,
+            folder,
+        };
         match spawner.event()? {
             (Event::Layers { sufficient: true, .. }, _) => Ok(spawner),
             (event, _) => bail!("isolation is not sufficient here: {event:?}"),
@@ -134,14 +166,25 @@ impl Spawner {
     /// Starts a worker; the time until it reports that it is empty.
     fn cold(&mut self, worker: u64) -> Result<(Duration, Worker)> {
         let started = Instant::now();
-        let request = Request::Spawn { worker, profile: Profile::Worker, limits: LIMITS };
+        let request = Request::Spawn {
+            worker,
+            profile: Profile::Worker,
+            limits: LIMITS,
+        };
         seqpacket::send(self.doer.as_fd(), &request.encode(), &[])?;
         let (event, descriptors) = self.event()?;
         let Ok([control, data, output]) = <[OwnedFd; 3]>::try_from(descriptors) else {
             bail!("no worker was started: {event:?}");
         };
         expect_report(&control, |report| matches!(report, Report::Empty { .. }))?;
-        Ok((started.elapsed(), Worker { control, data, _output: output }))
+        Ok((
+            started.elapsed(),
+            Worker {
+                control,
+                data,
+                _output: output,
+            },
+        ))
     }
 
     fn kill(&mut self, worker: u64) -> Result<()> {
@@ -180,15 +223,29 @@ impl Worker {
             params: Vec::new(),
         });
         let started = Instant::now();
-        seqpacket::send(self.control.as_fd(), &isms_protocol::encode(&assignment), &[binary.as_fd()])?;
+        seqpacket::send(
+            self.control.as_fd(),
+            &isms_protocol::encode(&assignment),
+            &[binary.as_fd()],
+        )?;
         let mut data = Connection::establish(UnixStream::from(self.data), Side::Bind)?;
         expect_report(&self.control, |report| *report == Report::Initialized)?;
         let mut header = Header::new(Kind::Request, Service::Doer, Service::Worker);
-        (header.operation, header.call, header.process) = (Operation::Invoke as u16, 1, ProcessId::generate());
+        (header.operation, header.call, header.process) =
+            (Operation::Invoke as u16, 1, ProcessId::generate());
         (header.attempt, header.remaining_us) = (1, 1_000_000);
-        data.send(&Message::with_body(header, &Invocation { method: "GET".into(), path: "/".into(), ..Invocation::default() }))?;
+        data.send(&Message::with_body(
+            header,
+            &Invocation {
+                method: "GET".into(),
+                path: "/".into(),
+                ..Invocation::default()
+            },
+        ))?;
         loop {
-            let message = data.receive(Some(Duration::from_secs(5)))?.context("the worker does not answer")?;
+            let message = data
+                .receive(Some(Duration::from_secs(5)))?
+                .context("the worker does not answer")?;
             match message.header.kind {
                 Kind::Reply => return Ok(started.elapsed()),
                 Kind::Begun | Kind::Event => {}

@@ -34,9 +34,19 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Medians of five rounds.
-    pub(crate) const FULL: Extent = Extent { rounds: 5, load_s: 3, samples: 100, starts: 5 };
+    pub(crate) const FULL: Extent = Extent {
+        rounds: 5,
+        load_s: 3,
+        samples: 100,
+        starts: 5,
+    };
     /// One round, for a first look.
-    pub(crate) const QUICK: Extent = Extent { rounds: 1, load_s: 1, samples: 30, starts: 1 };
+    pub(crate) const QUICK: Extent = Extent {
+        rounds: 1,
+        load_s: 1,
+        samples: 30,
+        starts: 1,
+    };
 }
 
 /// One measured value.
@@ -58,11 +68,19 @@ impl Figures {
         if !self.samples.contains_key(&sample.name) {
             self.order.push(sample.name.clone());
         }
-        self.samples.entry(sample.name).or_insert((sample.unit, Vec::new())).1.push(sample.value);
+        self.samples
+            .entry(sample.name)
+            .or_insert((sample.unit, Vec::new()))
+            .1
+            .push(sample.value);
     }
 
     fn push(&mut self, name: &str, unit: &str, value: f64) {
-        self.add(Sample { name: name.to_owned(), unit: unit.to_owned(), value });
+        self.add(Sample {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            value,
+        });
     }
 
     fn median(&self, name: &str) -> Option<f64> {
@@ -84,9 +102,16 @@ impl Figures {
 /// Measures, prints the table and writes `target/bench/results.json`.
 pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let mut steps = Steps::new(5);
-    steps.run("tools", || install::ensure_all(&[&install::C_COMPILER, &install::CPP_COMPILER, &install::WRK]))?;
+    steps.run("tools", || {
+        install::ensure_all(&[&install::C_COMPILER, &install::CPP_COMPILER, &install::WRK])
+    })?;
     let binaries = steps.run("build", || {
-        command::run(&mut command::cargo(["build", "--release", "--package", "isms-bench"]))?;
+        command::run(&mut command::cargo([
+            "build",
+            "--release",
+            "--package",
+            "isms-bench",
+        ]))?;
         build::stage(Profile::Release)
     })?;
     let results = workspace::target().join("bench");
@@ -120,7 +145,14 @@ fn starts(binaries: &Path, extent: Extent, figures: &mut Figures) -> Result<()> 
 fn rounds(binaries: &Path, doee: &Path, extent: Extent, figures: &mut Figures) -> Result<()> {
     let platform = Platform::start(binaries, Listen::ANY, "")?;
     let project = workspace::root().join("benches/project");
-    command::run(platform.isms().arg("deploy").arg(&project).stdout(Stdio::null()).stderr(Stdio::null()))?;
+    command::run(
+        platform
+            .isms()
+            .arg("deploy")
+            .arg(&project)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )?;
     let hello = AxumHello::start()?;
     for round in 1..=extent.rounds {
         eprintln!("      round {round} of {}", extent.rounds);
@@ -150,15 +182,40 @@ fn one_round(
     let one = wrk::run(&doee_url("noop"), 1, extent.load_s)?;
     figures.push("warm_http_cpp_c1_p50", "µs", one.p50_us);
     figures.push("warm_http_cpp_c1_p99", "µs", one.p99_us);
-    figures.push("warm_select_c1_p50", "µs", wrk::run(&doee_url("select"), 1, extent.load_s)?.p50_us);
+    figures.push(
+        "warm_select_c1_p50",
+        "µs",
+        wrk::run(&doee_url("select"), 1, extent.load_s)?.p50_us,
+    );
     for sample in probe(&["fdatasync", &platform.data().to_string_lossy(), &samples])? {
         figures.add(sample);
     }
-    figures.push("warm_insert_c1_p50", "µs", wrk::run(&doee_url("insert"), 1, extent.load_s)?.p50_us);
-    figures.push("axum_hello_c64_rate", "1/s", wrk::run(&axum, 64, extent.load_s)?.rate);
-    figures.push("warm_http_cpp_c16_rate", "1/s", wrk::run(&doee_url("noop"), 16, extent.load_s)?.rate);
-    figures.push("warm_http_cpp_c64_rate", "1/s", wrk::run(&doee_url("noop"), 64, extent.load_s)?.rate);
-    for sample in probe(&["sandbox", &binaries.to_string_lossy(), &doee.to_string_lossy(), &samples])? {
+    figures.push(
+        "warm_insert_c1_p50",
+        "µs",
+        wrk::run(&doee_url("insert"), 1, extent.load_s)?.p50_us,
+    );
+    figures.push(
+        "axum_hello_c64_rate",
+        "1/s",
+        wrk::run(&axum, 64, extent.load_s)?.rate,
+    );
+    figures.push(
+        "warm_http_cpp_c16_rate",
+        "1/s",
+        wrk::run(&doee_url("noop"), 16, extent.load_s)?.rate,
+    );
+    figures.push(
+        "warm_http_cpp_c64_rate",
+        "1/s",
+        wrk::run(&doee_url("noop"), 64, extent.load_s)?.rate,
+    );
+    for sample in probe(&[
+        "sandbox",
+        &binaries.to_string_lossy(),
+        &doee.to_string_lossy(),
+        &samples,
+    ])? {
         figures.add(sample);
     }
     Ok(())
@@ -175,14 +232,28 @@ fn probe(arguments: &[&str]) -> Result<Vec<Sample>> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start isms-bench")?;
-    ensure!(output.status.success(), "isms-bench {} failed: {}", arguments.join(" "), output.status);
+    ensure!(
+        output.status.success(),
+        "isms-bench {} failed: {}",
+        arguments.join(" "),
+        output.status
+    );
     let text = String::from_utf8(output.stdout).context("isms-bench printed no text")?;
     text.lines()
         .map(|line| {
             let row: Value = serde_json::from_str(line)?;
-            let field = |name: &str| row[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
+            let field = |name: &str| {
+                row[name]
+                    .as_str()
+                    .map(str::to_owned)
+                    .with_context(|| format!("no {name}"))
+            };
             let value = row["value"].as_f64().context("no value")?;
-            Ok(Sample { name: field("name")?, unit: field("unit")?, value })
+            Ok(Sample {
+                name: field("name")?,
+                unit: field("unit")?,
+                value,
+            })
         })
         .collect()
 }
@@ -203,7 +274,10 @@ impl AxumHello {
         let stdout = process.stdout.take().context("it has no stdout")?;
         let mut address = String::new();
         BufReader::new(stdout).read_line(&mut address)?;
-        Ok(AxumHello { address: address.trim().to_owned(), process })
+        Ok(AxumHello {
+            address: address.trim().to_owned(),
+            process,
+        })
     }
 }
 
@@ -220,7 +294,15 @@ fn compile_noop(folder: &Path) -> Result<PathBuf> {
     let root = workspace::root();
     let mut compiler = Command::new("c++");
     compiler
-        .args(["-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-static-libstdc++", "-static-libgcc"])
+        .args([
+            "-std=c++20",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+            "-static-libstdc++",
+            "-static-libgcc",
+        ])
         .arg("-I")
         .arg(root.join("sdk/c/include"))
         .arg("-I")
@@ -236,13 +318,29 @@ fn compile_noop(folder: &Path) -> Result<PathBuf> {
 fn targets(figures: &Figures) -> Vec<(&'static str, String, f64)> {
     let of = |name: &str| figures.median(name).unwrap_or(f64::NAN);
     vec![
-        ("warm_http_cpp_c1_p50", "≤ 3 × axum hello".into(), 3.0 * of("axum_hello_c1_p50")),
-        ("warm_http_cpp_c64_rate", "≥ 0.3 × axum hello".into(), 0.3 * of("axum_hello_c64_rate")),
-        ("warm_select_c1_p50", "≤ 2.2 × no-op".into(), 2.2 * of("warm_http_cpp_c1_p50")),
+        (
+            "warm_http_cpp_c1_p50",
+            "≤ 3 × axum hello".into(),
+            3.0 * of("axum_hello_c1_p50"),
+        ),
+        (
+            "warm_http_cpp_c64_rate",
+            "≥ 0.3 × axum hello".into(),
+            0.3 * of("axum_hello_c64_rate"),
+        ),
+        (
+            "warm_select_c1_p50",
+            "≤ 2.2 × no-op".into(),
+            2.2 * of("warm_http_cpp_c1_p50"),
+        ),
         ("warm_insert_c1_p50", "≤ select bound + 2 × fdatasync".into(), {
             2.2 * of("warm_http_cpp_c1_p50") + 2.0 * of("fdatasync_p50")
         }),
-        ("cold_native_p50", "≤ 4 × fork+exec".into(), 4.0 * of("fork_exec_p50")),
+        (
+            "cold_native_p50",
+            "≤ 4 × fork+exec".into(),
+            4.0 * of("fork_exec_p50"),
+        ),
         ("pool_first_reply_p50", "≤ 1 ms".into(), 1000.0),
         ("platform_idle_mb", "≤ 80 MB".into(), 80.0),
         ("ready_ms", "≤ 2 s".into(), 2000.0),
@@ -253,12 +351,26 @@ fn print(figures: &Figures) {
     let targets = targets(figures);
     println!("\n{:<24} {:>12} {:<4} target", "figure", "median", "unit");
     for row in figures.rows() {
-        let (name, value) = (row["name"].as_str().unwrap_or(""), row["value"].as_f64().unwrap_or(0.0));
-        let target = targets.iter().find(|(figure, ..)| *figure == name).map(|(_, text, bound)| {
-            let met = if text.starts_with('≥') { value >= *bound } else { value <= *bound };
-            format!("{} {text} = {bound:.0}", if met { "met   " } else { "MISSED" })
-        });
-        println!("{name:<24} {value:>12.1} {:<4} {}", row["unit"].as_str().unwrap_or(""), target.unwrap_or_default());
+        let (name, value) = (
+            row["name"].as_str().unwrap_or(""),
+            row["value"].as_f64().unwrap_or(0.0),
+        );
+        let target = targets
+            .iter()
+            .find(|(figure, ..)| *figure == name)
+            .map(|(_, text, bound)| {
+                let met = if text.starts_with('≥') {
+                    value >= *bound
+                } else {
+                    value <= *bound
+                };
+                format!("{} {text} = {bound:.0}", if met { "met   " } else { "MISSED" })
+            });
+        println!(
+            "{name:<24} {value:>12.1} {:<4} {}",
+            row["unit"].as_str().unwrap_or(""),
+            target.unwrap_or_default()
+        );
     }
 }
 
@@ -274,7 +386,13 @@ mod tests {
         }
         figures.push("a", "ms", 1.25);
         let rows = figures.rows();
-        assert_eq!(rows[0], json!({ "name": "b", "unit": "µs", "value": 2.0, "n": 3 }));
-        assert_eq!(rows[1], json!({ "name": "a", "unit": "ms", "value": 1.3, "n": 1 }));
+        assert_eq!(
+            rows[0],
+            json!({ "name": "b", "unit": "µs", "value": 2.0, "n": 3 })
+        );
+        assert_eq!(
+            rows[1],
+            json!({ "name": "a", "unit": "ms", "value": 1.3, "n": 1 })
+        );
     }
 }

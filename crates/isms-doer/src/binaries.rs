@@ -7,10 +7,8 @@ use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use isms_protocol::{
-    ContentHash, DoeeVersion, ErrorCode, Header, Kind, Message, Service, WireError,
-    doer::DoeeSpec,
-    limits::ARTIFACT_LEN_MAX,
-    resadmin::Operation,
+    ContentHash, DoeeVersion, ErrorCode, Header, Kind, Message, Service, WireError, doer::DoeeSpec,
+    limits::ARTIFACT_LEN_MAX, resadmin::Operation,
 };
 use isms_sandbox::linux::memfd;
 use sha2::{Digest, Sha256};
@@ -43,8 +41,12 @@ impl Binaries {
     fn insert(&mut self, hash: ContentHash, binary: Rc<OwnedFd>, len: u64) {
         self.cached.insert(hash, (binary, len));
         let unused = |binary: &Rc<OwnedFd>| Rc::strong_count(binary) == 1;
-        let mut unused_len: u64 =
-            self.cached.values().filter(|(binary, _)| unused(binary)).map(|(_, len)| len).sum();
+        let mut unused_len: u64 = self
+            .cached
+            .values()
+            .filter(|(binary, _)| unused(binary))
+            .map(|(_, len)| len)
+            .sum();
         self.cached.retain(|_, (binary, len)| {
             let drop_it = unused_len > CACHE_LEN_MAX && unused(binary);
             if drop_it {
@@ -77,14 +79,25 @@ async fn fetch(doer: &Doer, version: DoeeVersion) -> Result<LoadedDoee, WireErro
         .await?
         .message
         .decode_body()
-        .map_err(|error| WireError::new(ErrorCode::Internal, format!("resadmin's answer cannot be read: {error}")))?;
+        .map_err(|error| {
+            WireError::new(
+                ErrorCode::Internal,
+                format!("resadmin's answer cannot be read: {error}"),
+            )
+        })?;
     let cached = doer.state.borrow().binaries.get(spec.binary);
     let binary = match cached {
         Some(binary) => binary,
         None => {
-            let bytes = ask(doer, version, Operation::Binary).await?.payload(ARTIFACT_LEN_MAX as usize).await?;
+            let bytes = ask(doer, version, Operation::Binary)
+                .await?
+                .payload(ARTIFACT_LEN_MAX as usize)
+                .await?;
             let binary = Rc::new(seal(&spec, &bytes)?);
-            doer.state.borrow_mut().binaries.insert(spec.binary, Rc::clone(&binary), spec.binary_len);
+            doer.state
+                .borrow_mut()
+                .binaries
+                .insert(spec.binary, Rc::clone(&binary), spec.binary_len);
             binary
         }
     };
@@ -100,9 +113,16 @@ async fn ask(doer: &Doer, version: DoeeVersion, operation: Operation) -> Result<
 
 fn seal(spec: &DoeeSpec, bytes: &Bytes) -> Result<OwnedFd, WireError> {
     if ContentHash(Sha256::digest(bytes).into()) != spec.binary {
-        let message = format!("the binary of {}/{} is damaged: deploy it again", spec.project_name, spec.name);
+        let message = format!(
+            "the binary of {}/{} is damaged: deploy it again",
+            spec.project_name, spec.name
+        );
         return Err(WireError::new(ErrorCode::Internal, message));
     }
-    memfd::create_sealed(c"doee", bytes)
-        .map_err(|error| WireError::new(ErrorCode::Unavailable, format!("cannot hold the binary in memory: {error}")))
+    memfd::create_sealed(c"doee", bytes).map_err(|error| {
+        WireError::new(
+            ErrorCode::Unavailable,
+            format!("cannot hold the binary in memory: {error}"),
+        )
+    })
 }

@@ -51,12 +51,18 @@ impl Builders {
 pub(crate) fn started(doer: &Rc<Doer>, builder: u64, pid: u32, mut descriptors: Vec<OwnedFd>) {
     tracing::debug!(pid, "a builder started");
     let mut state = doer.state.borrow_mut();
-    let Some(sender) = state.builders.starting.remove(&builder) else { return };
+    let Some(sender) = state.builders.starting.remove(&builder) else {
+        return;
+    };
     let (end, ended) = oneshot::channel();
     state.builders.running.insert(builder, end);
     if descriptors.len() == 3 {
         let data = descriptors.remove(1);
-        let _ = sender.send(Ok(Started { data, _others: descriptors, ended }));
+        let _ = sender.send(Ok(Started {
+            data,
+            _others: descriptors,
+            ended,
+        }));
     }
 }
 
@@ -104,12 +110,14 @@ async fn build_one(
     let _permit = permits.acquire().await.expect("the semaphore is never closed");
     let limit = Duration::from_secs(doer.config.build_s.into());
     let running = Running::start(doer).await?;
-    tokio::time::timeout(limit, running.build(build, source)).await.unwrap_or_else(|_| {
-        Err(WireError::new(
-            ErrorCode::BuildFailed,
-            format!("building {} took longer than {} s", build.doee, limit.as_secs()),
-        ))
-    })
+    tokio::time::timeout(limit, running.build(build, source))
+        .await
+        .unwrap_or_else(|_| {
+            Err(WireError::new(
+                ErrorCode::BuildFailed,
+                format!("building {} took longer than {} s", build.doee, limit.as_secs()),
+            ))
+        })
 }
 
 /// A started builder; dropped, it is killed.
@@ -132,13 +140,21 @@ impl Running {
         let unavailable = |message: String| WireError::new(ErrorCode::Unavailable, message);
         let limits = doer.config.build_limits();
         doer.spawner
-            .send(&Request::Spawn { worker: builder, profile: Profile::Builder, limits })
+            .send(&Request::Spawn {
+                worker: builder,
+                profile: Profile::Builder,
+                limits,
+            })
             .map_err(|error| unavailable(format!("cannot ask for a builder: {error}")))?;
         let started = receiver
             .await
             .unwrap_or_else(|_| Err("the spawner's answer was incomplete".to_owned()))
             .map_err(unavailable)?;
-        Ok(Running { doer: Rc::clone(doer), builder, started })
+        Ok(Running {
+            doer: Rc::clone(doer),
+            builder,
+            started,
+        })
     }
 
     async fn build(
@@ -147,15 +163,26 @@ impl Running {
         source: bytes::Bytes,
     ) -> Result<(BuildReply, bytes::Bytes), WireError> {
         let unavailable = |error: String| WireError::new(ErrorCode::Unavailable, error);
-        let data = self.started.data.try_clone().map_err(|error| unavailable(error.to_string()))?;
+        let data = self
+            .started
+            .data
+            .try_clone()
+            .map_err(|error| unavailable(error.to_string()))?;
         // A builder asks nothing.
-        let (link, _inbox) = attach(data, 0).await.map_err(|error| unavailable(format!("the builder: {error}")))?;
+        let (link, _inbox) = attach(data, 0)
+            .await
+            .map_err(|error| unavailable(format!("the builder: {error}")))?;
         let mut header = Header::new(Kind::Request, Service::Doer, Service::Worker);
         header.operation = Operation::Build as u16;
         let conversation = async {
-            let answer: Answer = link.call_payload(Message::with_body(header, build), source).await?;
+            let answer: Answer = link
+                .call_payload(Message::with_body(header, build), source)
+                .await?;
             let reply: BuildReply = answer.message.decode_body().map_err(|error| {
-                WireError::new(ErrorCode::BuildFailed, format!("the builder's answer cannot be read: {error}"))
+                WireError::new(
+                    ErrorCode::BuildFailed,
+                    format!("the builder's answer cannot be read: {error}"),
+                )
             })?;
             let artifact = answer.payload(ARTIFACT_LEN_MAX as usize).await?;
             Ok((reply, artifact))
@@ -166,7 +193,10 @@ impl Running {
         };
         // How a builder ended says more than that its connection did.
         match tokio::time::timeout(Duration::from_millis(500), &mut self.started.ended).await {
-            Ok(Ok(how)) => Err(WireError::new(ErrorCode::BuildFailed, format!("{how} while it built {}", build.doee))),
+            Ok(Ok(how)) => Err(WireError::new(
+                ErrorCode::BuildFailed,
+                format!("{how} while it built {}", build.doee),
+            )),
             _ => Err(lost),
         }
     }
@@ -174,7 +204,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.doer.state.borrow_mut().builders.running.remove(&self.builder);
+        self.doer
+            .state
+            .borrow_mut()
+            .builders
+            .running
+            .remove(&self.builder);
         if let Err(error) = self.doer.spawner.send(&Request::Kill { worker: self.builder }) {
             tracing::error!(%error, "the spawner could not be asked to kill a builder");
         }

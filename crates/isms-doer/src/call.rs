@@ -53,8 +53,16 @@ impl CallSlot {
 /// Serves a request to run a Doee.
 pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
     let (task, slot) = doer.open_call();
-    doer.dispatch(Event::Accepted { task, version: request.message.header.target_doee });
-    let call = Call { doer: &doer, task, slot: &slot, cancel_told: false };
+    doer.dispatch(Event::Accepted {
+        task,
+        version: request.message.header.target_doee,
+    });
+    let call = Call {
+        doer: &doer,
+        task,
+        slot: &slot,
+        cancel_told: false,
+    };
     call.run(request).await;
     doer.close_call(task);
 }
@@ -69,7 +77,12 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn run(mut self, request: InboundRequest) {
-        let InboundRequest { message, deadline, stream, responder } = request;
+        let InboundRequest {
+            message,
+            deadline,
+            stream,
+            responder,
+        } = request;
         let connection = match self.assigned(&responder).await {
             Ok(connection) => connection,
             Err(error) => return responder.error(error),
@@ -96,7 +109,9 @@ impl Call<'_> {
 
     fn ended(&self, connection: &WorkerConnection) {
         connection.end_call();
-        self.doer.dispatch(Event::Answered { worker: connection.worker });
+        self.doer.dispatch(Event::Answered {
+            worker: connection.worker,
+        });
     }
 
     /// Waits until the call has a worker.
@@ -152,7 +167,10 @@ impl Call<'_> {
             Ok(reply) => reply,
             Err(error) => {
                 let what = format!("its reply cannot be read: {error}");
-                self.doer.dispatch(Event::Misbehaved { worker: connection.worker, what });
+                self.doer.dispatch(Event::Misbehaved {
+                    worker: connection.worker,
+                    what,
+                });
                 responder.error(self.failure().await);
                 return false;
             }
@@ -208,13 +226,33 @@ fn start(
     deadline: Option<Instant>,
     stream: Option<StreamReceiver>,
 ) -> (PendingAnswer, Option<(StreamReceiver, StreamSender)>) {
-    let Header { process, attempt, class, project, principal, trace, target_doee, .. } = message.header;
+    let Header {
+        process,
+        attempt,
+        class,
+        project,
+        principal,
+        trace,
+        target_doee,
+        ..
+    } = message.header;
     let mut header = Header::new(Kind::Request, Service::Doer, Service::Worker);
     header.operation = Operation::Invoke as u16;
     header.remaining_us = deadline.map_or(0, |deadline| {
-        u64::try_from(deadline.saturating_duration_since(Instant::now()).as_micros()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(deadline.saturating_duration_since(Instant::now()).as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1)
     });
-    let header = Header { process, attempt, class, project, principal, trace, target_doee, ..header };
+    let header = Header {
+        process,
+        attempt,
+        class,
+        project,
+        principal,
+        trace,
+        target_doee,
+        ..header
+    };
     let request = Message { header, ..message };
     match stream {
         None => (connection.link().start(request), None),

@@ -86,7 +86,9 @@ impl WorkerConnection {
 
     /// Sends on the control channel; false when the worker does not take it.
     pub(crate) fn control(&self, control: &Control, descriptors: &[BorrowedFd<'_>]) -> bool {
-        self.control.send(&isms_protocol::encode(control), descriptors).is_ok()
+        self.control
+            .send(&isms_protocol::encode(control), descriptors)
+            .is_ok()
     }
 
     pub(crate) fn close(&self) {
@@ -104,7 +106,10 @@ impl WorkerConnection {
             Admission::Cut => cut_line(),
             Admission::Drop => return,
         };
-        doer.state.borrow_mut().logs.push(&doer.link, &doee.spec, process, line);
+        doer.state
+            .borrow_mut()
+            .logs
+            .push(&doer.link, &doee.spec, process, line);
     }
 }
 
@@ -123,9 +128,17 @@ pub(crate) enum OpenError {
 pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) {
     let (connection, inbox, output) = match connect(worker, pid, descriptors).await {
         Ok(opened) => opened,
-        Err(error) => return doer.dispatch(Event::Misbehaved { worker, what: error.to_string() }),
+        Err(error) => {
+            return doer.dispatch(Event::Misbehaved {
+                worker,
+                what: error.to_string(),
+            });
+        }
     };
-    doer.state.borrow_mut().workers.insert(worker, Rc::clone(&connection));
+    doer.state
+        .borrow_mut()
+        .workers
+        .insert(worker, Rc::clone(&connection));
     spawn_local(serve_data(Rc::clone(&doer), Rc::clone(&connection), inbox));
     spawn_local(serve_output(Rc::clone(&doer), Rc::clone(&connection), output));
     serve_control(doer, connection).await;
@@ -135,14 +148,20 @@ pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors
 pub(crate) async fn attach(data: OwnedFd, requests_max: u32) -> Result<(Link, Inbox), OpenError> {
     let data = std::os::unix::net::UnixStream::from(data);
     data.set_nonblocking(true)?;
-    Ok(Link::attach(UnixStream::from_std(data)?, Side::Bind, Service::Doer, requests_max).await?)
+    Ok(Link::attach(
+        UnixStream::from_std(data)?,
+        Side::Bind,
+        Service::Doer,
+        requests_max,
+    )
+    .await?)
 }
 
 type Opened = (Rc<WorkerConnection>, Inbox, tokio::net::unix::pipe::Receiver);
 
 async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Result<Opened, OpenError> {
-    let [control, data, output] =
-        <[OwnedFd; 3]>::try_from(descriptors).map_err(|descriptors| OpenError::Descriptors(descriptors.len()))?;
+    let [control, data, output] = <[OwnedFd; 3]>::try_from(descriptors)
+        .map_err(|descriptors| OpenError::Descriptors(descriptors.len()))?;
     let (link, inbox) = attach(data, HOST_CALLS_MAX).await?;
     let connection = WorkerConnection {
         worker,
@@ -154,7 +173,11 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         call: Cell::new(None),
         log_budget: Cell::new(LogBudget::new()),
     };
-    Ok((Rc::new(connection), inbox, tokio::net::unix::pipe::Receiver::from_owned_fd(output)?))
+    Ok((
+        Rc::new(connection),
+        inbox,
+        tokio::net::unix::pipe::Receiver::from_owned_fd(output)?,
+    ))
 }
 
 async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
@@ -164,18 +187,29 @@ async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
         let event = match isms_protocol::decode::<Report>(&datagram.bytes) {
             Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
             Ok(Report::Empty { abi }) => {
-                let message = format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
-                Event::StartFailed { worker, error: WireError::new(ErrorCode::Internal, message) }
+                let message =
+                    format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
+                Event::StartFailed {
+                    worker,
+                    error: WireError::new(ErrorCode::Internal, message),
+                }
             }
             Ok(Report::Initialized) => Event::Initialized { worker },
-            Ok(Report::Failed { stage, message }) => {
-                Event::StartFailed { worker, error: start_error(stage, &message) }
-            }
+            Ok(Report::Failed { stage, message }) => Event::StartFailed {
+                worker,
+                error: start_error(stage, &message),
+            },
             Ok(Report::Terminated) => continue,
-            Err(error) => Event::Misbehaved { worker, what: format!("its report cannot be read: {error}") },
+            Err(error) => Event::Misbehaved {
+                worker,
+                what: format!("its report cannot be read: {error}"),
+            },
         };
         if let Event::StartFailed { error, .. } = &event {
-            let line = LogLine { level: LogLevel::Error, text: error.message.clone() };
+            let line = LogLine {
+                level: LogLevel::Error,
+                text: error.message.clone(),
+            };
             connection.log(&doer, ProcessId::NONE, line);
         }
         doer.dispatch(event);
@@ -206,7 +240,10 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
     tokio::time::sleep(LAST_BREATH).await;
     let alive = doer.state.borrow().workers.contains_key(&worker);
     if alive {
-        doer.dispatch(Event::Misbehaved { worker, what: "it closed its data channel".to_owned() });
+        doer.dispatch(Event::Misbehaved {
+            worker,
+            what: "it closed its data channel".to_owned(),
+        });
     }
 }
 
@@ -219,20 +256,34 @@ fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {
         Kind::Event if message.header.operation == worker::Operation::Log as u16 => {
             match message.decode_body::<LogLine>() {
                 Ok(line) => {
-                    let process = if of_its_call { message.header.process } else { ProcessId::NONE };
+                    let process = if of_its_call {
+                        message.header.process
+                    } else {
+                        ProcessId::NONE
+                    };
                     connection.log(doer, process, line);
                 }
                 Err(error) => {
-                    doer.dispatch(Event::Misbehaved { worker, what: format!("its log cannot be read: {error}") });
+                    doer.dispatch(Event::Misbehaved {
+                        worker,
+                        what: format!("its log cannot be read: {error}"),
+                    });
                 }
             }
         }
-        kind => doer.dispatch(Event::Misbehaved { worker, what: format!("it sent {kind:?} out of turn") }),
+        kind => doer.dispatch(Event::Misbehaved {
+            worker,
+            what: format!("it sent {kind:?} out of turn"),
+        }),
     }
 }
 
 /// Turns what a Doee prints into log lines.
-async fn serve_output(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut output: tokio::net::unix::pipe::Receiver) {
+async fn serve_output(
+    doer: Rc<Doer>,
+    connection: Rc<WorkerConnection>,
+    mut output: tokio::net::unix::pipe::Receiver,
+) {
     let mut pending = Vec::new();
     let mut buffer = vec![0; 4096];
     loop {
@@ -255,7 +306,16 @@ async fn serve_output(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut outp
 }
 
 fn print(doer: &Doer, connection: &WorkerConnection, line: &[u8]) {
-    let process = connection.current_call().map_or(ProcessId::NONE, |call| call.process);
+    let process = connection
+        .current_call()
+        .map_or(ProcessId::NONE, |call| call.process);
     let text = String::from_utf8_lossy(line).into_owned();
-    connection.log(doer, process, LogLine { level: LogLevel::Info, text });
+    connection.log(
+        doer,
+        process,
+        LogLine {
+            level: LogLevel::Info,
+            text,
+        },
+    );
 }

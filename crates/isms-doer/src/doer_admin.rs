@@ -46,7 +46,13 @@ pub(crate) struct DoerAdmin {
 impl DoerAdmin {
     /// Accepts a task; it waits.
     pub(crate) fn accept(&mut self, task: TaskId, version: DoeeVersion) {
-        let previous = self.tasks.insert(task, Task { version, queue: Queue::Waiting });
+        let previous = self.tasks.insert(
+            task,
+            Task {
+                version,
+                queue: Queue::Waiting,
+            },
+        );
         assert!(previous.is_none(), "task numbers are never used twice");
         self.waiting.entry(version).or_default().push_back(task);
     }
@@ -140,7 +146,14 @@ mod tests {
         admin.accept(TaskId(1), version);
         admin.accept(TaskId(2), version);
         assert_eq!(admin.assign_next(version, WorkerId(7)), Some(TaskId(1)));
-        assert_eq!(admin.lengths(), QueueLengths { waiting: 1, ready: 1, running: 0 });
+        assert_eq!(
+            admin.lengths(),
+            QueueLengths {
+                waiting: 1,
+                ready: 1,
+                running: 0
+            }
+        );
         assert!(admin.begin(TaskId(1)));
         assert!(!admin.begin(TaskId(1)), "a task begins once");
         assert_eq!(admin.remove(TaskId(1)), Some(Queue::Running(WorkerId(7))));

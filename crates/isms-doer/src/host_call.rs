@@ -15,22 +15,32 @@ use crate::{call::relay_stream, connection::WorkerConnection, service::Doer, wor
 pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: InboundRequest) {
     let header = request.message.header;
     let worker = connection.worker;
-    let own = connection.current_call().is_some_and(|call| {
-        call.process == header.parent && call.attempt == header.attempt
-    });
+    let own = connection
+        .current_call()
+        .is_some_and(|call| call.process == header.parent && call.attempt == header.attempt);
     if !own {
         let what = "it asked on behalf of a call that it does not run".to_owned();
         return doer.dispatch(Event::Misbehaved { worker, what });
     }
     if header.target != Service::Dbriver || header.operation != dbriver::Operation::Transaction as u16 {
-        let message = format!("a Doee cannot ask {} for operation {}", header.target, header.operation);
-        return request.responder.error(WireError::new(ErrorCode::Forbidden, message));
+        let message = format!(
+            "a Doee cannot ask {} for operation {}",
+            header.target, header.operation
+        );
+        return request
+            .responder
+            .error(WireError::new(ErrorCode::Forbidden, message));
     }
     spawn_local(forward(Rc::clone(doer), request));
 }
 
 async fn forward(doer: Rc<Doer>, request: InboundRequest) {
-    let InboundRequest { message, stream, responder, .. } = request;
+    let InboundRequest {
+        message,
+        stream,
+        responder,
+        ..
+    } = request;
     let outcome = tokio::select! {
         biased;
         outcome = ask(&doer, message, stream) => outcome,
@@ -44,7 +54,16 @@ async fn forward(doer: Rc<Doer>, request: InboundRequest) {
 }
 
 async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> Result<Answer, WireError> {
-    let Header { target, operation, parent, attempt, class, remaining_us, trace, .. } = message.header;
+    let Header {
+        target,
+        operation,
+        parent,
+        attempt,
+        class,
+        remaining_us,
+        trace,
+        ..
+    } = message.header;
     let header = Header {
         operation,
         parent,
@@ -55,7 +74,9 @@ async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> R
         ..Header::new(Kind::Request, Service::Doer, target)
     };
     let request = Message { header, ..message };
-    let Some(source) = stream else { return doer.link.call(request).await };
+    let Some(source) = stream else {
+        return doer.link.call(request).await;
+    };
     let (sink, pending) = doer.link.call_streaming(request);
     tokio::pin!(pending);
     tokio::select! {

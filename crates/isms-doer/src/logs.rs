@@ -24,7 +24,8 @@ pub(crate) struct LogBatch {
 impl LogBatch {
     /// Adds a line; sends what has gathered when it fills a message.
     pub(crate) fn push(&mut self, link: &Link, spec: &DoeeSpec, process: ProcessId, mut line: LogLine) {
-        line.text.truncate(line.text.floor_char_boundary(LOG_LINE_LEN_MAX));
+        line.text
+            .truncate(line.text.floor_char_boundary(LOG_LINE_LEN_MAX));
         let len = line.text.len() + RECORD_OVERHEAD;
         if self.len + len > INLINE_LEN_MAX {
             self.flush(link);
@@ -47,12 +48,17 @@ impl LogBatch {
         if self.records.is_empty() {
             return;
         }
-        let records = LogRecords { records: std::mem::take(&mut self.records) };
+        let records = LogRecords {
+            records: std::mem::take(&mut self.records),
+        };
         self.len = 0;
         let mut header = Header::new(Kind::Event, Service::Doer, Service::Gate);
         header.operation = gate::Operation::Log as u16;
         if link.send(Message::with_body(header, &records)).is_err() {
-            tracing::debug!(lines = records.records.len(), "log lines were dropped, the kernel is not there");
+            tracing::debug!(
+                lines = records.records.len(),
+                "log lines were dropped, the kernel is not there"
+            );
         }
     }
 }
@@ -96,11 +102,16 @@ impl LogBudget {
 
 /// The line in whose place the rest of a log is dropped.
 pub(crate) fn cut_line() -> LogLine {
-    LogLine { level: LogLevel::Warn, text: format!("log cut: more than {LOG_LEN_MAX} bytes") }
+    LogLine {
+        level: LogLevel::Warn,
+        text: format!("log cut: more than {LOG_LEN_MAX} bytes"),
+    }
 }
 
 fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_micros() as u64)
 }
 
 #[cfg(test)]
@@ -119,7 +130,9 @@ mod tests {
     #[test]
     fn empty_lines_use_the_budget_up_as_well() {
         let mut budget = LogBudget::new();
-        let kept = (0..2 * LOG_LEN_MAX).filter(|_| budget.admit(0) == Admission::Keep).count();
+        let kept = (0..2 * LOG_LEN_MAX)
+            .filter(|_| budget.admit(0) == Admission::Keep)
+            .count();
         assert_eq!(kept, LOG_LEN_MAX);
     }
 }

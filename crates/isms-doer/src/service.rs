@@ -87,12 +87,22 @@ pub async fn run(
         isolation: Isolation::default(),
         task_next: 1,
     };
-    let doer = Rc::new(Doer { config, link, spawner, state: RefCell::new(state), hurry: Notify::new() });
+    let doer = Rc::new(Doer {
+        config,
+        link,
+        spawner,
+        state: RefCell::new(state),
+        hurry: Notify::new(),
+    });
     LocalSet::new().run_until(doer.serve(inbox, shutdown)).await
 }
 
 impl Doer {
-    async fn serve(self: &Rc<Self>, mut inbox: Inbox, mut shutdown: watch::Receiver<bool>) -> Result<(), RunError> {
+    async fn serve(
+        self: &Rc<Self>,
+        mut inbox: Inbox,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<(), RunError> {
         let clock = spawn_local(Rc::clone(self).tick_for_ever());
         let logs = spawn_local(Rc::clone(self).flush_logs_for_ever());
         let outcome = loop {
@@ -133,9 +143,18 @@ impl Doer {
     }
 
     fn fail_all_workers(self: &Rc<Self>) {
-        let workers: Vec<WorkerId> = self.state.borrow().handler.workers().map(|(worker, _)| worker).collect();
+        let workers: Vec<WorkerId> = self
+            .state
+            .borrow()
+            .handler
+            .workers()
+            .map(|(worker, _)| worker)
+            .collect();
         for worker in workers {
-            self.dispatch(Event::Exited { worker, how: "died with the spawner".to_owned() });
+            self.dispatch(Event::Exited {
+                worker,
+                how: "died with the spawner".to_owned(),
+            });
         }
     }
 
@@ -178,7 +197,10 @@ impl Doer {
         }
         match message.decode_body::<Demand>() {
             Ok(demand) => {
-                self.dispatch(Event::Demand { version: message.header.target_doee, queued: demand.queued });
+                self.dispatch(Event::Demand {
+                    version: message.header.target_doee,
+                    queued: demand.queued,
+                });
                 self.hurry.notify_one();
             }
             Err(error) => tracing::error!(%error, "the kernel sent a demand that cannot be read"),
@@ -198,7 +220,9 @@ impl Doer {
             Some(Operation::Build) => {
                 spawn_local(builder::serve(doer, request));
             }
-            Some(Operation::Workers) => request.responder.reply(&status::workers(self), bytes::Bytes::new()),
+            Some(Operation::Workers) => request
+                .responder
+                .reply(&status::workers(self), bytes::Bytes::new()),
             Some(Operation::Retire) => {
                 self.retire(request.message.header.target_doee);
                 request.responder.reply_empty();
@@ -224,30 +248,51 @@ impl Doer {
                 builder::started(self, worker, pid, descriptors);
             }
             SpawnerEvent::Spawned { worker, pid } => {
-                spawn_local(connection::open(Rc::clone(self), WorkerId(worker), pid, descriptors));
+                spawn_local(connection::open(
+                    Rc::clone(self),
+                    WorkerId(worker),
+                    pid,
+                    descriptors,
+                ));
             }
             SpawnerEvent::Failed { worker, message } if builder::is_builder(worker) => {
                 builder::failed(self, worker, format!("cannot start the builder: {message}"));
             }
             SpawnerEvent::Failed { worker, message } => {
                 tracing::error!(worker, message, "a sandbox could not be started");
-                let error = WireError::new(ErrorCode::Unavailable, format!("cannot start a worker: {message}"));
-                self.dispatch(Event::StartFailed { worker: WorkerId(worker), error });
+                let error = WireError::new(
+                    ErrorCode::Unavailable,
+                    format!("cannot start a worker: {message}"),
+                );
+                self.dispatch(Event::StartFailed {
+                    worker: WorkerId(worker),
+                    error,
+                });
             }
-            SpawnerEvent::Exited { worker, code, signal, oom } => {
+            SpawnerEvent::Exited {
+                worker,
+                code,
+                signal,
+                oom,
+            } => {
                 let how = status::exit_text(code, signal, oom);
                 if builder::is_builder(worker) {
                     return builder::failed(self, worker, format!("the builder {how}"));
                 }
                 tracing::debug!(worker, how, "a worker ended");
-                self.dispatch(Event::Exited { worker: WorkerId(worker), how });
+                self.dispatch(Event::Exited {
+                    worker: WorkerId(worker),
+                    how,
+                });
                 if let Some(connection) = self.state.borrow_mut().workers.remove(&WorkerId(worker)) {
                     connection.close();
                 }
             }
             SpawnerEvent::Layers { layers, sufficient } => {
                 if !sufficient {
-                    tracing::error!("isolation is below the required minimum, no worker will start: see `isms doctor`");
+                    tracing::error!(
+                        "isolation is below the required minimum, no worker will start: see `isms doctor`"
+                    );
                 }
                 self.state.borrow_mut().isolation = status::isolation(layers, sufficient);
             }
@@ -257,7 +302,10 @@ impl Doer {
     /// Feeds one event to the Worker Handler and performs what it decides.
     pub(crate) fn dispatch(self: &Rc<Self>, event: Event) {
         let mut actions = Vec::new();
-        self.state.borrow_mut().handler.handle(Instant::now(), event, &mut actions);
+        self.state
+            .borrow_mut()
+            .handler
+            .handle(Instant::now(), event, &mut actions);
         self.perform_all(actions);
     }
 
@@ -283,9 +331,16 @@ impl Doer {
             }
             Action::Spawn { worker } => {
                 let limits = self.config.worker_limits(self.config.pool_memory_mb);
-                let request = Request::Spawn { worker: worker.0, profile: Profile::Worker, limits };
+                let request = Request::Spawn {
+                    worker: worker.0,
+                    profile: Profile::Worker,
+                    limits,
+                };
                 if let Err(error) = self.spawner.send(&request) {
-                    let error = WireError::new(ErrorCode::Unavailable, format!("cannot ask for a sandbox: {error}"));
+                    let error = WireError::new(
+                        ErrorCode::Unavailable,
+                        format!("cannot ask for a sandbox: {error}"),
+                    );
                     self.dispatch(Event::StartFailed { worker, error });
                 }
             }
@@ -322,10 +377,16 @@ impl Doer {
     fn assign(self: &Rc<Self>, worker: WorkerId, version: isms_protocol::DoeeVersion) {
         let (connection, doee) = {
             let state = self.state.borrow();
-            (state.workers.get(&worker).cloned(), state.doees.get(&version).cloned())
+            (
+                state.workers.get(&worker).cloned(),
+                state.doees.get(&version).cloned(),
+            )
         };
         let (Some(connection), Some(doee)) = (connection, doee) else {
-            let error = WireError::new(ErrorCode::Internal, "a worker was assigned a Doee that is not loaded");
+            let error = WireError::new(
+                ErrorCode::Internal,
+                "a worker was assigned a Doee that is not loaded",
+            );
             return self.dispatch(Event::StartFailed { worker, error });
         };
         connection.set_doee(Rc::clone(&doee));
@@ -336,7 +397,10 @@ impl Doer {
             version,
             params: doee.spec.params.clone(),
         });
-        let sent = self.spawner.send(&Request::Limit { worker: worker.0, limits });
+        let sent = self.spawner.send(&Request::Limit {
+            worker: worker.0,
+            limits,
+        });
         if sent.is_err() || !connection.control(&assignment, &[doee.binary.as_fd()]) {
             let error = WireError::new(ErrorCode::Unavailable, "the worker could not be given its Doee");
             self.dispatch(Event::StartFailed { worker, error });

@@ -1,9 +1,6 @@
 //! The Doer's channel to the spawner.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-};
+use std::{io, os::fd::OwnedFd};
 
 use isms_sandbox::{
     linux::channel::{Channel, Datagram},
@@ -40,7 +37,9 @@ pub enum SpawnerError {
 
 impl Spawner {
     pub(crate) fn new(channel: OwnedFd) -> io::Result<Spawner> {
-        Ok(Spawner { channel: Channel::new(channel)? })
+        Ok(Spawner {
+            channel: Channel::new(channel)?,
+        })
     }
 
     pub(crate) fn send(&self, request: &Request) -> io::Result<()> {

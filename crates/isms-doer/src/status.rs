@@ -43,13 +43,23 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
 
 /// The answer of `Operation::Isolation`, from what the spawner proved.
 pub(crate) fn isolation(layers: Vec<LayerReport>, sufficient: bool) -> Isolation {
-    let layers = layers.into_iter().map(|LayerReport { name, proven, detail, required }| IsolationLayer {
-        name,
-        proven,
-        detail,
-        required,
-    });
-    Isolation { layers: layers.collect(), sufficient }
+    let layers = layers.into_iter().map(
+        |LayerReport {
+             name,
+             proven,
+             detail,
+             required,
+         }| IsolationLayer {
+            name,
+            proven,
+            detail,
+            required,
+        },
+    );
+    Isolation {
+        layers: layers.collect(),
+        sufficient,
+    }
 }
 
 /// How a worker ended, to follow "the worker".

@@ -68,7 +68,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(now: Instant, version: Option<DoeeVersion>) -> Worker {
-        Worker { state: State::Starting, version, since: now, started: now, calls: 0 }
+        Worker {
+            state: State::Starting,
+            version,
+            since: now,
+            started: now,
+            calls: 0,
+        }
     }
 
     pub(crate) fn enter(&mut self, state: State, now: Instant) {

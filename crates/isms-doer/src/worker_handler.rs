@@ -61,7 +61,10 @@ pub(crate) enum Event {
     /// The Kernel tells how many calls of a version wait for slots.
     Demand { version: DoeeVersion, queued: u32 },
     /// A version's limits and binary are at hand, or cannot be had.
-    Loaded { version: DoeeVersion, outcome: Result<DoeeLimits, WireError> },
+    Loaded {
+        version: DoeeVersion,
+        outcome: Result<DoeeLimits, WireError>,
+    },
     /// The Kernel has dispatched a call.
     Accepted { task: TaskId, version: DoeeVersion },
     /// The caller no longer wants the answer.
@@ -197,7 +200,10 @@ impl WorkerHandler {
         for (version, doee) in &mut self.doees {
             doee.queued = 0;
             doee.queued_since = None;
-            actions.push(Action::Publish { version: *version, capacity: doee.published });
+            actions.push(Action::Publish {
+                version: *version,
+                capacity: doee.published,
+            });
         }
     }
 
@@ -246,7 +252,10 @@ impl WorkerHandler {
 
     fn accepted(&mut self, task: TaskId, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
         if let Readiness::Failed { error, .. } = &self.doee(version, actions).readiness {
-            actions.push(Action::Fail { task, error: error.clone() });
+            actions.push(Action::Fail {
+                task,
+                error: error.clone(),
+            });
             return;
         }
         self.admin.accept(task, version);
@@ -258,13 +267,23 @@ impl WorkerHandler {
 
     fn cancelled(&mut self, task: TaskId, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.worker_of(task) {
-            let record = self.workers.get_mut(&worker).expect("the worker was found just now");
-            if let State::Busy { kill_at: kill_at @ None, .. } = &mut record.state {
+            let record = self
+                .workers
+                .get_mut(&worker)
+                .expect("the worker was found just now");
+            if let State::Busy {
+                kill_at: kill_at @ None,
+                ..
+            } = &mut record.state
+            {
                 *kill_at = Some(now + CANCEL_GRACE);
                 actions.push(Action::AskCancel { worker });
             }
         } else if self.admin.remove(task).is_some() {
-            actions.push(Action::Fail { task, error: cancelled_error() });
+            actions.push(Action::Fail {
+                task,
+                error: cancelled_error(),
+            });
         }
     }
 
@@ -275,9 +294,16 @@ impl WorkerHandler {
     }
 
     fn empty(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
         if record.state != State::Starting {
-            return self.misbehaved(worker, "it reported twice that it is empty".to_owned(), now, actions);
+            return self.misbehaved(
+                worker,
+                "it reported twice that it is empty".to_owned(),
+                now,
+                actions,
+            );
         }
         record.enter(State::Empty, now);
         if let Some(version) = record.version {
@@ -287,34 +313,59 @@ impl WorkerHandler {
     }
 
     fn initialized(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
         match (record.state, record.version) {
             (State::Assigned, Some(version)) => {
-                let doee = self.doees.get_mut(&version).expect("an assigned worker's Doee is known");
+                let doee = self
+                    .doees
+                    .get_mut(&version)
+                    .expect("an assigned worker's Doee is known");
                 doee.failures = 0;
                 self.set_idle(worker, version, now, actions);
             }
             // It was told to end meanwhile.
             (State::Draining { .. }, _) => {}
-            _ => self.misbehaved(worker, "it reported an initialize that nobody asked for".to_owned(), now, actions),
+            _ => self.misbehaved(
+                worker,
+                "it reported an initialize that nobody asked for".to_owned(),
+                now,
+                actions,
+            ),
         }
     }
 
     fn begun(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
         match &mut record.state {
-            State::Busy { task, begun: begun @ None, .. } => {
+            State::Busy {
+                task,
+                begun: begun @ None,
+                ..
+            } => {
                 *begun = Some(now);
                 self.admin.begin(*task);
             }
             State::Draining { .. } => {}
-            _ => self.misbehaved(worker, "it began a call that it does not have".to_owned(), now, actions),
+            _ => self.misbehaved(
+                worker,
+                "it began a call that it does not have".to_owned(),
+                now,
+                actions,
+            ),
         }
     }
 
     fn answered(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        let (State::Busy { task, .. }, Some(version)) = (record.state, record.version) else { return };
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let (State::Busy { task, .. }, Some(version)) = (record.state, record.version) else {
+            return;
+        };
         record.calls += 1;
         self.admin.remove(task);
         self.set_idle(worker, version, now, actions);
@@ -322,7 +373,10 @@ impl WorkerHandler {
 
     /// Makes a worker idle and gives it the next task at once when one waits.
     fn set_idle(&mut self, worker: WorkerId, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let record = self.workers.get_mut(&worker).expect("the caller has just found the worker");
+        let record = self
+            .workers
+            .get_mut(&worker)
+            .expect("the caller has just found the worker");
         record.enter(State::Idle, now);
         let doee = self.doees.get_mut(&version).expect("a worker's Doee is known");
         doee.idle.push(worker);
@@ -335,12 +389,27 @@ impl WorkerHandler {
 
     /// Sends waiting tasks of a version to its idle workers.
     fn feed(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let Some(doee) = self.doees.get_mut(&version) else {
+            return;
+        };
         while let Some(worker) = doee.idle.last().copied() {
-            let Some(task) = self.admin.assign_next(version, worker) else { return };
+            let Some(task) = self.admin.assign_next(version, worker) else {
+                return;
+            };
             doee.idle.pop();
-            let record = self.workers.get_mut(&worker).expect("an idle worker is in the table");
-            record.enter(State::Busy { task, sent: now, begun: None, kill_at: None }, now);
+            let record = self
+                .workers
+                .get_mut(&worker)
+                .expect("an idle worker is in the table");
+            record.enter(
+                State::Busy {
+                    task,
+                    sent: now,
+                    begun: None,
+                    kill_at: None,
+                },
+                now,
+            );
             actions.push(Action::Run { worker, task });
         }
     }
@@ -349,10 +418,14 @@ impl WorkerHandler {
     fn scale(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
         let slots = self.slots(version);
         let waiting = self.admin.waiting_len(version) as u32;
-        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let Some(doee) = self.doees.get_mut(&version) else {
+            return;
+        };
         if let (Readiness::Ready, Some(limits)) = (&doee.readiness, doee.limits) {
             let backlog = doee.queued.max(waiting);
-            let patient = doee.queued_since.is_some_and(|since| now >= since + SCALE_UP_AFTER);
+            let patient = doee
+                .queued_since
+                .is_some_and(|since| now >= since + SCALE_UP_AFTER);
             let wanted = match (slots, backlog) {
                 (_, 0) => 0,
                 (0, _) => 1,
@@ -422,7 +495,9 @@ impl WorkerHandler {
     /// Publishes a version's capacity if the Kernel knows another one.
     fn publish(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) {
         let slots = self.slots(version);
-        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let Some(doee) = self.doees.get_mut(&version) else {
+            return;
+        };
         let capacity = match doee.readiness {
             Readiness::Loading => 0,
             Readiness::Ready => slots,
@@ -435,8 +510,11 @@ impl WorkerHandler {
     }
 
     fn slots(&self, version: DoeeVersion) -> u32 {
-        let count =
-            self.workers.values().filter(|worker| worker.version == Some(version) && worker.counts_as_slot()).count();
+        let count = self
+            .workers
+            .values()
+            .filter(|worker| worker.version == Some(version) && worker.counts_as_slot())
+            .count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 

@@ -6,6 +6,7 @@
 //! seed; `ISMS_SIM_SEED=n` replays it alone, `ISMS_SIM_SEEDS=n` sets how many are tried.
 
 mod actor;
+mod asking;
 mod observer;
 mod random;
 mod world;

@@ -21,7 +21,6 @@ mod template;
 
 pub(crate) use cgroup::{Cgroups, Controller, Group};
 pub(crate) use child::{Checkpoint, Entry};
-pub(crate) use limits::CPU_PERMILLE_MIN;
 pub use limits::{LimitError, Limits, Profile};
 pub(crate) use rlimit::DESCRIPTORS_MAX;
 pub(crate) use sandbox::{Ends, Exit, Progress, Sandbox};

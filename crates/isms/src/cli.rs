@@ -128,10 +128,11 @@ pub(crate) struct InvokeArgs {
     /// PROJECT/DOEE.
     pub(crate) doee: String,
     /// The payload: text, or @FILE for a file's content.
-    #[arg(long, default_value = "")]
-    pub(crate) data: String,
-    #[command(flatten)]
-    pub(crate) platform: PlatformArgs,
+    #[arg(long = "data", value_name = "DATA", default_value = "")]
+    pub(crate) payload: String,
+    /// The platform's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -74,7 +74,10 @@ impl Client {
         let data = || platform.data.clone().map_or_else(default_data_dir, Ok);
         let host = match std::env::var("ISMS_URL") {
             Ok(url) => host_of(&url)?,
-            Err(_) => read(data()?.join(GATE_ADDRESS_FILE), "the platform does not run, or its data is elsewhere")?,
+            Err(_) => read(
+                data()?.join(GATE_ADDRESS_FILE),
+                "the platform does not run, or its data is elsewhere",
+            )?,
         };
         let token = match std::env::var("ISMS_TOKEN") {
             Ok(token) => token,
@@ -105,7 +108,9 @@ impl Client {
         let mut answer = accepted(self.send(method, path, body).await?).await?.into_body();
         let mut pending = Vec::new();
         while let Some(frame) = answer.frame().await {
-            let Ok(data) = frame.context("the answer broke off")?.into_data() else { continue };
+            let Ok(data) = frame.context("the answer broke off")?.into_data() else {
+                continue;
+            };
             pending.extend_from_slice(&data);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
@@ -115,7 +120,11 @@ impl Client {
                 bail!("the answer has a line of more than {LINE_LEN_MAX} bytes");
             }
         }
-        if pending.is_empty() { Ok(()) } else { each(&pending) }
+        if pending.is_empty() {
+            Ok(())
+        } else {
+            each(&pending)
+        }
     }
 
     /// Sends a body; a refusal of the platform is an error, any other answer is given whole.
@@ -130,7 +139,9 @@ impl Client {
                 self.host
             )))
         };
-        let stream = TcpStream::connect(&self.host).await.map_err(|error| unreachable(&error))?;
+        let stream = TcpStream::connect(&self.host)
+            .await
+            .map_err(|error| unreachable(&error))?;
         stream.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
@@ -141,7 +152,10 @@ impl Client {
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .body(Full::new(body))
             .context("the request cannot be formed")?;
-        sender.send_request(request).await.map_err(|error| unreachable(&error))
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| unreachable(&error))
     }
 }
 
@@ -153,7 +167,10 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>> {
     }
     let body = collect(response).await?;
     let text = match serde_json::from_slice::<Problem>(&body) {
-        Ok(Problem { title, detail: Some(detail) }) => format!("{title}: {detail}"),
+        Ok(Problem {
+            title,
+            detail: Some(detail),
+        }) => format!("{title}: {detail}"),
         Ok(Problem { title, detail: None }) => title,
         Err(_) => format!("{status}: {}", String::from_utf8_lossy(&body)),
     };
@@ -162,11 +179,17 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>> {
 
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
-    Ok(body.collect().await.map_err(|error| anyhow!("the answer broke off: {error}"))?.to_bytes())
+    Ok(body
+        .collect()
+        .await
+        .map_err(|error| anyhow!("the answer broke off: {error}"))?
+        .to_bytes())
 }
 
 fn host_of(url: &str) -> Result<String> {
-    let uri: Uri = url.parse().with_context(|| format!("ISMS_URL is {url:?}, expected http://HOST:PORT"))?;
+    let uri: Uri = url
+        .parse()
+        .with_context(|| format!("ISMS_URL is {url:?}, expected http://HOST:PORT"))?;
     match (uri.scheme_str(), uri.authority()) {
         (Some("http"), Some(authority)) => {
             let port = authority.port_u16().unwrap_or(80);

@@ -50,7 +50,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
 }
 
 fn on_runtime(command: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
 }
 
 /// The management API's path of `PROJECT/DOEE`.

@@ -7,13 +7,19 @@ use tracing_subscriber::fmt::{FormatEvent, FormatFields, format};
 
 /// Starts logging for a process of the platform. `ISMS_LOG` sets the level: error, warn, info, debug, trace.
 pub(crate) fn init(role: &'static str) {
-    let level = std::env::var("ISMS_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let level = std::env::var("ISMS_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(LevelFilter::INFO);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(colours)
         .with_writer(std::io::stderr)
-        .event_format(Named { role, inner: format().with_target(false).compact() })
+        .event_format(Named {
+            role,
+            inner: format().with_target(false).compact(),
+        })
         .init();
 }
 

@@ -24,7 +24,15 @@ pub(crate) fn bold(text: &str) -> String {
 
 /// Removes what a terminal would obey: text from elsewhere must not steer it.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() && letter != '\n' && letter != '\t' { '\u{fffd}' } else { letter }).collect()
+    text.chars()
+        .map(|letter| {
+            if letter.is_control() && letter != '\n' && letter != '\t' {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
 }
 
 /// Prints rows below a heading, each column as wide as its widest cell.
@@ -38,7 +46,10 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
     let mut text = String::new();
     for row in std::iter::once(&heading).chain(rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", plain(cell)));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{:<width$}", plain(cell)));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -61,8 +72,14 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_control_characters_are_shown_not_obeyed() {
-        let rows = [vec!["a\x1b[31m".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "22".to_owned()]];
-        assert_eq!(table(&["NAME", "N"], &rows), "NAME    N\na\u{fffd}[31m  1\nbcd     22\n");
+        let rows = [
+            vec!["a\x1b[31m".to_owned(), "1".to_owned()],
+            vec!["bcd".to_owned(), "22".to_owned()],
+        ];
+        assert_eq!(
+            table(&["NAME", "N"], &rows),
+            "NAME    N\na\u{fffd}[31m  1\nbcd     22\n"
+        );
     }
 
     #[test]

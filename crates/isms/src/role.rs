@@ -45,7 +45,9 @@ pub(crate) fn run(service: Service) -> Result<()> {
     // After the change of user, which clears the request.
     process::die_with_parent(std::os::unix::process::parent_id()).context("the supervisor is gone")?;
     logging::init(service.name());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(bootstrap, descriptors, channel))
 }
 
@@ -55,11 +57,17 @@ fn receive_bootstrap(
     socket: &OwnedFd,
 ) -> Result<(Bootstrap, HashMap<DescriptorKind, OwnedFd>)> {
     let datagram = channel::receive(socket.as_fd())?.context("the supervisor is gone")?;
-    let bootstrap: Bootstrap = isms_protocol::decode(&datagram.bytes).context("the bootstrap cannot be read")?;
+    let bootstrap: Bootstrap =
+        isms_protocol::decode(&datagram.bytes).context("the bootstrap cannot be read")?;
     if bootstrap.service != service || bootstrap.descriptors.len() != datagram.descriptors.len() {
         bail!("the bootstrap is for {} and not for {service}", bootstrap.service);
     }
-    let descriptors = bootstrap.descriptors.iter().copied().zip(datagram.descriptors).collect();
+    let descriptors = bootstrap
+        .descriptors
+        .iter()
+        .copied()
+        .zip(datagram.descriptors)
+        .collect();
     Ok((bootstrap, descriptors))
 }
 
@@ -72,8 +80,11 @@ async fn serve(
     let (stop, shutdown) = watch::channel(false);
     let (announce, announcements) = mpsc::channel(64);
     let listen = listen(Arc::clone(&channel), stop, announce);
-    let mut take =
-        |kind: DescriptorKind| descriptors.remove(&kind).ok_or_else(|| anyhow!("the bootstrap lacks {kind:?}"));
+    let mut take = |kind: DescriptorKind| {
+        descriptors
+            .remove(&kind)
+            .ok_or_else(|| anyhow!("the bootstrap lacks {kind:?}"))
+    };
     let link = LinkOptions {
         socket: bootstrap.kernel_socket.into(),
         service: bootstrap.service,
@@ -86,7 +97,10 @@ async fn serve(
         Service::Kernel => {
             let listener = take(DescriptorKind::KernelListener)?.into();
             let (reports, reported) = mpsc::channel(64);
-            let supervisor = SupervisorChannel { commands: announcements, reports };
+            let supervisor = SupervisorChannel {
+                commands: announcements,
+                reports,
+            };
             let run = isms_kernel::run(isms_protocol::decode(config)?, listener, supervisor, shutdown);
             tokio::select! {
                 outcome = race(listen, run) => outcome,
@@ -95,17 +109,41 @@ async fn serve(
         }
         Service::Doer => {
             let spawner = take(DescriptorKind::Spawner)?;
-            race(listen, isms_doer::run(isms_protocol::decode(config)?, link, spawner, shutdown)).await
+            race(
+                listen,
+                isms_doer::run(isms_protocol::decode(config)?, link, spawner, shutdown),
+            )
+            .await
         }
-        Service::Dbriver => race(listen, isms_dbriver::run(isms_protocol::decode(config)?, link, shutdown)).await,
-        Service::Resadmin => race(listen, isms_resadmin::run(isms_protocol::decode(config)?, link, shutdown)).await,
+        Service::Dbriver => {
+            race(
+                listen,
+                isms_dbriver::run(isms_protocol::decode(config)?, link, shutdown),
+            )
+            .await
+        }
+        Service::Resadmin => {
+            race(
+                listen,
+                isms_resadmin::run(isms_protocol::decode(config)?, link, shutdown),
+            )
+            .await
+        }
         Service::Commserver => {
             let listener = take(DescriptorKind::HttpListener)?.into();
-            race(listen, isms_commserver::run(isms_protocol::decode(config)?, listener, link, shutdown)).await
+            race(
+                listen,
+                isms_commserver::run(isms_protocol::decode(config)?, listener, link, shutdown),
+            )
+            .await
         }
         Service::Gate => {
             let listener = take(DescriptorKind::HttpListener)?.into();
-            race(listen, isms_gate::run(isms_protocol::decode(config)?, listener, link, shutdown)).await
+            race(
+                listen,
+                isms_gate::run(isms_protocol::decode(config)?, listener, link, shutdown),
+            )
+            .await
         }
         Service::Worker => bail!("a worker is not a role"),
     }
@@ -150,10 +188,12 @@ async fn listen(channel: Arc<Channel>, stop: watch::Sender<bool>, announce: mpsc
 
 /// Runs the spawner until the supervisor stops it or is gone.
 pub(crate) fn run_spawner() -> Result<()> {
-    let channel = descriptor::take_inherited(CHANNEL_FD)
-        .context("the spawner is started by `isms up`, not by hand: it inherits a channel from the supervisor")?;
+    let channel = descriptor::take_inherited(CHANNEL_FD).context(
+        "the spawner is started by `isms up`, not by hand: it inherits a channel from the supervisor",
+    )?;
     let datagram = channel::receive(channel.as_fd())?.context("the supervisor is gone")?;
-    let config: SpawnerConfig = isms_protocol::decode(&datagram.bytes).context("the settings cannot be read")?;
+    let config: SpawnerConfig =
+        isms_protocol::decode(&datagram.bytes).context("the settings cannot be read")?;
     logging::init("spawner");
     Ok(isms_sandbox::spawner::run(config, channel)?)
 }

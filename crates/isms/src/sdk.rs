@@ -21,7 +21,8 @@ type Files = &'static [(&'static str, &'static str)];
 pub(crate) const CPP_TEMPLATE: Files =
     embedded!("/templates/cpp/": "project.toml", "README.md", "doees/hello/hello.cpp");
 /// `isms new --lang c`.
-pub(crate) const C_TEMPLATE: Files = embedded!("/templates/c/": "project.toml", "README.md", "doees/hello/hello.c");
+pub(crate) const C_TEMPLATE: Files =
+    embedded!("/templates/c/": "project.toml", "README.md", "doees/hello/hello.c");
 
 const C_HEADERS: Files = embedded!("/../../sdk/c/include/": "isms_doee.h");
 const CPP_HEADERS: Files = embedded!("/../../sdk/cpp/include/": "isms/doee.hpp", "isms/json.hpp");

@@ -44,7 +44,12 @@ struct WorkersSection {
 
 impl Default for WorkersSection {
     fn default() -> WorkersSection {
-        WorkersSection { max: isms_protocol::limits::WORKERS_MAX, pool: 2, idle_s: 60, memory_mb_max: 1024 }
+        WorkersSection {
+            max: isms_protocol::limits::WORKERS_MAX,
+            pool: 2,
+            idle_s: 60,
+            memory_mb_max: 1024,
+        }
     }
 }
 
@@ -77,8 +82,8 @@ impl Settings {
     pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Settings> {
         let file = match file {
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 toml::from_str(&text).with_context(|| format!("cannot use {}", path.display()))?
             }
             None => SettingsFile::default(),
@@ -87,7 +92,14 @@ impl Settings {
     }
 
     fn merge(file: SettingsFile, overrides: Overrides) -> Result<Settings> {
-        let SettingsFile { data, http, gate, gate_hosts, uids, workers } = file;
+        let SettingsFile {
+            data,
+            http,
+            gate,
+            gate_hosts,
+            uids,
+            workers,
+        } = file;
         let data = match overrides.data.or(data) {
             Some(data) => data,
             None => default_data_dir()?,
@@ -98,7 +110,11 @@ impl Settings {
             "workers.max is {}, allowed are 1 to {workers_max}",
             workers.max
         );
-        ensure!(workers.pool <= workers.max, "workers.pool is {}, more than workers.max", workers.pool);
+        ensure!(
+            workers.pool <= workers.max,
+            "workers.pool is {}, more than workers.max",
+            workers.pool
+        );
         ensure!(
             (1..=1024 * 1024).contains(&workers.memory_mb_max),
             "workers.memory_mb_max is {}, allowed are 1 to 1048576",
@@ -111,8 +127,14 @@ impl Settings {
         );
         Ok(Settings {
             data: std::path::absolute(&data).with_context(|| format!("cannot use {}", data.display()))?,
-            http: overrides.http.or(http).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
-            gate: overrides.gate.or(gate).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
+            http: overrides
+                .http
+                .or(http)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            gate: overrides
+                .gate
+                .or(gate)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
             gate_hosts,
             uid_base: uids.base,
             workers_max: workers.max,
@@ -128,7 +150,11 @@ pub(crate) fn default_data_dir() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/isms"));
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("isms"))
@@ -146,8 +172,15 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let overrides = Overrides { http: Some("127.0.0.1:1".parse().unwrap()), ..Overrides::default() };
-        let settings = merge("data = '/x'\nhttp = '127.0.0.1:2'\ngate = '127.0.0.1:3'", overrides).unwrap();
+        let overrides = Overrides {
+            http: Some("127.0.0.1:1".parse().unwrap()),
+            ..Overrides::default()
+        };
+        let settings = merge(
+            "data = '/x'\nhttp = '127.0.0.1:2'\ngate = '127.0.0.1:3'",
+            overrides,
+        )
+        .unwrap();
         assert_eq!(settings.http.port(), 1);
         assert_eq!(settings.gate.port(), 3);
         assert_eq!(settings.data, Path::new("/x"));

@@ -104,7 +104,11 @@ impl Supervisor {
         let incarnations = data.reserve_incarnations()?;
         let units = [Unit::Spawner, Unit::Role(Service::Kernel)];
         let roles = Service::REGISTERED.map(Unit::Role);
-        let slots = units.into_iter().chain(roles).map(|unit| (unit, Slot::default())).collect();
+        let slots = units
+            .into_iter()
+            .chain(roles)
+            .map(|unit| (unit, Slot::default()))
+            .collect();
         Ok(Supervisor {
             settings,
             users,
@@ -123,7 +127,10 @@ impl Supervisor {
 
     /// Where the platform serves; a port that was 0 is a real one here.
     pub(crate) fn addresses(&self) -> Result<Addresses> {
-        Ok(Addresses { http: self.http.local_addr()?, gate: self.gate.local_addr()? })
+        Ok(Addresses {
+            http: self.http.local_addr()?,
+            gate: self.gate.local_addr()?,
+        })
     }
 
     /// Runs the platform until a signal stops it. `ready` is called once, when all roles serve.
@@ -163,7 +170,11 @@ impl Supervisor {
                 write_durably(&path, format!("{}\n", addresses.gate).as_bytes(), 0o600)?;
                 ready.take().expect("checked just now")(addresses);
             } else if ready.is_some() && Instant::now() > give_up_at {
-                break Err(anyhow::anyhow!("not ready within {} s: {}", READY_TIMEOUT.as_secs(), self.missing()));
+                break Err(anyhow::anyhow!(
+                    "not ready within {} s: {}",
+                    READY_TIMEOUT.as_secs(),
+                    self.missing()
+                ));
             }
         };
         self.stop_all().await;
@@ -171,8 +182,15 @@ impl Supervisor {
     }
 
     fn missing(&self) -> String {
-        let missing = self.slots.iter().filter(|(_, slot)| !slot.serving).map(|(unit, _)| unit.name());
-        format!("{} did not start to serve; the log above says why", missing.collect::<Vec<_>>().join(", "))
+        let missing = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| !slot.serving)
+            .map(|(unit, _)| unit.name());
+        format!(
+            "{} did not start to serve; the log above says why",
+            missing.collect::<Vec<_>>().join(", ")
+        )
     }
 
     fn start(&mut self, unit: Unit) -> Result<()> {
@@ -218,9 +236,11 @@ impl Supervisor {
         };
         running.send(&isms_protocol::encode(&bootstrap), &borrow_all(&descriptors))?;
         if service == Service::Kernel {
-            self.secrets.iter().try_for_each(|(service, (incarnation, secret_hash))| {
-                running.tell(&announce(*service, *incarnation, *secret_hash))
-            })
+            self.secrets
+                .iter()
+                .try_for_each(|(service, (incarnation, secret_hash))| {
+                    running.tell(&announce(*service, *incarnation, *secret_hash))
+                })
         } else {
             self.secrets.insert(service, (incarnation, secret_hash));
             match self.running(Unit::Role(Service::Kernel)) {
@@ -248,27 +268,43 @@ impl Supervisor {
     }
 
     fn reported(&mut self, report: Report) -> Result<()> {
-        let Report { unit, incarnation, what } = report;
-        let current = self.running(unit).is_some_and(|running| running.incarnation == incarnation);
+        let Report {
+            unit,
+            incarnation,
+            what,
+        } = report;
+        let current = self
+            .running(unit)
+            .is_some_and(|running| running.incarnation == incarnation);
         if !current {
             return Ok(());
         }
         match what {
             What::Exited(status) => return self.exited(unit, status),
-            What::SpawnerLives | What::Said(FromRole::Heartbeat) => self.slot(unit).heartbeat = Some(Instant::now()),
+            What::SpawnerLives | What::Said(FromRole::Heartbeat) => {
+                self.slot(unit).heartbeat = Some(Instant::now())
+            }
             What::SpawnerReady => {
                 tracing::info!("spawner is ready");
                 self.slot(unit).serving = true;
             }
-            What::Said(FromRole::Registered { service, incarnation }) => self.set_serving(service, incarnation, true),
-            What::Said(FromRole::Lost { service, incarnation }) => self.set_serving(service, incarnation, false),
+            What::Said(FromRole::Registered { service, incarnation }) => {
+                self.set_serving(service, incarnation, true)
+            }
+            What::Said(FromRole::Lost { service, incarnation }) => {
+                self.set_serving(service, incarnation, false)
+            }
         }
         Ok(())
     }
 
     fn set_serving(&mut self, service: Service, incarnation: Incarnation, serving: bool) {
         let slot = self.slot(Unit::Role(service));
-        if slot.running.as_ref().is_some_and(|running| running.incarnation == incarnation) {
+        if slot
+            .running
+            .as_ref()
+            .is_some_and(|running| running.incarnation == incarnation)
+        {
             slot.serving = serving;
             slot.waiting_since = (!serving).then(Instant::now);
         }
@@ -277,7 +313,10 @@ impl Supervisor {
     fn exited(&mut self, unit: Unit, status: Option<std::process::ExitStatus>) -> Result<()> {
         let was_ready = self.was_ready;
         let slot = self.slot(unit);
-        let running = slot.running.take().expect("the report was checked to be of the running process");
+        let running = slot
+            .running
+            .take()
+            .expect("the report was checked to be of the running process");
         let now = Instant::now();
         let verdict = slot.policy.died(running.started, now);
         slot.serving = false;
@@ -297,7 +336,11 @@ impl Supervisor {
             }
         }
         // What needs no pause starts at once: each moment without it is an error to somebody.
-        if verdict.pause.is_zero() { self.start(unit) } else { Ok(()) }
+        if verdict.pause.is_zero() {
+            self.start(unit)
+        } else {
+            Ok(())
+        }
     }
 
     fn restart_due(&mut self) -> Result<()> {
@@ -350,9 +393,17 @@ impl Supervisor {
         let until = tokio::time::Instant::now() + DRAIN_TIMEOUT + STOP_GRACE;
         while wave.iter().any(|unit| self.running(*unit).is_some()) {
             match tokio::time::timeout_at(until, self.reports.1.recv()).await {
-                Ok(Some(Report { unit, incarnation, what: What::Exited(_) })) => {
+                Ok(Some(Report {
+                    unit,
+                    incarnation,
+                    what: What::Exited(_),
+                })) => {
                     let slot = self.slot(unit);
-                    if slot.running.as_ref().is_some_and(|running| running.incarnation == incarnation) {
+                    if slot
+                        .running
+                        .as_ref()
+                        .is_some_and(|running| running.incarnation == incarnation)
+                    {
                         slot.running = None;
                     }
                 }
@@ -381,17 +432,24 @@ impl Supervisor {
         if self.incarnations.is_empty() {
             self.incarnations = self.data.reserve_incarnations()?;
         }
-        Ok(Incarnation(self.incarnations.next().expect("a reserved block is not empty")))
+        Ok(Incarnation(
+            self.incarnations.next().expect("a reserved block is not empty"),
+        ))
     }
 }
 
 fn announce(service: Service, incarnation: Incarnation, secret_hash: [u8; 32]) -> ToRole {
-    ToRole::Announce { service, incarnation, secret_hash }
+    ToRole::Announce {
+        service,
+        incarnation,
+        secret_hash,
+    }
 }
 
 fn listen(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .with_context(|| format!("cannot listen on {address} for {what}; choose another address with {flag} ADDR"))
+    TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address} for {what}; choose another address with {flag} ADDR")
+    })
 }
 
 /// The Kernel's socket: for the roles' group, in a folder that others cannot pass through.

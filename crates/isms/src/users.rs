@@ -20,7 +20,9 @@ pub(crate) struct Users {
 impl Users {
     /// Own uids when this process is root.
     pub(crate) fn detect(base: u32) -> Users {
-        Users { base: rustix::process::geteuid().is_root().then_some(base) }
+        Users {
+            base: rustix::process::geteuid().is_root().then_some(base),
+        }
     }
 
     /// One uid for all.
@@ -37,7 +39,11 @@ impl Users {
     /// The uids from which services connect to the Kernel.
     pub(crate) fn of_services(&self) -> Vec<u32> {
         match self.base {
-            Some(_) => Service::REGISTERED.iter().filter_map(|service| self.of(*service)).map(|(uid, _)| uid).collect(),
+            Some(_) => Service::REGISTERED
+                .iter()
+                .filter_map(|service| self.of(*service))
+                .map(|(uid, _)| uid)
+                .collect(),
             None => vec![rustix::process::geteuid().as_raw()],
         }
     }

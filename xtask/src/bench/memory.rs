@@ -34,7 +34,9 @@ fn pss_kib(pid: u32) -> Option<u64> {
 pub(crate) fn worker_kib(supervisor: u32) -> Result<f64> {
     let mut charged: Vec<u64> = family(supervisor).into_iter().filter_map(charged_bytes).collect();
     charged.sort_unstable();
-    let median = charged.get(charged.len() / 2).context("no worker has a memory cgroup of its own")?;
+    let median = charged
+        .get(charged.len() / 2)
+        .context("no worker has a memory cgroup of its own")?;
     Ok(*median as f64 / 1024.0)
 }
 
@@ -48,7 +50,11 @@ fn charged_bytes(pid: u32) -> Option<u64> {
     let of = |prefix: &str, root: &str, file: &str| {
         let line = groups.lines().find(|line| line.contains(prefix))?;
         let path = line.rsplit_once(':')?.1;
-        fs::read_to_string(format!("{root}{path}/{file}")).ok()?.trim().parse().ok()
+        fs::read_to_string(format!("{root}{path}/{file}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     };
     of(":memory:", "/sys/fs/cgroup/memory", "memory.usage_in_bytes")
         .or_else(|| of("0::", "/sys/fs/cgroup", "memory.current"))
@@ -58,15 +64,26 @@ fn charged_bytes(pid: u32) -> Option<u64> {
 fn family(root: u32) -> Vec<u32> {
     let mut children: Vec<(u32, u32)> = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         children.extend(parent.map(|parent| (parent, pid)));
     }
     let mut family = vec![root];
     let mut next = 0;
     while let Some(parent) = family.get(next).copied() {
-        family.extend(children.iter().filter(|(of, _)| *of == parent).map(|(_, pid)| *pid));
+        family.extend(
+            children
+                .iter()
+                .filter(|(of, _)| *of == parent)
+                .map(|(_, pid)| *pid),
+        );
         next += 1;
     }
     family

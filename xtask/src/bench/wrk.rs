@@ -20,7 +20,13 @@ pub(crate) fn run(url: &str, connections: u32, seconds: u32) -> Result<Load> {
 
 fn once(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     let output = Command::new("wrk")
-        .args(["--latency", "-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+        .args([
+            "--latency",
+            "-t1",
+            &format!("-c{connections}"),
+            &format!("-d{seconds}s"),
+            url,
+        ])
         .output()
         .context("cannot start wrk")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -32,7 +38,8 @@ fn once(url: &str, connections: u32, seconds: u32) -> Result<Load> {
 fn parse(text: &str) -> Result<Load> {
     let after = |label: &str| {
         let line = text.lines().map(str::trim).find(|line| line.starts_with(label));
-        line.map(|line| line[label.len()..].trim()).with_context(|| format!("there is no {label}"))
+        line.map(|line| line[label.len()..].trim())
+            .with_context(|| format!("there is no {label}"))
     };
     ensure!(!text.contains("Non-2xx"), "some answers were errors");
     ensure!(!text.contains("Socket errors"), "some connections broke");
@@ -61,7 +68,14 @@ mod tests {
 
     #[test]
     fn percentiles_and_rate_are_read_in_any_unit() {
-        assert_eq!(parse(REPORT).unwrap(), Load { p50_us: 148.0, p99_us: 1200.0, rate: 6543.21 });
+        assert_eq!(
+            parse(REPORT).unwrap(),
+            Load {
+                p50_us: 148.0,
+                p99_us: 1200.0,
+                rate: 6543.21
+            }
+        );
     }
 
     #[test]

@@ -22,10 +22,20 @@ const PAUSES: &[(&str, &str)] = &[(
 )];
 
 /// Files with an ignored test that is the other process of a test beside it, each with the reason.
-const CHILDREN: &[(&str, &str)] = &[(
-    "crates/isms-dbriver/tests/it/durability.rs",
-    "holds the writer that a test kills",
-)];
+const CHILDREN: &[(&str, &str)] = &[
+    (
+        "crates/isms-dbriver/tests/it/durability.rs",
+        "holds the writer that a test kills",
+    ),
+    (
+        "crates/isms-sandbox/tests/it/isolation.rs",
+        "holds the ordinary user's process that a test starts",
+    ),
+    (
+        "crates/isms-sandbox/tests/it/platform.rs",
+        "holds the spawner's process that tests start",
+    ),
+];
 
 /// Extensions of files that people write.
 const TEXT: &[&str] = &[

@@ -1,3 +1,5 @@
+//! Which statements are allowed, and which are not.
+
 use super::*;
 
 fn refusal(sql: &str) -> String {

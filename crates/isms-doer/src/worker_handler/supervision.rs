@@ -19,7 +19,9 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let Some(record) = self.workers.get(&worker) else { return };
+        let Some(record) = self.workers.get(&worker) else {
+            return;
+        };
         let (state, version) = (record.state, record.version);
         match state {
             State::Starting => {
@@ -28,7 +30,14 @@ impl WorkerHandler {
                 self.spawn_retry_at = Some(now + SPAWN_RETRY);
             }
             State::Assigned => self.kill(worker, "its Doee failed to start", now, actions),
-            _ => return self.misbehaved(worker, "it reported a failed start while serving".to_owned(), now, actions),
+            _ => {
+                return self.misbehaved(
+                    worker,
+                    "it reported a failed start while serving".to_owned(),
+                    now,
+                    actions,
+                );
+            }
         }
         if let Some(version) = version {
             self.give_up_unless_served(version, error, now, actions);
@@ -36,9 +45,19 @@ impl WorkerHandler {
     }
 
     /// Cuts off a worker that has broken the contract.
-    pub(super) fn misbehaved(&mut self, worker: WorkerId, what: String, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn misbehaved(
+        &mut self,
+        worker: WorkerId,
+        what: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let message = format!("the worker was cut off: {what}");
-        self.end_call(worker, WireError::new(ErrorCode::Crashed, message.clone()), actions);
+        self.end_call(
+            worker,
+            WireError::new(ErrorCode::Crashed, message.clone()),
+            actions,
+        );
         self.kill(worker, &message, now, actions);
         self.publish_of(worker, actions);
     }
@@ -47,7 +66,9 @@ impl WorkerHandler {
     pub(super) fn exited(&mut self, worker: WorkerId, how: String, now: Instant, actions: &mut Vec<Action>) {
         let error = |when: &str| WireError::new(ErrorCode::Crashed, format!("the worker {how} {when}"));
         self.end_call(worker, error("while it ran the call"), actions);
-        let Some(record) = self.workers.remove(&worker) else { return };
+        let Some(record) = self.workers.remove(&worker) else {
+            return;
+        };
         let Some(version) = record.version else {
             if record.state == State::Starting {
                 self.spawn_retry_at = Some(now + SPAWN_RETRY);
@@ -60,7 +81,12 @@ impl WorkerHandler {
         match record.state {
             State::Starting => self.give_up_unless_served(version, error("while it started"), now, actions),
             State::Assigned => {
-                self.give_up_unless_served(version, error("while it loaded and initialized its Doee"), now, actions);
+                self.give_up_unless_served(
+                    version,
+                    error("while it loaded and initialized its Doee"),
+                    now,
+                    actions,
+                );
             }
             _ => self.scale(version, now, actions),
         }
@@ -75,7 +101,11 @@ impl WorkerHandler {
     }
 
     pub(super) fn drain_idle(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let idle = self.doees.get(&version).map(|doee| doee.idle.clone()).unwrap_or_default();
+        let idle = self
+            .doees
+            .get(&version)
+            .map(|doee| doee.idle.clone())
+            .unwrap_or_default();
         for worker in idle {
             self.drain(worker, now, actions);
         }
@@ -83,8 +113,15 @@ impl WorkerHandler {
 
     /// Asks an idle worker to terminate its Doee and exit.
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.enter(State::Draining { kill_at: now + DRAIN_GRACE }, now);
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        record.enter(
+            State::Draining {
+                kill_at: now + DRAIN_GRACE,
+            },
+            now,
+        );
         let version = record.version;
         actions.push(Action::Drain { worker });
         if let Some(version) = version {
@@ -114,30 +151,54 @@ impl WorkerHandler {
     }
 
     fn check_clock(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get(&worker) else { return };
-        let limits = record.version.and_then(|version| self.doees.get(&version)).and_then(|doee| doee.limits);
+        let Some(record) = self.workers.get(&worker) else {
+            return;
+        };
+        let limits = record
+            .version
+            .and_then(|version| self.doees.get(&version))
+            .and_then(|doee| doee.limits);
         let over = |since: Instant, limit: Duration| now >= since + limit;
         match record.state {
             State::Starting if over(record.since, START_TIMEOUT) => {
                 self.start_timed_out(worker, "the worker did not start in time", now, actions);
             }
             State::Assigned if over(record.since, INITIALIZE_TIMEOUT) => {
-                self.start_timed_out(worker, "the Doee did not load and initialize in time", now, actions);
+                self.start_timed_out(
+                    worker,
+                    "the Doee did not load and initialize in time",
+                    now,
+                    actions,
+                );
             }
-            State::Busy { kill_at: Some(at), .. } if now >= at => {
+            State::Busy {
+                kill_at: Some(at), ..
+            } if now >= at => {
                 self.end_call(worker, cancelled_error(), actions);
                 self.kill(worker, "it did not give up its cancelled call", now, actions);
             }
-            State::Busy { begun: Some(begun), .. } => {
+            State::Busy {
+                begun: Some(begun), ..
+            } => {
                 let timeout = limits.map_or(Duration::ZERO, |limits| limits.timeout);
                 if over(begun, timeout) {
-                    let message = format!("the function ran longer than its timeout_ms = {}", timeout.as_millis());
+                    let message = format!(
+                        "the function ran longer than its timeout_ms = {}",
+                        timeout.as_millis()
+                    );
                     self.end_call(worker, WireError::new(ErrorCode::TimedOut, message), actions);
                     self.kill(worker, "its call ran longer than its time limit", now, actions);
                 }
             }
-            State::Busy { begun: None, sent, .. } if over(sent, BEGIN_TIMEOUT) => {
-                self.misbehaved(worker, "it did not begin the call that it was sent".to_owned(), now, actions);
+            State::Busy {
+                begun: None, sent, ..
+            } if over(sent, BEGIN_TIMEOUT) => {
+                self.misbehaved(
+                    worker,
+                    "it did not begin the call that it was sent".to_owned(),
+                    now,
+                    actions,
+                );
             }
             State::Draining { kill_at } if now >= kill_at => {
                 self.kill(worker, "it did not end when asked", now, actions);
@@ -149,8 +210,12 @@ impl WorkerHandler {
     }
 
     fn check_idle(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get(&worker) else { return };
-        let Some((version, doee)) = record.version.and_then(|version| Some((version, self.doees.get(&version)?)))
+        let Some(record) = self.workers.get(&worker) else {
+            return;
+        };
+        let Some((version, doee)) = record
+            .version
+            .and_then(|version| Some((version, self.doees.get(&version)?)))
         else {
             return;
         };
@@ -164,7 +229,9 @@ impl WorkerHandler {
     fn check_doee(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
         let slots = self.slots(version);
         let waiting = self.admin.waiting_len(version);
-        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let Some(doee) = self.doees.get_mut(&version) else {
+            return;
+        };
         match &doee.readiness {
             Readiness::Failed { until, .. } if now >= *until => {
                 if doee.queued == 0 && slots == 0 {
@@ -209,12 +276,22 @@ impl WorkerHandler {
     }
 
     fn kill(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.enter(State::Draining { kill_at: now + DRAIN_GRACE }, now);
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        record.enter(
+            State::Draining {
+                kill_at: now + DRAIN_GRACE,
+            },
+            now,
+        );
         if let Some(doee) = record.version.and_then(|version| self.doees.get_mut(&version)) {
             doee.idle.retain(|idle| *idle != worker);
         }
-        actions.push(Action::Kill { worker, why: why.to_owned() });
+        actions.push(Action::Kill {
+            worker,
+            why: why.to_owned(),
+        });
     }
 
     fn publish_of(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
@@ -249,13 +326,21 @@ impl WorkerHandler {
         actions: &mut Vec<Action>,
     ) {
         for task in self.admin.remove_waiting(version) {
-            actions.push(Action::Fail { task, error: error.clone() });
+            actions.push(Action::Fail {
+                task,
+                error: error.clone(),
+            });
         }
-        let Some(doee) = self.doees.get_mut(&version) else { return };
+        let Some(doee) = self.doees.get_mut(&version) else {
+            return;
+        };
         let (first, longest) = BACKOFF;
         let pause = first.saturating_mul(1 << doee.failures.min(10)).min(longest);
         doee.failures += 1;
-        doee.readiness = Readiness::Failed { error, until: now + pause };
+        doee.readiness = Readiness::Failed {
+            error,
+            until: now + pause,
+        };
         self.publish(version, actions);
     }
 }

@@ -1,10 +1,16 @@
+//! The decisions about workers: exact actions for small histories, and random ones.
+
 use std::collections::HashSet;
 
 use super::*;
 
 const VERSION: DoeeVersion = DoeeVersion::from_bytes([1; 16]);
 const OTHER: DoeeVersion = DoeeVersion::from_bytes([2; 16]);
-const LIMITS: DoeeLimits = DoeeLimits { timeout: Duration::from_millis(500), workers_min: 0, workers_max: 4 };
+const LIMITS: DoeeLimits = DoeeLimits {
+    timeout: Duration::from_millis(500),
+    workers_min: 0,
+    workers_max: 4,
+};
 
 /// A handler with a clock that only `after` moves.
 struct Scene {
@@ -14,8 +20,15 @@ struct Scene {
 
 impl Scene {
     fn new(pool_size: usize) -> Scene {
-        let config = HandlerConfig { pool_size, workers_max: 8, idle_ttl: Duration::from_secs(60) };
-        Scene { handler: WorkerHandler::new(config), now: Instant::now() }
+        let config = HandlerConfig {
+            pool_size,
+            workers_max: 8,
+            idle_ttl: Duration::from_secs(60),
+        };
+        Scene {
+            handler: WorkerHandler::new(config),
+            now: Instant::now(),
+        }
     }
 
     fn after(&mut self, duration: Duration) -> &mut Scene {
@@ -37,11 +50,17 @@ impl Scene {
     /// Worker 1 serves `VERSION` and is idle.
     fn serving(pool_size: usize) -> Scene {
         let mut scene = Scene::new(pool_size);
-        scene.on(Event::Demand { version: VERSION, queued: 1 });
+        scene.on(Event::Demand {
+            version: VERSION,
+            queued: 1,
+        });
         scene.on(loaded(LIMITS));
         scene.on(Event::Empty { worker: WorkerId(1) });
         scene.on(Event::Initialized { worker: WorkerId(1) });
-        scene.on(Event::Demand { version: VERSION, queued: 0 });
+        scene.on(Event::Demand {
+            version: VERSION,
+            queued: 0,
+        });
         scene
     }
 
@@ -55,35 +74,68 @@ impl Scene {
 }
 
 fn loaded(limits: DoeeLimits) -> Event {
-    Event::Loaded { version: VERSION, outcome: Ok(limits) }
+    Event::Loaded {
+        version: VERSION,
+        outcome: Ok(limits),
+    }
 }
 
 fn accepted(task: u64) -> Event {
-    Event::Accepted { task: TaskId(task), version: VERSION }
+    Event::Accepted {
+        task: TaskId(task),
+        version: VERSION,
+    }
 }
 
 fn fail(task: u64, code: ErrorCode, message: &str) -> Action {
-    Action::Fail { task: TaskId(task), error: WireError::new(code, message) }
+    Action::Fail {
+        task: TaskId(task),
+        error: WireError::new(code, message),
+    }
 }
 
 fn kill(worker: u64, why: &str) -> Action {
-    Action::Kill { worker: WorkerId(worker), why: why.to_owned() }
+    Action::Kill {
+        worker: WorkerId(worker),
+        why: why.to_owned(),
+    }
 }
 
 fn publish(capacity: u32) -> Action {
-    Action::Publish { version: VERSION, capacity }
+    Action::Publish {
+        version: VERSION,
+        capacity,
+    }
 }
 
 #[test]
 fn the_first_demand_loads_the_doee_and_a_starting_worker_counts_as_one_slot() {
     let mut scene = Scene::new(0);
-    scene.expect(Event::Demand { version: VERSION, queued: 3 }, &[Action::Load { version: VERSION }]);
-    scene.expect(loaded(LIMITS), &[Action::Spawn { worker: WorkerId(1) }, publish(1)]);
+    scene.expect(
+        Event::Demand {
+            version: VERSION,
+            queued: 3,
+        },
+        &[Action::Load { version: VERSION }],
+    );
+    scene.expect(
+        loaded(LIMITS),
+        &[Action::Spawn { worker: WorkerId(1) }, publish(1)],
+    );
     scene.expect(accepted(1), &[]);
-    scene.expect(Event::Empty { worker: WorkerId(1) }, &[Action::Assign { worker: WorkerId(1), version: VERSION }]);
+    scene.expect(
+        Event::Empty { worker: WorkerId(1) },
+        &[Action::Assign {
+            worker: WorkerId(1),
+            version: VERSION,
+        }],
+    );
     scene.expect(
         Event::Initialized { worker: WorkerId(1) },
-        &[Action::Run { worker: WorkerId(1), task: TaskId(1) }],
+        &[Action::Run {
+            worker: WorkerId(1),
+            task: TaskId(1),
+        }],
     );
 }
 
@@ -92,8 +144,20 @@ fn a_pooled_sandbox_is_assigned_at_once_and_the_pool_is_refilled_at_the_next_tic
     let mut scene = Scene::new(1);
     scene.expect(Event::Tick, &[Action::Spawn { worker: WorkerId(1) }]);
     scene.expect(Event::Empty { worker: WorkerId(1) }, &[]);
-    scene.on(Event::Demand { version: VERSION, queued: 1 });
-    scene.expect(loaded(LIMITS), &[Action::Assign { worker: WorkerId(1), version: VERSION }, publish(1)]);
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
+    scene.expect(
+        loaded(LIMITS),
+        &[
+            Action::Assign {
+                worker: WorkerId(1),
+                version: VERSION,
+            },
+            publish(1),
+        ],
+    );
     scene.expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }]);
 }
 
@@ -104,18 +168,33 @@ fn an_answered_worker_takes_the_task_that_waits_longest() {
     scene.expect(accepted(3), &[]);
     scene.expect(
         Event::Answered { worker: WorkerId(1) },
-        &[Action::Run { worker: WorkerId(1), task: TaskId(2) }],
+        &[Action::Run {
+            worker: WorkerId(1),
+            task: TaskId(2),
+        }],
     );
 }
 
 #[test]
 fn demand_that_lasts_doubles_the_workers_up_to_the_maximum() {
     let mut scene = Scene::running();
-    scene.expect(Event::Demand { version: VERSION, queued: 9 }, &[]);
-    scene.after(SCALE_UP_AFTER).expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(2)]);
+    scene.expect(
+        Event::Demand {
+            version: VERSION,
+            queued: 9,
+        },
+        &[],
+    );
+    scene
+        .after(SCALE_UP_AFTER)
+        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(2)]);
     scene.expect(
         Event::Tick,
-        &[Action::Spawn { worker: WorkerId(3) }, Action::Spawn { worker: WorkerId(4) }, publish(4)],
+        &[
+            Action::Spawn { worker: WorkerId(3) },
+            Action::Spawn { worker: WorkerId(4) },
+            publish(4),
+        ],
     );
     scene.expect(Event::Tick, &[]);
 }
@@ -127,46 +206,93 @@ fn a_call_over_its_time_limit_fails_and_its_worker_is_killed_and_replaced_on_dem
     scene.after(Duration::from_millis(1)).expect(
         Event::Tick,
         &[
-            fail(1, ErrorCode::TimedOut, "the function ran longer than its timeout_ms = 500"),
+            fail(
+                1,
+                ErrorCode::TimedOut,
+                "the function ran longer than its timeout_ms = 500",
+            ),
             kill(1, "its call ran longer than its time limit"),
             publish(0),
         ],
     );
-    scene.expect(Event::Demand { version: VERSION, queued: 1 }, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
-    scene.expect(Event::Exited { worker: WorkerId(1), how: "was killed".into() }, &[]);
+    scene.expect(
+        Event::Demand {
+            version: VERSION,
+            queued: 1,
+        },
+        &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+    );
+    scene.expect(
+        Event::Exited {
+            worker: WorkerId(1),
+            how: "was killed".into(),
+        },
+        &[],
+    );
 }
 
 #[test]
 fn a_crash_fails_the_call_and_nothing_else() {
     let mut scene = Scene::running();
     scene.expect(
-        Event::Exited { worker: WorkerId(1), how: "died of signal 11 (SIGSEGV)".into() },
+        Event::Exited {
+            worker: WorkerId(1),
+            how: "died of signal 11 (SIGSEGV)".into(),
+        },
         &[
-            fail(1, ErrorCode::Crashed, "the worker died of signal 11 (SIGSEGV) while it ran the call"),
+            fail(
+                1,
+                ErrorCode::Crashed,
+                "the worker died of signal 11 (SIGSEGV) while it ran the call",
+            ),
             publish(0),
         ],
     );
-    scene.expect(Event::Demand { version: VERSION, queued: 1 }, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+    scene.expect(
+        Event::Demand {
+            version: VERSION,
+            queued: 1,
+        },
+        &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+    );
 }
 
 #[test]
 fn a_doee_that_cannot_start_tells_each_caller_why_until_it_is_tried_again() {
     let mut scene = Scene::new(0);
-    scene.on(Event::Demand { version: VERSION, queued: 2 });
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 2,
+    });
     scene.on(loaded(LIMITS));
     scene.on(accepted(1));
     scene.on(Event::Empty { worker: WorkerId(1) });
     let error = WireError::new(ErrorCode::DoeeFailed, "initialize failed: no such window");
     scene.expect(
-        Event::StartFailed { worker: WorkerId(1), error: error.clone() },
+        Event::StartFailed {
+            worker: WorkerId(1),
+            error: error.clone(),
+        },
         &[
             kill(1, "its Doee failed to start"),
-            Action::Fail { task: TaskId(1), error: error.clone() },
+            Action::Fail {
+                task: TaskId(1),
+                error: error.clone(),
+            },
             publish(FAILED_CAPACITY),
         ],
     );
-    scene.expect(accepted(2), &[Action::Fail { task: TaskId(2), error }]);
-    scene.on(Event::Demand { version: VERSION, queued: 1 });
+    scene.expect(
+        accepted(2),
+        &[Action::Fail {
+            task: TaskId(2),
+            error,
+        }],
+    );
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
     scene
         .after(BACKOFF.0)
         .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
@@ -175,13 +301,25 @@ fn a_doee_that_cannot_start_tells_each_caller_why_until_it_is_tried_again() {
 #[test]
 fn a_version_that_cannot_be_loaded_answers_with_the_reason() {
     let mut scene = Scene::new(0);
-    scene.on(Event::Demand { version: VERSION, queued: 1 });
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
     let error = WireError::new(ErrorCode::NotFound, "no such version");
     scene.expect(
-        Event::Loaded { version: VERSION, outcome: Err(error.clone()) },
+        Event::Loaded {
+            version: VERSION,
+            outcome: Err(error.clone()),
+        },
         &[publish(FAILED_CAPACITY)],
     );
-    scene.expect(accepted(1), &[Action::Fail { task: TaskId(1), error }]);
+    scene.expect(
+        accepted(1),
+        &[Action::Fail {
+            task: TaskId(1),
+            error,
+        }],
+    );
 }
 
 #[test]
@@ -190,9 +328,16 @@ fn a_cancelled_call_is_asked_first_and_killed_after_the_grace() {
     scene.expect(accepted(2), &[]);
     scene.expect(
         Event::Cancelled { task: TaskId(2) },
-        &[fail(2, ErrorCode::Cancelled, "the call was cancelled by its caller")],
+        &[fail(
+            2,
+            ErrorCode::Cancelled,
+            "the call was cancelled by its caller",
+        )],
     );
-    scene.expect(Event::Cancelled { task: TaskId(1) }, &[Action::AskCancel { worker: WorkerId(1) }]);
+    scene.expect(
+        Event::Cancelled { task: TaskId(1) },
+        &[Action::AskCancel { worker: WorkerId(1) }],
+    );
     scene.expect(Event::Cancelled { task: TaskId(1) }, &[]);
     scene.after(Duration::from_millis(400)).expect(Event::Tick, &[]);
     scene.after(CANCEL_GRACE).expect(
@@ -213,7 +358,13 @@ fn a_retired_version_drains_its_idle_workers_at_once_and_busy_ones_after_their_c
         Event::Answered { worker: WorkerId(1) },
         &[Action::Drain { worker: WorkerId(1) }, publish(0)],
     );
-    scene.expect(Event::Exited { worker: WorkerId(1), how: "exited".into() }, &[]);
+    scene.expect(
+        Event::Exited {
+            worker: WorkerId(1),
+            how: "exited".into(),
+        },
+        &[],
+    );
 }
 
 #[test]
@@ -223,22 +374,39 @@ fn a_worker_above_the_minimum_goes_when_it_has_idled_too_long() {
     scene
         .after(Duration::from_secs(1))
         .expect(Event::Tick, &[Action::Drain { worker: WorkerId(1) }, publish(0)]);
-    scene.after(DRAIN_GRACE).expect(Event::Tick, &[kill(1, "it did not end when asked")]);
+    scene
+        .after(DRAIN_GRACE)
+        .expect(Event::Tick, &[kill(1, "it did not end when asked")]);
 }
 
 #[test]
 fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
     let mut scene = Scene::serving(0);
     scene.handler.config.workers_max = 1;
-    scene.on(Event::Demand { version: OTHER, queued: 1 });
+    scene.on(Event::Demand {
+        version: OTHER,
+        queued: 1,
+    });
     scene.expect(
-        Event::Loaded { version: OTHER, outcome: Ok(LIMITS) },
+        Event::Loaded {
+            version: OTHER,
+            outcome: Ok(LIMITS),
+        },
         &[Action::Drain { worker: WorkerId(1) }, publish(0)],
     );
-    scene.on(Event::Exited { worker: WorkerId(1), how: "exited".into() });
+    scene.on(Event::Exited {
+        worker: WorkerId(1),
+        how: "exited".into(),
+    });
     scene.expect(
         Event::Tick,
-        &[Action::Spawn { worker: WorkerId(2) }, Action::Publish { version: OTHER, capacity: 1 }],
+        &[
+            Action::Spawn { worker: WorkerId(2) },
+            Action::Publish {
+                version: OTHER,
+                capacity: 1,
+            },
+        ],
     );
 }
 
@@ -248,7 +416,11 @@ fn a_worker_that_lies_is_cut_off_and_its_call_fails() {
     scene.expect(
         Event::Begun { worker: WorkerId(1) },
         &[
-            fail(1, ErrorCode::Crashed, "the worker was cut off: it began a call that it does not have"),
+            fail(
+                1,
+                ErrorCode::Crashed,
+                "the worker was cut off: it began a call that it does not have",
+            ),
             kill(1, "the worker was cut off: it began a call that it does not have"),
             publish(0),
         ],
@@ -260,8 +432,16 @@ fn a_call_that_is_sent_and_never_begins_fails() {
     let mut scene = Scene::serving(0);
     scene.on(accepted(1));
     let actions = scene.after(BEGIN_TIMEOUT).on(Event::Tick);
-    assert!(matches!(&actions[0], Action::Fail { task: TaskId(1), error } if error.code == ErrorCode::Crashed));
-    assert!(matches!(&actions[1], Action::Kill { worker: WorkerId(1), .. }));
+    assert!(
+        matches!(&actions[0], Action::Fail { task: TaskId(1), error } if error.code == ErrorCode::Crashed)
+    );
+    assert!(matches!(
+        &actions[1],
+        Action::Kill {
+            worker: WorkerId(1),
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -281,11 +461,16 @@ fn a_spawner_that_fails_is_not_asked_again_at_once() {
     let mut scene = Scene::new(1);
     scene.on(Event::Tick);
     scene.expect(
-        Event::StartFailed { worker: WorkerId(1), error: WireError::new(ErrorCode::Unavailable, "no memory") },
+        Event::StartFailed {
+            worker: WorkerId(1),
+            error: WireError::new(ErrorCode::Unavailable, "no memory"),
+        },
         &[],
     );
     scene.expect(Event::Tick, &[]);
-    scene.after(SPAWN_RETRY).expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }]);
+    scene
+        .after(SPAWN_RETRY)
+        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }]);
 }
 
 mod random {

@@ -104,18 +104,18 @@ async fn a_projects_administrator_stays_within_its_project() {
 async fn a_revoked_token_is_asked_about_again_at_once() {
     let gate = Gate::start().await;
     let id = principals()[0].id;
-    assert_eq!(
-        gate.fetch("admin", &format!("DELETE /api/v1/tokens/{id}"))
-            .await
-            .status,
-        204
-    );
+    let revoke = format!("DELETE /api/v1/tokens/{id}");
+    assert_eq!(gate.fetch("admin", &revoke).await.status, 204);
     let seen = gate.seen.requests.lock().unwrap().last().unwrap().clone();
     assert_eq!(seen.decode_body::<RevokeToken>().unwrap(), RevokeToken { id });
+
+    let asked = || gate.seen.authentications.load(Ordering::Relaxed);
+    let before = asked();
     assert_eq!(
         gate.fetch("admin", "DELETE /api/v1/tokens/not-an-id")
             .await
             .status,
         404
     );
+    assert_eq!(asked(), before + 1);
 }

@@ -1,4 +1,6 @@
 //! Tests of the shared HTTP server over real sockets.
+// Helpers of tests are not inside a test function, where clippy would allow it by itself.
+#![allow(clippy::unwrap_used)]
 
 mod docs;
 mod drain;

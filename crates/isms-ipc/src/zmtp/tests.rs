@@ -1,3 +1,5 @@
+//! The engine against honest, cut and hostile bytes.
+
 use proptest::prelude::*;
 
 use super::*;

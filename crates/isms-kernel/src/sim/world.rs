@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use isms_protocol::{
-    Class, DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, ProjectId, Secret, Service,
-    SpanId, TraceContext, TraceId, dbriver, doer, gate, kernel,
+    DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, Secret, Service, gate,
     kernel::{Register, Slots},
-    limits, resadmin,
+    limits,
 };
 use sha2::{Digest, Sha256};
 
@@ -24,16 +23,16 @@ use crate::{
 };
 
 const CONCURRENCY: u32 = 3;
-const CREDIT: u32 = 24;
+pub(super) const CREDIT: u32 = 24;
 
 pub(super) struct World {
-    random: Random,
+    pub(super) random: Random,
     core: Core,
     now: Moment,
-    actors: Vec<Actor>,
+    pub(super) actors: Vec<Actor>,
     observer: Observer,
-    meant: BTreeMap<[u8; 8], Meant>,
-    next_span: u64,
+    pub(super) meant: BTreeMap<[u8; 8], Meant>,
+    pub(super) next_span: u64,
     next_peer: u64,
     /// How often, in 400 moves, a service crashes or breaks the rules; 0 in a quarter of the runs.
     turbulence: u64,
@@ -223,114 +222,6 @@ impl World {
             self.observer.lost(self.actors[actor].service);
             self.feed(Event::PeerLost { peer });
         }
-    }
-
-    /// A service makes a request, sometimes one that it has no right to.
-    fn ask(&mut self, actor: usize) {
-        let sender = self.actors[actor].service;
-        if self.actors[actor].peer.is_none() || self.actors[actor].unanswered() >= CREDIT as usize {
-            return;
-        }
-        let Some((mut header, mut meant)) = self.random_request(actor, sender) else {
-            return;
-        };
-        self.next_span += 1;
-        let span = self.next_span.to_le_bytes();
-        self.actors[actor].next_call += 1;
-        header.call = self.actors[actor].next_call;
-        header.trace = TraceContext {
-            trace: TraceId([9; 16]),
-            span: SpanId(span),
-        };
-        if self.random.percent(40) {
-            header.remaining_us = 1 + self.random.below(1_500_000);
-        }
-        if self.random.percent(25) {
-            header.flags = Flags::STREAM;
-        }
-        if self.random.percent(4) {
-            header.calling_doee = DoeeVersion::from_bytes([7; 16]);
-            meant.must_fail = true;
-        }
-        self.meant.insert(span, meant);
-        self.actors[actor].ask(header, &mut self.random);
-    }
-
-    fn random_request(&mut self, actor: usize, sender: Service) -> Option<(Header, Meant)> {
-        let (target, operation) = match (sender, self.random.below(3)) {
-            (Service::Commserver, 0) => (Service::Resadmin, resadmin::Operation::Authenticate as u16),
-            (Service::Commserver, _) => (Service::Doer, doer::Operation::Invoke as u16),
-            (Service::Gate, 0) => (Service::Kernel, kernel::Operation::Processes as u16),
-            (Service::Gate, 1) => (Service::Resadmin, resadmin::Operation::Deploy as u16),
-            (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
-            (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
-            (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
-            (Service::Resadmin, 0) => (Service::Dbriver, dbriver::Operation::Prepare as u16),
-            (Service::Resadmin, _) => (Service::Doer, doer::Operation::Build as u16),
-            (Service::Dbriver, 0) => (Service::Doer, doer::Operation::Invoke as u16),
-            _ => (Service::Resadmin, resadmin::Operation::Grants as u16),
-        };
-        let mut header = Header {
-            operation,
-            ..Header::new(Kind::Request, sender, target)
-        };
-        header.class = self.random.pick(&Class::ALL);
-        let mut meant = Meant {
-            class: header.class,
-            project: ProjectId::NONE,
-            parent: None,
-            must_fail: sender == Service::Dbriver && target == Service::Doer,
-            deadline: None,
-        };
-        if operation == doer::Operation::Invoke as u16 && target == Service::Doer {
-            header.target_doee = version(self.random.below(3));
-        }
-        let is_child = sender == Service::Doer && target == Service::Dbriver
-            || sender == Service::Resadmin && self.random.percent(50);
-        match is_child {
-            true => self.on_behalf(actor, &mut header, &mut meant)?,
-            false if target != Service::Kernel => {
-                header.project = ProjectId::from_bytes([1 + self.random.below(3) as u8; 16]);
-                meant.project = header.project;
-            }
-            false => {}
-        }
-        Some((header, meant))
-    }
-
-    /// Makes a request that of a process which runs at its sender, or claims to.
-    fn on_behalf(&mut self, actor: usize, header: &mut Header, meant: &mut Meant) -> Option<()> {
-        let fits = |parent: &Header| {
-            parent.operation == doer::Operation::Invoke as u16 || parent.target == Service::Resadmin
-        };
-        let parents: Vec<Header> = self.actors[actor]
-            .work
-            .values()
-            .map(|work| work.header)
-            .filter(fits)
-            .collect();
-        if self.random.percent(8) {
-            header.parent = ProcessId::from_bytes([0xee; 16]);
-            header.attempt = 1;
-            meant.must_fail = true;
-            return Some(());
-        }
-        if parents.is_empty() {
-            return None;
-        }
-        let parent = self.random.pick(&parents);
-        (header.parent, header.attempt) = (parent.process, parent.attempt);
-        meant.class = header.class.capped_by(parent.class);
-        meant.project = parent.project;
-        meant.parent = Some(parent.trace.span.0);
-        if self.random.percent(5) {
-            header.attempt += 1;
-            meant.must_fail = true;
-        } else if self.random.percent(5) && !parent.project.is_none() {
-            header.project = ProjectId::from_bytes([0xaa; 16]);
-            meant.must_fail = true;
-        }
-        Some(())
     }
 
     /// The oldest message of a service reaches the core.
@@ -523,6 +414,6 @@ fn doer_index() -> usize {
         .expect("the Doer registers")
 }
 
-fn version(number: u64) -> DoeeVersion {
+pub(super) fn version(number: u64) -> DoeeVersion {
     DoeeVersion::from_bytes([1 + number as u8; 16])
 }

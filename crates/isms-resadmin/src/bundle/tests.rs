@@ -1,3 +1,5 @@
+//! Uploaded folders, honest and hostile.
+
 use super::*;
 
 /// A tar entry with a correct checksum.

@@ -1,3 +1,5 @@
+//! Manifests, good ones and each kind of bad one with its message.
+
 use super::*;
 
 const GOOD: &str = r#"[project]

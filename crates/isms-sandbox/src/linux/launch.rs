@@ -77,3 +77,31 @@ pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
     unsafe { command.pre_exec(hook) };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, process::Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_child_inherits_what_it_is_given_in_order_and_nothing_else() {
+        let (reader, writer) = descriptor::pipe().unwrap();
+        let null = OwnedFd::from(File::open("/dev/null").unwrap());
+        let script = "for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo -n $n >&4; done; true";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        let launch = Launch {
+            descriptors: vec![null, writer],
+            new_session: true,
+            ..Launch::default()
+        };
+        arrange(&mut command, launch).unwrap();
+        let status = command.status().unwrap();
+        // With the command its copy of the pipe's end goes.
+        drop(command);
+        let mut open = String::new();
+        File::from(reader).read_to_string(&mut open).unwrap();
+        assert_eq!((open.as_str(), status.success()), ("01234", true));
+    }
+}

@@ -64,3 +64,47 @@ pub fn verify_sealed(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
         .metadata()?
         .len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sealed_can_be_read_and_never_changed() {
+        let sealed = create_sealed(c"doee", b"bytes").unwrap();
+        assert_eq!(verify_sealed(sealed.as_fd()).unwrap(), 5);
+        let mut file = File::from(sealed);
+        assert_eq!(
+            file.write(b"x").unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        assert_eq!(
+            file.set_len(9).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        // SAFETY: fcntl on a descriptor that we own.
+        let unsealed = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SEAL) });
+        assert_eq!(unsealed.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn more_than_allowed_is_refused() {
+        assert!(create_sealed_from(c"doee", &mut &b"12345"[..], 5).is_ok());
+        let refused = create_sealed_from(c"doee", &mut &b"123456"[..], 5).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::FileTooLarge);
+        assert!(
+            create_sealed_from(c"doee", &mut io::repeat(7), 1 << 20).is_err(),
+            "an endless source"
+        );
+    }
+
+    #[test]
+    fn what_is_not_sealed_is_refused() {
+        let open = create(c"doee").unwrap();
+        assert_eq!(
+            verify_sealed(open.as_fd()).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        assert!(verify_sealed(File::open("/proc/self/exe").unwrap().as_fd()).is_err());
+    }
+}

@@ -150,3 +150,72 @@ fn detach(message: &libc::msghdr) -> Vec<OwnedFd> {
     }
     descriptors
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, os::fd::AsFd};
+
+    use super::*;
+
+    #[test]
+    fn datagrams_keep_their_bounds_and_carry_descriptors_that_are_closed_at_exec() {
+        let (one, other) = pair().unwrap();
+        let file = File::open("/proc/self/comm").unwrap();
+        send(one.as_fd(), b"first", &[file.as_fd(), file.as_fd()]).unwrap();
+        send(one.as_fd(), b"second", &[]).unwrap();
+        let mut buffer = [0; 16];
+        let mut received = receive(other.as_fd(), &mut buffer).unwrap();
+        assert_eq!(
+            (&buffer[..received.len], received.descriptors.len()),
+            (&b"first"[..], 2)
+        );
+        let passed = received.descriptors.pop().unwrap();
+        // SAFETY: fcntl on a descriptor that we own.
+        let flags = unsafe { libc::fcntl(passed.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags, libc::FD_CLOEXEC);
+        assert!(File::from(passed).read(&mut [0; 1]).is_ok());
+        let received = receive(other.as_fd(), &mut buffer).unwrap();
+        assert_eq!(
+            (&buffer[..received.len], received.descriptors.len()),
+            (&b"second"[..], 0)
+        );
+    }
+
+    #[test]
+    fn a_datagram_that_does_not_fit_is_refused_and_its_descriptors_are_closed() {
+        let (one, other) = pair().unwrap();
+        let (reader, writer) = descriptor::pipe().unwrap();
+        send(one.as_fd(), b"too long", &[writer.as_fd()]).unwrap();
+        drop(writer);
+        let refused = receive(other.as_fd(), &mut [0; 4]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        // The end of the pipe proves that no writer is left.
+        assert_eq!(File::from(reader).read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_end_of_the_peer_is_an_empty_datagram_and_sending_to_it_an_error() {
+        let (one, other) = pair().unwrap();
+        drop(other);
+        assert_eq!(receive(one.as_fd(), &mut [0; 4]).unwrap().len, 0);
+        assert_eq!(
+            send(one.as_fd(), b"x", &[]).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+
+    #[test]
+    fn empty_datagrams_and_too_many_descriptors_are_refused() {
+        let (one, _other) = pair().unwrap();
+        assert_eq!(
+            send(one.as_fd(), b"", &[]).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        let many = [one.as_fd(); DESCRIPTORS_MAX + 1];
+        assert_eq!(
+            send(one.as_fd(), b"x", &many).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        send(one.as_fd(), b"x", &many[1..]).unwrap();
+    }
+}

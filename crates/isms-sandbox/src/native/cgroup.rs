@@ -16,7 +16,7 @@ use std::{
 };
 
 use self::place::Places;
-use super::{CPU_PERMILLE_MIN, Limits};
+use super::{Limits, limits::CPU_PERMILLE_MIN};
 
 /// Accounting period of processor time. Shorter than the kernel's default, so that a throttled call waits less.
 const CPU_PERIOD_US: u64 = 20_000;
@@ -166,11 +166,6 @@ impl Group {
     /// How many periods it was held back for its processor time.
     pub(crate) fn throttled(&self) -> u64 {
         self.count(Controller::Cpu, ["cpu.stat", "cpu.stat"], "nr_throttled ")
-    }
-
-    /// How many processes it was refused for their number.
-    pub(crate) fn forks_refused(&self) -> u64 {
-        self.count(Controller::Pids, ["pids.events", "pids.events"], "max ")
     }
 
     fn count(&self, controller: Controller, [separate, unified]: [&str; 2], key: &str) -> u64 {

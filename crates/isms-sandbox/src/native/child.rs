@@ -104,11 +104,7 @@ fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     Failure::of(Step::Identity, take_identity(plan))?;
     Failure::of(Step::Session, reset_session())?;
     enter_root(plan)?;
-    // SAFETY: a static string.
-    Failure::of(
-        Step::HostName,
-        check(unsafe { libc::sethostname(c"worker".as_ptr(), 6) }),
-    )?;
+    Failure::of(Step::HostName, hide_host_name())?;
     at_checkpoint(plan, Checkpoint::Privileged);
     Failure::of(Step::ResourceLimits, set_limits(plan.limits))?;
     Failure::of(Step::NoNewPrivileges, crate::linux::process::set_no_new_privs())?;
@@ -131,6 +127,12 @@ fn at_checkpoint(plan: &Plan<'_>, checkpoint: Checkpoint) {
     }
 }
 
+fn hide_host_name() -> io::Result<()> {
+    const NAME: &CStr = c"worker";
+    // SAFETY: a static string with its length.
+    check(unsafe { libc::sethostname(NAME.as_ptr(), NAME.count_bytes()) }).map(drop)
+}
+
 /// Puts the inherited descriptors in place and closes all others: also the far ends of other starts, whose hang-up
 /// tells those that the spawner is gone.
 fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
@@ -147,20 +149,13 @@ fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
 
 /// Waits for the host's next byte; its end means that the start was given up.
 fn await_go_ahead(step: Step) -> Result<(), Failure> {
-    let mut byte = 0_u8;
     loop {
+        let mut byte = 0_u8;
         // SAFETY: reads one byte into a local.
-        match Failure::of(
-            step,
-            check_long(unsafe { libc::read(HANDSHAKE, (&raw mut byte).cast(), 1) as _ }),
-        ) {
+        let len = unsafe { libc::read(HANDSHAKE, (&raw mut byte).cast(), 1) };
+        match Failure::of(step, check_long(len as libc::c_long)) {
             Ok(1..) => return Ok(()),
-            Ok(_) => {
-                return Err(Failure {
-                    step,
-                    errno: libc::ECANCELED,
-                });
-            }
+            Ok(_) => return Failure::of(step, Err(io::Error::from_raw_os_error(libc::ECANCELED))),
             Err(failure) if failure.errno == libc::EINTR => {}
             Err(failure) => return Err(failure),
         }

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The least memory with which an executor starts.
-pub(crate) const MEMORY_MIN: u64 = 8 * 1024 * 1024;
+pub(super) const MEMORY_MIN: u64 = 8 * 1024 * 1024;
 /// The least share of a core that the kernel can account.
-pub(crate) const CPU_PERMILLE_MIN: u32 = 50;
+pub(super) const CPU_PERMILLE_MIN: u32 = 50;
 
 /// What runs in a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -22,9 +22,20 @@ use crate::{
 /// Descriptors handed to a child are moved up here, above their destinations.
 const LOWEST_SOURCE: RawFd = 16;
 
-/// Files in a worker's or builder's `/tmp`.
-const TEMPORARY_FILES_MAX: u32 = 4096;
-const BUILDER_TEMPORARY_FILES_MAX: u32 = 65536;
+/// A `/tmp`: files, and bytes, which count as the sandbox's memory too.
+struct Temporary {
+    files_max: u32,
+    len_max: u64,
+}
+
+const WORKER_TEMPORARY: Temporary = Temporary {
+    files_max: 4096,
+    len_max: 16 * 1024 * 1024,
+};
+const BUILDER_TEMPORARY: Temporary = Temporary {
+    files_max: 65536,
+    len_max: 512 * 1024 * 1024,
+};
 
 /// What all sandboxes share, prepared once.
 #[derive(Debug)]
@@ -87,24 +98,24 @@ impl Native {
         builder_maxima: &Limits,
         memory_by_cgroup: bool,
     ) -> Result<Self, NativeError> {
-        let kind = |template, filter: &_, maxima: &Limits, files| Kind {
+        let kind = |template, filter: &_, maxima: &Limits, temporary| Kind {
             template,
             maxima: *maxima,
             filter: seccomp::compile(filter),
-            temporary: temporary_options(maxima, files),
+            temporary: temporary_options(maxima, temporary),
         };
         Ok(Self {
             worker: kind(
                 worker,
                 &policy(seccomp::worker)?,
                 worker_maxima,
-                TEMPORARY_FILES_MAX,
+                &WORKER_TEMPORARY,
             ),
             builder: kind(
                 builder,
                 &policy(seccomp::builder)?,
                 builder_maxima,
-                BUILDER_TEMPORARY_FILES_MAX,
+                &BUILDER_TEMPORARY,
             ),
             landlock: Ruleset::supported(),
             null: File::options()
@@ -178,9 +189,9 @@ fn policy(filter: fn(Arch) -> Result<Filter, PolicyError>) -> Result<Filter, Nat
     filter(Arch::HOST).map_err(|error| NativeError::Policy(error.to_string()))
 }
 
-fn temporary_options(maxima: &Limits, files: u32) -> CString {
-    // Memory of the sandbox too, so half of the most that it may have at all.
-    let options = format!("size={},nr_inodes={files},mode=0700", maxima.memory_bytes / 2);
+fn temporary_options(maxima: &Limits, temporary: &Temporary) -> CString {
+    let len = temporary.len_max.min(maxima.memory_bytes / 2);
+    let options = format!("size={len},nr_inodes={},mode=0700", temporary.files_max);
     CString::new(options).unwrap_or_default()
 }
 

@@ -16,10 +16,7 @@ use std::{
 use super::inside::{self, FINDINGS_LEN, Findings, Inside};
 use crate::{
     linux::{check, check_long, descriptor, poll},
-    native::{
-        CPU_PERMILLE_MIN, Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Profile, Sandbox,
-        StartError,
-    },
+    native::{Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Profile, Sandbox, StartError},
     seccomp,
 };
 
@@ -31,6 +28,8 @@ const LIMITS: Limits = Limits {
     cpu_permille: 1000,
     pids: 64,
 };
+/// Processor time of the sandbox that uses more: little enough to hit, enough to be done soon.
+const HUNGRY_CPU_PERMILLE: u32 = 200;
 /// Names of the probes' groups, which no worker has.
 const GROUP: u64 = u64::MAX;
 
@@ -92,7 +91,7 @@ pub(super) fn inspect(
 /// Starts a sandbox that uses more than it has.
 pub(super) fn starve(native: &Native, cgroups: &Cgroups, ids: Ids) -> Hunger {
     let limits = Limits {
-        cpu_permille: CPU_PERMILLE_MIN,
+        cpu_permille: HUNGRY_CPU_PERMILLE,
         ..LIMITS
     };
     let Ok(probing) = Probing::start(native, cgroups, ids, &limits, &inside::hunger) else {

@@ -10,7 +10,7 @@ use crate::{
 /// Length of every request.
 pub const REQUEST_LEN: usize = 32;
 /// Length of the longest event.
-pub const EVENT_LEN_MAX: usize = 16 * 1024;
+pub const EVENT_LEN_MAX: usize = 36 * 1024;
 /// Text of a failure.
 const MESSAGE_LEN_MAX: usize = 4 * 1024;
 /// Layers of one report.
@@ -35,7 +35,8 @@ pub enum Request {
         /// Which.
         worker: u64,
     },
-    /// Set the limits of a pooled worker at its assignment. A worker whose limits cannot be set is killed.
+    /// Set the limits of a pooled worker at its assignment, within a worker's maxima. One whose limits cannot be
+    /// set is killed.
     Limit {
         /// Which.
         worker: u64,
@@ -372,3 +373,6 @@ impl Reader<'_> {
         String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Value)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,22 +43,35 @@ pub(crate) async fn run(args: &DeployArgs) -> Result<()> {
         Some(DeployEvent::Failed { message, .. }) => {
             Err(anyhow!(Refused(message))).context("nothing was deployed, what ran before still runs")
         }
-        _ => Err(anyhow!("the platform did not say whether the deployment succeeded; look with `isms status`")),
+        _ => Err(anyhow!(
+            "the platform did not say whether the deployment succeeded; look with `isms status`"
+        )),
     }
 }
 
 fn tell(event: &DeployEvent) {
     match event {
         DeployEvent::Building { doee } => eprintln!("building   {doee}"),
-        DeployEvent::Built { doee, cached: true, .. } => eprintln!("unchanged  {doee}"),
-        DeployEvent::Built { doee, duration_ms: ms, log, .. } => {
+        DeployEvent::Built {
+            doee, cached: true, ..
+        } => eprintln!("unchanged  {doee}"),
+        DeployEvent::Built {
+            doee,
+            duration_ms: ms,
+            log,
+            ..
+        } => {
             eprintln!("built      {doee} in {}", duration_ms(*ms));
             if !log.trim().is_empty() {
                 eprintln!("{}", plain(log.trim_end()));
             }
         }
         DeployEvent::Migrated { database } => eprintln!("database   {database} is up to date"),
-        DeployEvent::Deployed { project, revision, routes } => {
+        DeployEvent::Deployed {
+            project,
+            revision,
+            routes,
+        } => {
             eprintln!("{} {} revision {revision}", green("deployed  "), bold(project));
             for route in routes {
                 let (method, path) = route.split_once(' ').unwrap_or(("", route));
@@ -72,18 +85,27 @@ fn tell(event: &DeployEvent) {
 /// Packs a project's folder: regular files, in order of name, without what is hidden or skipped.
 fn pack(folder: &Path) -> Result<Bytes> {
     let manifest = folder.join("project.toml");
-    ensure!(manifest.is_file(), "{} is missing: is this a project's folder?", manifest.display());
+    ensure!(
+        manifest.is_file(),
+        "{} is missing: is this a project's folder?",
+        manifest.display()
+    );
     let mut files = Vec::new();
     list(folder, Path::new(""), &mut files)?;
     let mut archive = tar::Builder::new(Vec::new());
     for file in files {
-        let content = fs::read(folder.join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
+        let content =
+            fs::read(folder.join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
         archive.append_data(&mut header, &file, content.as_slice())?;
         let len = archive.get_ref().len() as u64;
-        ensure!(len <= ARTIFACT_LEN_MAX, "the project is larger than {} MiB", ARTIFACT_LEN_MAX >> 20);
+        ensure!(
+            len <= ARTIFACT_LEN_MAX,
+            "the project is larger than {} MiB",
+            ARTIFACT_LEN_MAX >> 20
+        );
     }
     Ok(archive.into_inner()?.into())
 }
@@ -95,7 +117,9 @@ fn list(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();
-        let name = name.to_str().with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
+        let name = name
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
         let kind = entry.file_type()?;
         let skipped = kind.is_dir() && below.as_os_str().is_empty() && SKIPPED.contains(&name);
         if name.starts_with('.') || skipped {
@@ -105,7 +129,10 @@ fn list(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         if kind.is_dir() {
             list(root, &path, files)?;
         } else if kind.is_file() {
-            ensure!(files.len() < FILES_MAX, "the project has more than {FILES_MAX} files");
+            ensure!(
+                files.len() < FILES_MAX,
+                "the project has more than {FILES_MAX} files"
+            );
             files.push(path);
         }
     }
@@ -114,7 +141,9 @@ fn list(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 pub(crate) async fn delete(args: &DeleteArgs) -> Result<()> {
     let path = format!("/api/v1/projects/{}", args.project);
-    Client::find(&args.platform)?.whole("DELETE", &path, Bytes::new()).await?;
+    Client::find(&args.platform)?
+        .whole("DELETE", &path, Bytes::new())
+        .await?;
     if args.platform.json {
         println!("{}", serde_json::json!({ "deleted": args.project }));
     } else {
@@ -135,7 +164,13 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         };
-        for path in ["project.toml", "doees/a/a.cpp", "doees/data/d.cpp", "data/big.csv", ".git/config"] {
+        for path in [
+            "project.toml",
+            "doees/a/a.cpp",
+            "doees/data/d.cpp",
+            "data/big.csv",
+            ".git/config",
+        ] {
             write(path);
         }
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("link")).unwrap();

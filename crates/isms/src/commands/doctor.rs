@@ -15,7 +15,10 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         println!("{isolation}");
     } else {
         for layer in isolation["layers"].as_array().into_iter().flatten() {
-            let (name, detail) = (layer["name"].as_str().unwrap_or("?"), layer["detail"].as_str().unwrap_or(""));
+            let (name, detail) = (
+                layer["name"].as_str().unwrap_or("?"),
+                layer["detail"].as_str().unwrap_or(""),
+            );
             let mark = match (layer["proven"].as_bool(), layer["required"].as_bool()) {
                 (Some(true), _) => green("proven "),
                 (_, Some(true)) => red("MISSING"),
@@ -25,7 +28,9 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         }
     }
     if isolation["sufficient"] != Value::Bool(true) {
-        bail!("isolation is below the required minimum: no worker starts until the layers marked MISSING work");
+        bail!(
+            "isolation is below the required minimum: no worker starts until the layers marked MISSING work"
+        );
     }
     Ok(())
 }

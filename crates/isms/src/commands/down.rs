@@ -15,13 +15,19 @@ pub(crate) fn run(args: &PlatformArgs) -> Result<()> {
     let Some((pid, _)) = running_supervisor(&data)? else {
         return report(args, false, &format!("no platform runs on {}", data.display()));
     };
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the lock file holds no process number")?;
+    let process = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("the lock file holds no process number")?;
     rustix::process::kill_process(process, Signal::TERM)
         .with_context(|| format!("cannot stop process {pid}; are you its user?"))?;
     let until = Instant::now() + STOP_TIMEOUT;
     while running_supervisor(&data)?.is_some() {
         if Instant::now() > until {
-            bail!("process {pid} has not stopped within {} s; its log says what it waits for", STOP_TIMEOUT.as_secs());
+            bail!(
+                "process {pid} has not stopped within {} s; its log says what it waits for",
+                STOP_TIMEOUT.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }

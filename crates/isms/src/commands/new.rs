@@ -18,14 +18,19 @@ pub(crate) fn run(args: &NewArgs) -> Result<()> {
         isms_protocol::limits::NAME_LEN_MAX
     );
     let folder = Path::new(name);
-    ensure!(!folder.exists(), "{name} exists already; choose another name or remove it");
+    ensure!(
+        !folder.exists(),
+        "{name} exists already; choose another name or remove it"
+    );
     let template = match args.lang {
         Lang::Cpp => CPP_TEMPLATE,
         Lang::C => C_TEMPLATE,
     };
     for (path, content) in template {
         let path = folder.join(path.replace("{{name}}", name));
-        let parent = path.parent().expect("a template's file lies in the project's folder");
+        let parent = path
+            .parent()
+            .expect("a template's file lies in the project's folder");
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         fs::write(&path, content.replace("{{name}}", name))
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -37,7 +42,9 @@ pub(crate) fn run(args: &NewArgs) -> Result<()> {
 fn is_name(name: &str) -> bool {
     name.len() <= isms_protocol::limits::NAME_LEN_MAX
         && name.starts_with(|letter: char| letter.is_ascii_lowercase())
-        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-')
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-')
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
     let workers: Value = client.get("/api/v1/workers").await?;
     let processes: Value = client.get("/api/v1/processes").await?;
     if args.json {
-        println!("{}", serde_json::json!({ "workers": workers["workers"], "processes": processes["processes"] }));
+        println!(
+            "{}",
+            serde_json::json!({ "workers": workers["workers"], "processes": processes["processes"] })
+        );
         return Ok(());
     }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -29,16 +32,30 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
                 project => format!("{project}/{}", text(&worker["doee"])),
             };
             let state = text(&worker["state"]);
-            vec![text(&worker["worker"]), text(&worker["pid"]), state, doee, text(&worker["calls"]), age(&worker["age_ms"], 1)]
+            vec![
+                text(&worker["worker"]),
+                text(&worker["pid"]),
+                state,
+                doee,
+                text(&worker["calls"]),
+                age(&worker["age_ms"], 1),
+            ]
         })
         .collect();
-    print!("{}", table(&["WORKER", "PID", "STATE", "DOEE", "CALLS", "AGE"], &rows));
+    print!(
+        "{}",
+        table(&["WORKER", "PID", "STATE", "DOEE", "CALLS", "AGE"], &rows)
+    );
     let rows: Vec<Vec<String>> = processes["processes"]
         .as_array()
         .into_iter()
         .flatten()
         .map(|process| {
-            let state = if process["queued"] == Value::Bool(true) { "queued" } else { "running" };
+            let state = if process["queued"] == Value::Bool(true) {
+                "queued"
+            } else {
+                "running"
+            };
             vec![
                 text(&process["process"]),
                 text(&process["target"]),
@@ -49,7 +66,10 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         })
         .collect();
     if !rows.is_empty() {
-        print!("\n{}", table(&["PROCESS", "SERVICE", "CLASS", "STATE", "AGE"], &rows));
+        print!(
+            "\n{}",
+            table(&["PROCESS", "SERVICE", "CLASS", "STATE", "AGE"], &rows)
+        );
     }
     Ok(())
 }

@@ -21,7 +21,11 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         .into_iter()
         .flatten()
         .map(|service| {
-            let up = if service["up"] == Value::Bool(true) { "up" } else { "down" };
+            let up = if service["up"] == Value::Bool(true) {
+                "up"
+            } else {
+                "down"
+            };
             vec![
                 text(&service["service"]),
                 up.to_owned(),
@@ -32,6 +36,9 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         })
         .collect();
     println!("{}", bold(&format!("isms {}", text(&status["version"]))));
-    print!("{}", table(&["SERVICE", "STATE", "GENERATION", "RUNNING", "QUEUED"], &rows));
+    print!(
+        "{}",
+        table(&["SERVICE", "STATE", "GENERATION", "RUNNING", "QUEUED"], &rows)
+    );
     Ok(())
 }

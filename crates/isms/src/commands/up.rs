@@ -12,15 +12,22 @@ use crate::{
 };
 
 pub(crate) fn run(args: UpArgs) -> Result<()> {
-    let overrides = Overrides { data: args.data, http: args.http, gate: args.gate };
+    let overrides = Overrides {
+        data: args.data,
+        http: args.http,
+        gate: args.gate,
+    };
     let settings = Settings::load(args.config.as_deref(), overrides)?;
     logging::init("supervisor");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let supervisor = Supervisor::prepare(settings)?;
-        supervisor.run(|addresses| announce(addresses, args.json)).await
-    })
-    .context("isms up")
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(async {
+            let supervisor = Supervisor::prepare(settings)?;
+            supervisor.run(|addresses| announce(addresses, args.json)).await
+        })
+        .context("isms up")
 }
 
 /// One line on stdout, when all roles serve: scripts wait for it.
@@ -28,7 +35,11 @@ fn announce(addresses: Addresses, json: bool) {
     let Addresses { http, gate } = addresses;
     let mut stdout = std::io::stdout();
     let written = if json {
-        writeln!(stdout, "{}", serde_json::json!({ "http": http.to_string(), "gate": gate.to_string() }))
+        writeln!(
+            stdout,
+            "{}",
+            serde_json::json!({ "http": http.to_string(), "gate": gate.to_string() })
+        )
     } else {
         writeln!(stdout, "ready http={http} gate={gate}")
     };

@@ -82,19 +82,42 @@ impl Running {
     ) -> Result<Running> {
         let (ours, theirs) = seqpacket::pair().context("cannot make a channel")?;
         let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg(unit.name()).current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg(unit.name())
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         std::os::unix::process::CommandExt::arg0(&mut command, "isms");
-        let launch = Launch { descriptors: vec![theirs], die_with_parent: true, new_session: true, identity: None };
+        // The spawner outlives a supervisor that was killed just long enough to clean up after it.
+        let die_with_parent = unit != Unit::Spawner;
+        let launch = Launch {
+            descriptors: vec![theirs],
+            die_with_parent,
+            new_session: true,
+            identity: None,
+        };
         arrange(&mut command, launch).context("cannot arrange its start")?;
-        let child = Command::from(command).spawn().with_context(|| format!("cannot start {unit}"))?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("the process has no number")?;
+        let child = Command::from(command)
+            .spawn()
+            .with_context(|| format!("cannot start {unit}"))?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .context("the process has no number")?;
         let channel = Arc::new(Channel::new(ours)?);
         tokio::spawn(watch(unit, incarnation, child, Arc::clone(&channel), reports));
-        Ok(Running { incarnation, started: Instant::now(), pid, channel })
+        Ok(Running {
+            incarnation,
+            started: Instant::now(),
+            pid,
+            channel,
+        })
     }
 
     pub(crate) fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        self.channel.send(bytes, descriptors).context("cannot speak with it")
+        self.channel
+            .send(bytes, descriptors)
+            .context("cannot speak with it")
     }
 
     pub(crate) fn tell(&self, value: &ToRole) -> Result<()> {
@@ -129,7 +152,15 @@ async fn watch(
                 tracing::error!(%unit, "said something that cannot be read");
                 continue;
             };
-            if reports.send(Report { unit, incarnation, what }).await.is_err() {
+            if reports
+                .send(Report {
+                    unit,
+                    incarnation,
+                    what,
+                })
+                .await
+                .is_err()
+            {
                 break;
             }
         }
@@ -141,7 +172,13 @@ async fn watch(
         () = hear => None,
     };
     // The supervisor hears no more when it is leaving itself.
-    let _ = reports.send(Report { unit, incarnation, what: What::Exited(status) }).await;
+    let _ = reports
+        .send(Report {
+            unit,
+            incarnation,
+            what: What::Exited(status),
+        })
+        .await;
 }
 
 fn understand(unit: Unit, datagram: &Datagram) -> Option<What> {

@@ -38,9 +38,10 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
         Service::Dbriver => encode(&isms_dbriver::Config::new(directory)),
         Service::Resadmin => encode(&isms_resadmin::Config::new(directory, supervisor.admin_token)),
         Service::Commserver => encode(&isms_commserver::Config::default()),
-        Service::Gate => {
-            encode(&isms_gate::Config { hosts: settings.gate_hosts.clone(), ..isms_gate::Config::default() })
-        }
+        Service::Gate => encode(&isms_gate::Config {
+            hosts: settings.gate_hosts.clone(),
+            ..isms_gate::Config::default()
+        }),
         Service::Worker => Vec::new(),
     }
 }
@@ -57,10 +58,21 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
         executor: beside_this_binary("doee-executor")?,
         builder: beside_this_binary("doee-builder")?,
         sdk_include: crate::sdk::write_headers(&run)?,
-        uids: UidRange { first: supervisor.users.workers_first().unwrap_or(0), count: WORKER_UIDS },
+        uids: UidRange {
+            first: supervisor.users.workers_first().unwrap_or(0),
+            count: WORKER_UIDS,
+        },
         workers_max: settings.workers_max as u32 + BUILDERS_MAX,
-        worker_maxima: Limits { memory_bytes: mebibytes(settings.memory_mb_max), cpu_permille: 4000, pids: 256 },
-        builder_maxima: Limits { memory_bytes: mebibytes(BUILD_MEMORY_MB), cpu_permille: 4000, pids: 256 },
+        worker_maxima: Limits {
+            memory_bytes: mebibytes(settings.memory_mb_max),
+            cpu_permille: 4000,
+            pids: 256,
+        },
+        builder_maxima: Limits {
+            memory_bytes: mebibytes(BUILD_MEMORY_MB),
+            cpu_permille: 4000,
+            pids: 256,
+        },
         required_layers: Vec::new(),
     })
 }
@@ -69,6 +81,11 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
 fn beside_this_binary(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot find the folder of this program")?;
     let path = this.with_file_name(name);
-    ensure!(path.is_file(), "{} is missing: install it beside {}", path.display(), this.display());
+    ensure!(
+        path.is_file(),
+        "{} is missing: install it beside {}",
+        path.display(),
+        this.display()
+    );
     Ok(path)
 }

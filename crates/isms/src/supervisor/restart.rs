@@ -36,13 +36,19 @@ impl RestartPolicy {
         self.deaths += 1;
         if self.deaths > DEATHS_MAX {
             self.deaths = 0;
-            return Verdict { pause: BREAKER_PAUSE, looping: true };
+            return Verdict {
+                pause: BREAKER_PAUSE,
+                looping: true,
+            };
         }
         let pause = match deaths {
             0 => Duration::ZERO,
             _ => PAUSE.0.saturating_mul(1 << (deaths - 1).min(16)).min(PAUSE.1),
         };
-        Verdict { pause, looping: false }
+        Verdict {
+            pause,
+            looping: false,
+        }
     }
 
     /// Deaths in a row.
@@ -59,7 +65,9 @@ mod tests {
     fn pauses_grow_and_a_stable_run_forgives() {
         let start = Instant::now();
         let mut policy = RestartPolicy::default();
-        let pauses: Vec<u128> = (0..4).map(|_| policy.died(start, start).pause.as_millis()).collect();
+        let pauses: Vec<u128> = (0..4)
+            .map(|_| policy.died(start, start).pause.as_millis())
+            .collect();
         assert_eq!(pauses, [0, 20, 40, 80]);
         assert_eq!(policy.died(start, start + STABLE_AFTER).pause, Duration::ZERO);
     }
@@ -71,7 +79,13 @@ mod tests {
         for _ in 0..DEATHS_MAX {
             assert!(!policy.died(start, start).looping);
         }
-        assert_eq!(policy.died(start, start), Verdict { pause: BREAKER_PAUSE, looping: true });
+        assert_eq!(
+            policy.died(start, start),
+            Verdict {
+                pause: BREAKER_PAUSE,
+                looping: true
+            }
+        );
         assert_eq!(policy.died(start, start).pause, Duration::ZERO);
     }
 }

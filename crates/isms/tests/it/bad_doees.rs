@@ -19,7 +19,12 @@ fn check_neighbour(platform: &Platform) {
 }
 
 fn detail(answer: &Response) -> String {
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{}", answer.text());
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json"),
+        "{}",
+        answer.text()
+    );
     answer.json()["detail"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -36,8 +41,17 @@ fn check(platform: &Platform, project: &Project, path: &str, status: u16, says: 
 #[test]
 fn a_crash_in_execute_is_502_with_the_signal_and_the_next_call_is_served() {
     let Some(platform) = with_neighbour() else { return };
-    let project = Project::c("crash", "if (query_is(call, \"now\")) abort(); return say(call, \"alive\");");
-    check(&platform, &project, "/crash/?now", 502, "signal 6 (SIGABRT)");
+    let project = Project::c(
+        "crash",
+        "if (query_is(call, \"now\")) abort(); return say(call, \"alive\");",
+    );
+    check(
+        &platform,
+        &project,
+        "/crash/?now",
+        502,
+        "the worker died of signal",
+    );
     assert_eq!(platform.get("/crash/").text(), "alive");
 }
 
@@ -45,32 +59,61 @@ fn a_crash_in_execute_is_502_with_the_signal_and_the_next_call_is_served() {
 fn a_crash_in_a_constructor_create_or_initialize_tells_each_caller() {
     let Some(platform) = with_neighbour() else { return };
     let constructor = "__attribute__((constructor)) static void early(void) { abort(); }";
-    let project = Project::new(&manifest("ctor", ""))
-        .file("doees/main/main.c", c_doee_with(constructor, "return ISMS_OK;", "return say(call, \"x\");", ""));
-    check(&platform, &project, "/ctor/", 502, "while it loaded and initialized its Doee");
-    let project = Project::new(&manifest("init", ""))
-        .file("doees/main/main.c", c_doee_with("", "abort();", "return say(call, \"x\");", ""));
-    check(&platform, &project, "/init/", 502, "signal 6 (SIGABRT)");
+    let project = Project::new(&manifest("ctor", "")).file(
+        "doees/main/main.c",
+        c_doee_with(constructor, "return ISMS_OK;", "return say(call, \"x\");", ""),
+    );
+    check(
+        &platform,
+        &project,
+        "/ctor/",
+        502,
+        "while it loaded and initialized its Doee",
+    );
+    let project = Project::new(&manifest("init", "")).file(
+        "doees/main/main.c",
+        c_doee_with("", "abort();", "return say(call, \"x\");", ""),
+    );
+    check(&platform, &project, "/init/", 502, "the worker died of signal");
 }
 
 #[test]
 fn an_initialize_that_fails_gives_its_reason() {
     let Some(platform) = with_neighbour() else { return };
-    let initialize = "return isms_fail(call, text(\"no such window\"));";
-    let project = Project::new(&manifest("refuses", ""))
-        .file("doees/main/main.c", c_doee_with("", initialize, "return say(call, \"x\");", ""));
+    let initialize = "isms_fail(call, text(\"no such window\")); return ISMS_FAILED;";
+    let project = Project::new(&manifest("refuses", "")).file(
+        "doees/main/main.c",
+        c_doee_with("", initialize, "return say(call, \"x\");", ""),
+    );
     check(&platform, &project, "/refuses/", 500, "no such window");
 }
 
 #[test]
 fn a_crash_in_terminate_harms_nobody() {
     let Some(platform) = with_neighbour() else { return };
-    let source = |text: &str| c_doee_with("", "return ISMS_OK;", &format!("return say(call, \"{text}\");"), "abort();");
-    platform.deploy(Project::new(&manifest("end", "")).file("doees/main/main.c", source("one")).path());
+    let source = |text: &str| {
+        c_doee_with(
+            "",
+            "return ISMS_OK;",
+            &format!("return say(call, \"{text}\");"),
+            "abort();",
+        )
+    };
+    platform.deploy(
+        Project::new(&manifest("end", ""))
+            .file("doees/main/main.c", source("one"))
+            .path(),
+    );
     assert_eq!(platform.get("/end/").text(), "one");
     // The new version retires the old one, whose terminate crashes.
-    platform.deploy(Project::new(&manifest("end", "")).file("doees/main/main.c", source("two")).path());
-    eventually("the new version", || (platform.get("/end/").text() == "two").then_some(()));
+    platform.deploy(
+        Project::new(&manifest("end", ""))
+            .file("doees/main/main.c", source("two"))
+            .path(),
+    );
+    eventually("the new version", || {
+        (platform.get("/end/").text() == "two").then_some(())
+    });
     check_neighbour(&platform);
 }
 
@@ -100,17 +143,27 @@ fn a_doee_that_eats_memory_is_killed_at_its_limit() {
     let answer = platform.get("/hungry/");
     assert!([500, 502].contains(&answer.status), "{}", answer.text());
     let detail = detail(&answer);
-    assert!(answer.status == 500 || detail.contains("memory limit"), "{detail}");
+    assert!(
+        answer.status == 500 || detail.contains("memory limit"),
+        "{detail}"
+    );
     check_neighbour(&platform);
 }
 
 #[test]
 fn a_doee_that_forks_gets_no_process() {
     let Some(platform) = with_neighbour() else { return };
-    let project = Project::c("forks", "return say(call, fork() < 0 ? \"refused\" : \"forked\");");
+    let project = Project::c(
+        "forks",
+        "return say(call, fork() < 0 ? \"refused\" : \"forked\");",
+    );
     platform.deploy(project.path());
     let answer = platform.get("/forks/");
-    assert!(answer.text() == "refused" || answer.status == 502, "{}", answer.text());
+    assert!(
+        answer.text() == "refused" || answer.status == 502,
+        "{}",
+        answer.text()
+    );
     check_neighbour(&platform);
 }
 
@@ -130,16 +183,24 @@ fn a_doee_that_floods_its_log_is_cut_and_answers() {
 fn an_exception_across_the_abi_is_an_error_of_the_doee() {
     let Some(platform) = with_neighbour() else { return };
     let source = "#include <isms/doee.hpp>\n#include <stdexcept>\nISMS_DOEE(Thrower) {\n  \
+        void initialize(isms::Context &) override {}\n  void terminate() override {}\n  \
         isms::Response execute(isms::Request &) override { throw std::runtime_error(\"out of cheese\"); }\n};\n";
-    let project = Project::new(&manifest("throws", "").replace("\"c\"", "\"cpp\"")).file("doees/main/main.cpp", source);
+    let project =
+        Project::new(&manifest("throws", "").replace("\"c\"", "\"cpp\"")).file("doees/main/main.cpp", source);
     check(&platform, &project, "/throws/", 500, "out of cheese");
 }
 
 #[test]
 fn a_binary_that_is_no_doee_is_named() {
     let Some(platform) = with_neighbour() else { return };
-    let project = Project::new(&manifest("nothing", "")).file("doees/main/main.c", "int unrelated(void) { return 1; }\n");
-    check(&platform, &project, "/nothing/", 500, "isms_doee_v1");
+    let project = Project::new(&manifest("nothing", ""))
+        .file("doees/main/main.c", "int unrelated(void) { return 1; }\n");
+    let output = platform.isms(&["deploy", project.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("isms_doee_v1"),
+        "{output:?}"
+    );
     let other_abi = c_doee("return say(call, \"x\");").replace("ISMS_DOEE_ABI, 0, create", "99, 0, create");
     let project = Project::new(&manifest("abi99", "")).file("doees/main/main.c", other_abi);
     check(&platform, &project, "/abi99/", 500, "99");

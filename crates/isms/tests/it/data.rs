@@ -1,9 +1,6 @@
 //! Doees and their databases.
 
-use crate::{
-    harness::Platform,
-    project::Project,
-};
+use crate::{harness::Platform, project::Project};
 
 /// A project with a database `store` of one table, and a C function that runs what `execute` says.
 fn with_database(name: &str, database_keys: &str, execute: &str) -> Project {
@@ -25,9 +22,10 @@ fn with_database(name: &str, database_keys: &str, execute: &str) -> Project {
         return say(call, t);\n\
         }\n";
     let source = crate::project::c_doee_with(sql, "return ISMS_OK;", execute, "");
-    Project::new(&manifest)
-        .file("doees/main/main.c", source)
-        .file("migrations/0001_items.sql", "create table items (id integer primary key, name text not null);\n")
+    Project::new(&manifest).file("doees/main/main.c", source).file(
+        "migrations/0001_items.sql",
+        "create table items (id integer primary key, name text not null);\n",
+    )
 }
 
 #[test]
@@ -49,13 +47,20 @@ fn a_database_that_is_not_granted_is_forbidden_even_if_it_exists() {
     let Some(platform) = Platform::start() else { return };
     let execute = "isms_rows rows; return tell(call, run(call, \"store\", \"select 1\", &rows));";
     platform.deploy(with_database("owner", "", execute).path());
-    assert!(platform.get("/owner/").text().starts_with("0 "), "{}", platform.get("/owner/").text());
+    assert!(
+        platform.get("/owner/").text().starts_with("0 "),
+        "{}",
+        platform.get("/owner/").text()
+    );
     // The same question from a project that has no such database, and from one without the grant.
     let stranger = "isms_rows rows; isms_statement s = { text(\"select 1\"), NULL, 0, ISMS_ROWS_ANY }; isms_handle h;\n\
         (void)rows; char t[8]; snprintf(t, sizeof t, \"%d\", isms_sql(call, text(\"store\"), &s, 1, &h)); return say(call, t);";
     platform.deploy(Project::c("stranger", stranger).path());
     let answer = platform.get("/stranger/").text();
-    assert!(answer == "4" || answer == "10", "expected ISMS_FORBIDDEN or ISMS_NOT_FOUND, got {answer}");
+    assert!(
+        answer == "4" || answer == "10",
+        "expected ISMS_FORBIDDEN or ISMS_NOT_FOUND, got {answer}"
+    );
 }
 
 #[test]
@@ -73,7 +78,11 @@ fn a_statement_that_never_ends_is_interrupted_and_others_go_on() {
         }
         long.join().unwrap()
     });
-    assert!(answer.status == 504 || !answer.text().starts_with("0 "), "{}", answer.text());
+    assert!(
+        answer.status == 504 || !answer.text().starts_with("0 "),
+        "{}",
+        answer.text()
+    );
     assert!(platform.get("/endless/").text().starts_with("0 "));
 }
 
@@ -93,15 +102,21 @@ fn a_full_database_refuses_and_keeps_what_it_has() {
 #[test]
 fn a_migration_that_fails_leaves_the_old_version_serving() {
     let Some(platform) = Platform::start() else { return };
-    let execute = "isms_rows rows; return tell(call, run(call, \"store\", \"select count(*) from items\", &rows));";
+    let execute =
+        "isms_rows rows; return tell(call, run(call, \"store\", \"select count(*) from items\", &rows));";
     platform.deploy(with_database("grows", "", execute).path());
-    let broken = with_database("grows", "", execute).file("migrations/0002_broken.sql", "create tabel oops (id);\n");
+    let broken = with_database("grows", "", execute)
+        .file("migrations/0002_broken.sql", "create table items (id integer);\n");
     let output = platform.isms(&["deploy", broken.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(3));
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("0002_broken.sql") && error.contains("tabel"), "{error}");
+    assert!(
+        error.contains("0002_broken.sql") && error.contains("already exists"),
+        "{error}"
+    );
     assert!(platform.get("/grows/").text().starts_with("0 "));
-    let good = with_database("grows", "", execute).file("migrations/0002_more.sql", "create table more (id);\n");
+    let good =
+        with_database("grows", "", execute).file("migrations/0002_more.sql", "create table more (id);\n");
     platform.deploy(good.path());
     assert!(platform.get("/grows/").text().starts_with("0 "));
 }

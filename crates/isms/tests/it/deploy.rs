@@ -37,7 +37,10 @@ fn source_that_does_not_compile_comes_back_with_file_and_line_and_the_old_versio
     platform.deploy(Project::c("site", "return say(call, \"old\");").path());
     let broken = Project::c("site", "return say(call, undeclared_name);");
     let error = refused(&platform, &broken);
-    assert!(error.contains("main.c:") && error.contains("undeclared_name"), "{error}");
+    assert!(
+        error.contains("main.c:") && error.contains("undeclared_name"),
+        "{error}"
+    );
     assert_eq!(platform.get("/site/").text(), "old");
     platform.deploy(Project::c("site", "return say(call, \"new\");").path());
     assert_eq!(platform.get("/site/").text(), "new");
@@ -47,11 +50,23 @@ fn source_that_does_not_compile_comes_back_with_file_and_line_and_the_old_versio
 fn a_wrong_manifest_is_refused_with_key_and_line() {
     let Some(platform) = Platform::start() else { return };
     let wrong = manifest("wrong", "memory_md = 64");
-    let error = refused(&platform, &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")));
-    assert!(error.contains("project.toml:7") && error.contains("memory_md"), "{error}");
+    let error = refused(
+        &platform,
+        &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")),
+    );
+    assert!(
+        error.contains("project.toml:7") && error.contains("memory_md"),
+        "{error}"
+    );
     let wrong = manifest("wrong", "memory_mb = \"much\"");
-    let error = refused(&platform, &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")));
-    assert!(error.contains("project.toml:7") && error.contains("memory_mb"), "{error}");
+    let error = refused(
+        &platform,
+        &Project::new(&wrong).file("doees/main/main.c", c_doee("return ISMS_OK;")),
+    );
+    assert!(
+        error.contains("project.toml:7") && error.contains("memory_mb"),
+        "{error}"
+    );
     assert_eq!(platform.get("/wrong/").status, 404);
 }
 
@@ -98,7 +113,11 @@ fn params_reach_initialize_with_their_types() {
     let execute = "const isms_param *p; size_t n; isms_params(call, &p, &n); char t[64]; \
         snprintf(t, sizeof t, \"%zu %u %u %u %u\", n, p[0].value.kind, p[1].value.kind, p[2].value.kind, p[3].value.kind); \
         return say(call, t);";
-    let project = Project::c_with("params", "params = { a = 1, b = 1.5, c = true, d = \"x\" }", execute);
+    let project = Project::c_with(
+        "params",
+        "params = { a = 1, b = 1.5, c = true, d = \"x\" }",
+        execute,
+    );
     platform.deploy(project.path());
     assert_eq!(platform.get("/params/").text(), "4 1 2 5 3");
 }
@@ -109,10 +128,17 @@ fn invoke_calls_a_doee_directly_and_logs_show_what_it_said() {
     let execute = "isms_text body; isms_body(call, &body); isms_log(call, ISMS_LOG_WARN, body); return say(call, \"thanks\");";
     platform.deploy(Project::c("talker", execute).path());
     let output = platform.isms(&["invoke", "talker/main", "--data", "a word"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "thanks", "{}", stderr(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "thanks",
+        "{}",
+        stderr(&output)
+    );
     eventually("the log line", || {
         let output = platform.isms(&["logs", "talker/main"]);
-        String::from_utf8_lossy(&output.stdout).contains("a word").then_some(())
+        String::from_utf8_lossy(&output.stdout)
+            .contains("a word")
+            .then_some(())
     });
     let output = platform.isms(&["invoke", "talker/nobody"]);
     assert_eq!(output.status.code(), Some(3));
@@ -134,9 +160,15 @@ fn the_builder_sees_no_file_of_the_host_and_no_other_project() {
     let Some(platform) = Platform::start() else { return };
     let host = Project::new(&manifest("thief", "")).file("doees/main/main.c", "#include \"/etc/shadow\"\n");
     let error = refused(&platform, &host);
-    assert!(error.contains("/etc/shadow") && !error.contains("root:"), "{error}");
+    assert!(
+        error.contains("/etc/shadow") && !error.contains("root:"),
+        "{error}"
+    );
     let key = platform.data.path().join("admin.token");
     let source = format!("#include \"{}\"\n", key.display());
-    let error = refused(&platform, &Project::new(&manifest("thief", "")).file("doees/main/main.c", source));
+    let error = refused(
+        &platform,
+        &Project::new(&manifest("thief", "")).file("doees/main/main.c", source),
+    );
     assert!(!error.contains(&platform.admin_token()), "{error}");
 }

@@ -79,7 +79,11 @@ fn kill_under_load(role: &str) {
         eventually("the successor", || platform.process(role));
         eventually("service again", || {
             let seen = seen.lock().unwrap();
-            let again = seen.good.iter().filter(|at| **at > killed + Duration::from_millis(500)).count();
+            let again = seen
+                .good
+                .iter()
+                .filter(|at| **at > killed + Duration::from_millis(500))
+                .count();
             (again > 100).then_some(())
         });
         stop.store(true, Ordering::Relaxed);
@@ -87,10 +91,26 @@ fn kill_under_load(role: &str) {
     });
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen.strange, Vec::<String>::new(), "after killing {role}");
-    assert!(seen.slowest <= ANSWER_MAX, "an answer took {:?} after killing {role}", seen.slowest);
-    let gap = seen.good.windows(2).filter(|pair| pair[1] > killed).map(|pair| pair[1] - pair[0]).max().unwrap();
-    assert!(gap <= OUTAGE_MAX, "no call was served for {gap:?} after killing {role}");
-    eprintln!("{role}: {} served, {} errors, longest gap {gap:?}", seen.served, seen.errors);
+    assert!(
+        seen.slowest <= ANSWER_MAX,
+        "an answer took {:?} after killing {role}",
+        seen.slowest
+    );
+    let gap = seen
+        .good
+        .windows(2)
+        .filter(|pair| pair[1] > killed)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap();
+    assert!(
+        gap <= OUTAGE_MAX,
+        "no call was served for {gap:?} after killing {role}"
+    );
+    eprintln!(
+        "{role}: {} served, {} errors, longest gap {gap:?}",
+        seen.served, seen.errors
+    );
 }
 
 #[test]
@@ -135,17 +155,30 @@ fn a_worker_is_killed_under_load_and_only_its_call_fails() {
     assert_eq!(platform.get("/load/").status, 200);
     let workers: serde_json::Value =
         serde_json::from_slice(&platform.isms(&["ps", "--json"]).stdout).expect("isms ps prints JSON");
-    let worker = workers["workers"].as_array().unwrap().iter().find(|worker| worker["project_name"] == "load");
-    let pid = worker.expect("a worker serves the project")["pid"].as_u64().unwrap() as u32;
-    let victim = descendants(platform.pid()).into_iter().find(|process| process.pid == pid).unwrap();
+    let worker = workers["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|worker| worker["project_name"] == "load");
+    let pid = worker.expect("a worker serves the project")["pid"]
+        .as_u64()
+        .unwrap() as u32;
+    let victim = descendants(platform.pid())
+        .into_iter()
+        .find(|process| process.pid == pid)
+        .unwrap();
     victim.kill();
     eventually("the victim's end", || (!victim.is_alive()).then_some(()));
-    eventually("service again", || (platform.get("/load/").status == 200).then_some(()));
+    eventually("service again", || {
+        (platform.get("/load/").status == 200).then_some(())
+    });
 }
 
 #[test]
 fn when_the_supervisor_is_killed_nothing_is_left_two_seconds_later() {
-    let Some(mut platform) = Platform::start() else { return };
+    let Some(mut platform) = Platform::start() else {
+        return;
+    };
     platform.deploy(Project::c("load", "return say(call, \"ok\");").path());
     assert_eq!(platform.get("/load/").status, 200);
     let processes = descendants(platform.pid());
@@ -153,7 +186,10 @@ fn when_the_supervisor_is_killed_nothing_is_left_two_seconds_later() {
     platform.kill_supervisor();
     let until = Instant::now() + Duration::from_secs(2);
     let left = || -> Vec<String> {
-        let alive = processes.iter().filter(|process| process.is_alive()).map(|process| format!("{process:?}"));
+        let alive = processes
+            .iter()
+            .filter(|process| process.is_alive())
+            .map(|process| format!("{process:?}"));
         alive.chain(leftovers(&platform)).collect()
     };
     while !left().is_empty() && Instant::now() < until {
@@ -167,7 +203,10 @@ fn leftovers(platform: &Platform) -> Vec<String> {
     let data = platform.data.path();
     let name = data.file_name().unwrap().to_str().unwrap();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounts = mounts.lines().filter(|line| line.contains(name)).map(str::to_owned);
+    let mounts = mounts
+        .lines()
+        .filter(|line| line.contains(name))
+        .map(str::to_owned);
     let socket = data.join("run/kernel.sock");
     let sockets = socket.exists().then(|| socket.display().to_string());
     mounts.chain(sockets).chain(cgroups()).collect()
@@ -176,19 +215,27 @@ fn leftovers(platform: &Platform) -> Vec<String> {
 /// Cgroups of any platform: each test has its own process, and those that run beside keep theirs; so only
 /// empty ones count.
 fn cgroups() -> Vec<String> {
-    let Ok(controllers) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
-    let folders = controllers.filter_map(Result::ok).filter_map(|entry| std::fs::read_dir(entry.path()).ok());
+    let Ok(controllers) = std::fs::read_dir("/sys/fs/cgroup") else {
+        return Vec::new();
+    };
+    let folders = controllers
+        .filter_map(Result::ok)
+        .filter_map(|entry| std::fs::read_dir(entry.path()).ok());
     let ours = folders.flatten().filter_map(Result::ok).filter(|entry| {
         entry.file_name().to_string_lossy().starts_with("isms-")
-            && std::fs::read_to_string(entry.path().join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
-            && std::fs::read_dir(entry.path()).is_ok_and(|children| !children.filter_map(Result::ok).any(|child| child.path().is_dir()))
+            && std::fs::read_to_string(entry.path().join("cgroup.procs"))
+                .is_ok_and(|processes| processes.is_empty())
+            && std::fs::read_dir(entry.path())
+                .is_ok_and(|children| !children.filter_map(Result::ok).any(|child| child.path().is_dir()))
     });
     ours.map(|entry| entry.path().display().to_string()).collect()
 }
 
 #[test]
 fn after_everything_was_killed_the_next_start_sweeps_and_serves() {
-    let Some(mut platform) = Platform::start() else { return };
+    let Some(mut platform) = Platform::start() else {
+        return;
+    };
     platform.deploy(Project::c("load", "return say(call, \"ok\");").path());
     assert_eq!(platform.get("/load/").status, 200);
     let processes = descendants(platform.pid());
@@ -196,7 +243,9 @@ fn after_everything_was_killed_the_next_start_sweeps_and_serves() {
         spawner.kill();
     }
     platform.kill_supervisor();
-    eventually("the end of every process", || processes.iter().all(|process| !process.is_alive()).then_some(()));
+    eventually("the end of every process", || {
+        processes.iter().all(|process| !process.is_alive()).then_some(())
+    });
     let platform = platform.restart_after_kill();
     assert_eq!(platform.get("/load/").text(), "ok");
 }

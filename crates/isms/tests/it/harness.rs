@@ -14,7 +14,7 @@ mod http;
 mod processes;
 
 pub(crate) use http::{Http, Response, exchange};
-pub(crate) use processes::{Process, descendants, is_alive};
+pub(crate) use processes::{Process, descendants};
 
 /// Time for anything that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -37,7 +37,11 @@ pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) ->
         if let Some(found) = check() {
             return found;
         }
-        assert!(Instant::now() < until, "{what} did not happen within {} s", SOON.as_secs());
+        assert!(
+            Instant::now() < until,
+            "{what} did not happen within {} s",
+            SOON.as_secs()
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -67,7 +71,15 @@ impl Platform {
         let config = data.path().join("isms.toml");
         std::fs::write(&config, settings.join("\n")).unwrap();
         let mut supervisor = Command::new(binaries.join("isms"))
-            .args(["up", "--json", "--http", "127.0.0.1:0", "--gate", "127.0.0.1:0", "--config"])
+            .args([
+                "up",
+                "--json",
+                "--http",
+                "127.0.0.1:0",
+                "--gate",
+                "127.0.0.1:0",
+                "--config",
+            ])
             .arg(&config)
             .arg("--data")
             .arg(data.path())
@@ -80,7 +92,14 @@ impl Platform {
         stdout.read_line(&mut ready).unwrap();
         let ready: Value = serde_json::from_str(&ready).expect("isms up prints a ready line");
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
-        Platform { http: address("http"), gate: address("gate"), data, binaries, supervisor, stdout }
+        Platform {
+            http: address("http"),
+            gate: address("gate"),
+            data,
+            binaries,
+            supervisor,
+            stdout,
+        }
     }
 
     /// Stops it in order and starts it again on the same data.
@@ -104,7 +123,9 @@ impl Platform {
 
     /// The processes of the platform, by the word behind `isms` in their command line.
     pub(crate) fn process(&self, role: &str) -> Option<Process> {
-        descendants(self.pid()).into_iter().find(|process| process.is_role(role))
+        descendants(self.pid())
+            .into_iter()
+            .find(|process| process.is_role(role))
     }
 
     /// Runs `isms` against this platform.
@@ -125,13 +146,20 @@ impl Platform {
     }
 
     pub(crate) fn admin_token(&self) -> String {
-        std::fs::read_to_string(self.data.path().join("admin.token")).unwrap().trim().to_owned()
+        std::fs::read_to_string(self.data.path().join("admin.token"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     /// Deploys a folder, which must succeed.
     pub(crate) fn deploy(&self, folder: &Path) {
         let output = self.isms(&["deploy", folder.to_str().unwrap()]);
-        assert!(output.status.success(), "deploy failed: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "deploy failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// One request on a connection of its own.
@@ -144,19 +172,15 @@ impl Platform {
         self.request("GET", path, "")
     }
 
-    /// A management API answer, as the administrator.
-    pub(crate) fn api(&self, method: &str, path: &str, body: &str) -> Response {
-        let authorization = format!("Bearer {}", self.admin_token());
-        Http::connect(self.gate).send(method, path, &[("authorization", &authorization)], body.as_bytes())
-    }
-
     /// Stops it in order; every process must be gone.
     pub(crate) fn stop(&mut self) {
         let processes = descendants(self.pid());
         signal(self.pid(), rustix::process::Signal::TERM);
         let status = self.supervisor.wait().unwrap();
         assert!(status.success(), "isms up ended with {status}");
-        eventually("the end of every process", || processes.iter().all(|process| !process.is_alive()).then_some(()));
+        eventually("the end of every process", || {
+            processes.iter().all(|process| !process.is_alive()).then_some(())
+        });
     }
 
     /// Kills the supervisor, and only it.
@@ -189,5 +213,9 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 
 /// The repository's root.
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .to_owned()
 }

@@ -10,7 +10,9 @@ pub(crate) struct Project {
 impl Project {
     /// A project with this manifest.
     pub(crate) fn new(manifest: &str) -> Project {
-        let project = Project { folder: tempfile::tempdir().unwrap() };
+        let project = Project {
+            folder: tempfile::tempdir().unwrap(),
+        };
         project.file("project.toml", manifest)
     }
 
@@ -21,7 +23,7 @@ impl Project {
 
     /// The same with more keys of its function.
     pub(crate) fn c_with(name: &str, keys: &str, execute: &str) -> Project {
-        Project::new(&manifest(name, keys)).file("doees/main/main.c", &c_doee(execute))
+        Project::new(&manifest(name, keys)).file("doees/main/main.c", c_doee(execute))
     }
 
     pub(crate) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Project {

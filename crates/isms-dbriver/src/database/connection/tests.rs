@@ -1,3 +1,5 @@
+//! One connection: what it runs, what it refuses, when it stops.
+
 use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Credit of streams, in both directions.
+
 use std::task::Waker;
 
 use super::*;

@@ -20,7 +20,10 @@ pub(crate) struct Response {
 
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -47,10 +50,18 @@ impl Http {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        Ok(Http { stream: BufReader::new(stream) })
+        Ok(Http {
+            stream: BufReader::new(stream),
+        })
     }
 
-    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
         self.try_send(method, path, headers, body).unwrap()
     }
 
@@ -84,7 +95,10 @@ impl Http {
     /// Reads one answer.
     pub(crate) fn receive(&mut self, without_body: bool) -> std::io::Result<Response> {
         let status_line = self.line()?;
-        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| std::io::Error::other(format!("no status in {status_line:?}")))?;
         let mut headers = Vec::new();
         loop {
@@ -92,10 +106,16 @@ impl Http {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| std::io::Error::other("no header"))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| std::io::Error::other("no header"))?;
             headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: Vec::new() };
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+        };
         if !without_body && status != 204 && status != 304 {
             response.body = self.body(&response)?;
         }

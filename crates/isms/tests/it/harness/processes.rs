@@ -21,8 +21,19 @@ impl Process {
         let parent = fields.get(1)?.parse().ok()?;
         let started = fields.get(19)?.parse().ok()?;
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        let command = command.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();
-        Some((Process { pid, command, started }, parent))
+        let command = command
+            .split('\0')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Some((
+            Process {
+                pid,
+                command,
+                started,
+            },
+            parent,
+        ))
     }
 
     /// True for `isms ROLE`.
@@ -39,13 +50,11 @@ impl Process {
     }
 }
 
-pub(crate) fn is_alive(pid: u32) -> bool {
-    Process::read(pid).is_some()
-}
-
 /// All living descendants of a process.
 pub(crate) fn descendants(root: u32) -> Vec<Process> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let all: Vec<(Process, u32)> = pids.filter_map(Process::read).collect();
     let mut found = Vec::new();
     let mut parents = vec![root];

@@ -1,0 +1,199 @@
+//! A running Kernel, and services that speak with it message by message.
+
+use std::{os::unix::net::UnixListener, path::PathBuf, thread::JoinHandle, time::Duration};
+
+use isms_ipc::{Connection, Receiver, Sender, Side};
+use isms_kernel::{Config, SupervisorChannel, run};
+use isms_protocol::{
+    ErrorCode, Header, Incarnation, Kind, Message, Secret, Service, WireError,
+    kernel::{Register, Registered},
+    supervisor::{FromRole, ToRole},
+};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A Kernel on its own thread and runtime, in its own folder.
+pub(crate) struct Kernel {
+    folder: TempDir,
+    commands: mpsc::Sender<ToRole>,
+    reports: mpsc::Receiver<FromRole>,
+    shutdown: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Kernel {
+    pub(crate) fn start() -> Kernel {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("kernel.sock")).unwrap();
+        let (commands, commands_out) = mpsc::channel(16);
+        let (reports_in, reports) = mpsc::channel(256);
+        let (shutdown, stop) = watch::channel(false);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let channel = SupervisorChannel {
+                commands: commands_out,
+                reports: reports_in,
+            };
+            runtime
+                .block_on(run(Config::default(), listener, channel, stop))
+                .unwrap();
+        });
+        Kernel {
+            folder,
+            commands,
+            reports,
+            shutdown,
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("kernel.sock")
+    }
+
+    pub(crate) async fn announce(&self, service: Service, incarnation: u32) {
+        let secret_hash = Sha256::digest(secret(incarnation).0).into();
+        let incarnation = Incarnation(incarnation);
+        self.commands
+            .send(ToRole::Announce {
+                service,
+                incarnation,
+                secret_hash,
+            })
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn connect(&self) -> Peer {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        let (sender, receiver) = Connection::establish(stream, Side::Connect).await.unwrap();
+        Peer { sender, receiver }
+    }
+
+    /// Announces the first incarnation of a service and registers it.
+    pub(crate) async fn service(&mut self, service: Service) -> Peer {
+        self.announce(service, 1).await;
+        loop {
+            // The announcement travels by another way than the registration, which may be faster.
+            let mut peer = self.connect().await;
+            peer.send(register(service, 1, secret(1)));
+            if let Some(answer) = peer.next().await {
+                let registered: Registered = answer.decode_body().unwrap();
+                assert_eq!(registered.generation, Incarnation(1));
+                self.wait_for(&FromRole::Registered {
+                    service,
+                    incarnation: Incarnation(1),
+                })
+                .await;
+                return peer;
+            }
+        }
+    }
+
+    /// Waits until the Kernel has reported this to the supervisor.
+    pub(crate) async fn wait_for(&mut self, report: &FromRole) {
+        let found = async { while self.reports.recv().await.expect("the Kernel runs") != *report {} };
+        timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| panic!("no {report:?}"));
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.shutdown.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the Kernel panicked");
+        }
+    }
+}
+
+/// One connection to the Kernel.
+pub(crate) struct Peer {
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl Peer {
+    pub(crate) fn send(&self, message: Message) {
+        self.sender.send(&message).unwrap();
+    }
+
+    /// The next message that is not a heartbeat; `None` when the connection has ended.
+    pub(crate) async fn next(&mut self) -> Option<Message> {
+        let next = async {
+            loop {
+                match self.receiver.next().await {
+                    Ok(Some(message)) if message.header.kind == Kind::Heartbeat => {
+                        let Header { sender, target, .. } = message.header;
+                        // An error shows as the connection's end at the next turn.
+                        let _ =
+                            self.sender
+                                .send(&Message::bare(Header::new(Kind::Heartbeat, target, sender)));
+                    }
+                    Ok(Some(message)) => return Some(message),
+                    Ok(None) | Err(_) => return None,
+                }
+            }
+        };
+        timeout(PATIENCE, next)
+            .await
+            .expect("the Kernel says something or closes")
+    }
+
+    pub(crate) async fn expect(&mut self, kind: Kind) -> Message {
+        let message = self
+            .next()
+            .await
+            .unwrap_or_else(|| panic!("closed instead of {kind:?}"));
+        assert_eq!(message.header.kind, kind, "{message:?}");
+        message
+    }
+
+    pub(crate) async fn expect_error(&mut self, code: ErrorCode) -> Message {
+        let message = self.expect(Kind::Error).await;
+        let error: WireError = message.decode_body().unwrap();
+        assert_eq!(error.code, code, "{error}");
+        message
+    }
+
+    pub(crate) async fn expect_end(&mut self) {
+        let message = self.next().await;
+        assert_eq!(message, None, "the connection should have ended");
+    }
+}
+
+pub(crate) fn secret(incarnation: u32) -> Secret {
+    Secret([incarnation as u8; 32])
+}
+
+pub(crate) fn register(service: Service, incarnation: u32, secret: Secret) -> Message {
+    let register = Register {
+        service,
+        incarnation: Incarnation(incarnation),
+        secret,
+        concurrency: 8,
+    };
+    Message::with_body(Header::new(Kind::Register, service, Service::Kernel), &register)
+}
+
+/// A request's header.
+pub(crate) fn request(from: Service, to: Service, operation: u16, call: u64) -> Header {
+    Header {
+        operation,
+        call,
+        ..Header::new(Kind::Request, from, to)
+    }
+}

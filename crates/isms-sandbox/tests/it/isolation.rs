@@ -1,0 +1,230 @@
+//! What is not possible inside.
+
+use std::{
+    ffi::CStr,
+    fs,
+    io::Read,
+    os::fd::AsFd,
+    process::{self, Command},
+};
+
+use isms_sandbox::{
+    linux::{launch::Identity, lockdown, memfd, process::effective_uid, seqpacket},
+    native::Profile,
+};
+
+use crate::platform::{LIMITS, Platform, receive};
+
+/// Asks a fresh worker, command by command.
+fn check(expected: &[(&str, &str)]) {
+    let Some(platform) = Platform::start() else { return };
+    let worker = platform.worker();
+    for (command, answer) in expected {
+        assert_eq!(worker.ask(command), *answer, "{command}");
+    }
+}
+
+#[test]
+fn every_layer_is_proven_where_root_starts_the_platform() {
+    let Some(platform) = Platform::start() else { return };
+    if !platform.has("sub-uid") {
+        return;
+    }
+    let missing: Vec<_> = platform.layers.iter().filter(|layer| !layer.proven).collect();
+    let cgroups_only = missing
+        .iter()
+        .all(|layer| layer.name.starts_with("cgroup ") || layer.name == "landlock");
+    assert!(cgroups_only, "{missing:#?}");
+    for layer in missing {
+        eprintln!("SKIPPED: {}: {}", layer.name, layer.detail);
+    }
+}
+
+#[test]
+fn a_worker_sees_its_own_root_and_nothing_of_the_host() {
+    check(&[
+        ("list /", "dev isms lib lib64 proc tmp"),
+        ("list /isms", "doee-executor"),
+        ("list /dev", ""),
+        ("list /tmp", ""),
+        ("read /etc/passwd", "ENOENT"),
+        ("read /work", "ENOENT"),
+        ("read /usr", "ENOENT"),
+        ("read /../../../../etc/passwd", "ENOENT"),
+        ("read /proc/1/root/etc/passwd", "ENOENT"),
+        ("read /proc/sys/kernel/core_pattern", "ENOENT"),
+        ("read /proc/kcore", "ENOENT"),
+        ("read /sys", "ENOENT"),
+    ]);
+}
+
+#[test]
+fn a_worker_writes_below_tmp_and_nowhere_else() {
+    check(&[
+        ("create /tmp/a", "ok"),
+        ("create /a", "EROFS"),
+        ("create /isms/a", "EROFS"),
+        ("create /dev/a", "EROFS"),
+        ("write /isms/doee-executor", "EACCES"),
+        ("write /proc/self/comm", "EACCES"),
+        ("write /proc/self/oom_score_adj", "EACCES"),
+        ("write /proc/self/uid_map", "EACCES"),
+        ("fill /tmp/full", "ENOSPC"),
+    ]);
+}
+
+#[test]
+fn a_worker_has_no_network_and_no_way_to_make_a_socket() {
+    check(&[
+        ("socket 1", "EPERM"),
+        ("socket 2", "EPERM"),
+        ("socket 10", "EPERM"),
+        ("socket 16", "EPERM"),
+        ("connect", "EPERM"),
+    ]);
+}
+
+#[test]
+fn a_worker_is_nobody_with_no_privileges_and_an_empty_environment() {
+    check(&[
+        (
+            "identity",
+            "pid 1 uid 1000 gid 1000 session 1 groups 0 environment empty",
+        ),
+        ("status CapPrm", "CapPrm:\t0000000000000000"),
+        ("status CapEff", "CapEff:\t0000000000000000"),
+        ("status CapBnd", "CapBnd:\t0000000000000000"),
+        ("status CapAmb", "CapAmb:\t0000000000000000"),
+        ("status NoNewPrivs", "NoNewPrivs:\t1"),
+        ("status Seccomp:", "Seccomp:\t2"),
+        ("clear-death-signal", "EPERM"),
+    ]);
+}
+
+#[test]
+fn a_worker_has_descriptors_0_to_4_only() {
+    check(&[("descriptors", "0 1 2 3 4"), ("read /proc/self/fd/5", "ENOENT")]);
+}
+
+#[test]
+fn a_worker_meets_nobody_else() {
+    let parent = format!("kill {}", process::id());
+    check(&[("kill 2", "ESRCH"), (&parent, "ESRCH"), ("kill 1", "ok")]);
+}
+
+#[test]
+fn each_worker_has_a_uid_of_its_own_on_the_host() {
+    let Some(platform) = Platform::start() else { return };
+    if !platform.has("sub-uid") {
+        return;
+    }
+    let workers = [1, 2, 3].map(|number| platform.spawn(number, Profile::Worker, LIMITS));
+    let uids = workers.each_ref().map(|worker| {
+        let status = fs::read_to_string(format!("/proc/{}/status", worker.pid)).unwrap();
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        let uids: Vec<u32> = uids.split_whitespace().map(|uid| uid.parse().unwrap()).collect();
+        assert!(uids.iter().all(|uid| *uid == uids[0]), "{uids:?}");
+        uids[0]
+    });
+    assert!(uids.iter().all(|uid| *uid >= 500_000), "{uids:?}");
+    assert!(
+        uids[0] != uids[1] && uids[1] != uids[2] && uids[0] != uids[2],
+        "{uids:?}"
+    );
+}
+
+#[test]
+fn output_data_and_a_sealed_library_reach_where_they_belong() {
+    let Some(platform) = Platform::start() else { return };
+    let worker = platform.worker();
+    assert_eq!(worker.ask("print hello"), "ok");
+    let library = platform.directory.join("doee.so");
+    let source = platform.directory.join("doee.c");
+    fs::write(&source, "int doee(void) { return 7; }").unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
+    assert!(compiled.unwrap().success());
+    let name: &CStr = c"doee";
+    let sealed = memfd::create_sealed(name, &fs::read(&library).unwrap()).unwrap();
+    seqpacket::send(worker.control.as_fd(), b"load", &[sealed.as_fd()]).unwrap();
+    assert_eq!(receive(worker.control.as_fd()), b"ok");
+    drop((worker.control, worker.data));
+    let mut output = String::new();
+    fs::File::from(worker.output).read_to_string(&mut output).unwrap();
+    assert_eq!(output, "hello\n");
+}
+
+#[test]
+fn a_builder_runs_the_toolchain_and_sees_nothing_else_of_the_host() {
+    let Some(platform) = Platform::start() else { return };
+    let builder = platform.spawn(1, Profile::Builder, LIMITS);
+    assert_eq!(builder.ask("run /bin/sh"), "ok");
+    assert_eq!(builder.ask("list /sdk"), "include");
+    assert_eq!(builder.ask("list /etc"), "alternatives");
+    assert_eq!(builder.ask("write /dev/null"), "ok");
+    assert_eq!(builder.ask("create /usr/a"), "EROFS");
+    assert_eq!(builder.ask("create /tmp/a"), "ok");
+    assert_eq!(builder.ask("socket 2"), "EPERM");
+    assert_eq!(builder.ask("read /work"), "ENOENT");
+}
+
+#[test]
+fn an_ordinary_user_s_workers_are_isolated_too() {
+    if effective_uid() != 0 {
+        eprintln!("SKIPPED: only root can start a spawner as another user");
+        return;
+    }
+    let identity = Identity {
+        uid: 1000,
+        gid: 1000,
+        groups: Vec::new(),
+    };
+    let Some(platform) = Platform::start_as(Some(identity)) else {
+        return;
+    };
+    let worker = platform.worker();
+    assert_eq!(worker.ask("read /etc/passwd"), "ENOENT");
+    assert_eq!(worker.ask("socket 2"), "EPERM");
+    assert_eq!(worker.ask("status CapBnd"), "CapBnd:\t0000000000000000");
+    let sub_uid = platform
+        .layers
+        .iter()
+        .find(|layer| layer.name == "sub-uid")
+        .unwrap();
+    assert!(
+        !sub_uid.proven && sub_uid.detail.contains("share the uid"),
+        "{sub_uid:?}"
+    );
+}
+
+#[test]
+#[ignore = "a process of its own, which the next test starts"]
+fn locked_down_process() {
+    lockdown::forbid_exec().unwrap();
+    let error = Command::new("/bin/true").status().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    std::thread::spawn(|| ()).join().unwrap();
+}
+
+#[test]
+fn nothing_can_be_executed_after_lockdown() {
+    let arguments = [
+        "isolation::locked_down_process",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ];
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+        "{output:?}"
+    );
+}

@@ -1,0 +1,330 @@
+//! A spawner process with the test as its supervisor and its Doer.
+
+use std::{
+    env, fs,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{self, Child, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use isms_sandbox::{
+    linux::{
+        descriptor,
+        launch::{self, Identity, Launch},
+        seqpacket,
+    },
+    native::{Limits, Profile},
+    probe::LayerReport,
+    spawner::{self, EVENT_LEN_MAX, Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const DIRECTORY: &str = "ISMS_TEST_SPAWNER_DIRECTORY";
+const MIB: u64 = 1024 * 1024;
+pub(crate) const LIMITS: Limits = Limits {
+    memory_bytes: 64 * MIB,
+    cpu_permille: 1000,
+    pids: 16,
+};
+pub(crate) const MAXIMA: Limits = Limits {
+    memory_bytes: 128 * MIB,
+    cpu_permille: 2000,
+    pids: 32,
+};
+pub(crate) const WORKERS_MAX: u32 = 4;
+
+pub(crate) struct Platform {
+    pub(crate) directory: PathBuf,
+    pub(crate) supervisor: OwnedFd,
+    pub(crate) doer: OwnedFd,
+    pub(crate) spawner: Child,
+    pub(crate) layers: Vec<LayerReport>,
+}
+
+/// A sandbox as its Doer sees it.
+pub(crate) struct Sandbox {
+    pub(crate) pid: u32,
+    pub(crate) control: OwnedFd,
+    pub(crate) data: OwnedFd,
+    pub(crate) output: OwnedFd,
+}
+
+impl Platform {
+    /// Starts a spawner; `None`, said aloud, where it cannot isolate.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_as(None)
+    }
+
+    pub(crate) fn start_as(identity: Option<Identity>) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "isms-sandbox-{}-{}",
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = env::temp_dir().join(name);
+        for part in ["", "run", "sdk"] {
+            fs::create_dir(directory.join(part)).unwrap();
+        }
+        compile(&directory.join("executor"));
+        if let Some(identity) = &identity {
+            for part in ["", "run", "sdk"] {
+                std::os::unix::fs::chown(directory.join(part), Some(identity.uid), Some(identity.gid))
+                    .unwrap();
+            }
+        }
+        let (supervisor, channel) = seqpacket::pair().unwrap();
+        set_timeout(&supervisor);
+        let spawner = start_spawner(&directory, channel, identity);
+        let (doer, theirs) = seqpacket::pair().unwrap();
+        let mut platform = Self {
+            directory,
+            supervisor,
+            doer,
+            spawner,
+            layers: Vec::new(),
+        };
+        assert_eq!(platform.heard(), Some(FromSpawner::Ready));
+        platform.layers = platform.begin_generation(theirs)?;
+        Some(platform)
+    }
+
+    /// What the spawner tells its supervisor next; `None` when it has ended.
+    pub(crate) fn heard(&self) -> Option<FromSpawner> {
+        let word = receive(self.supervisor.as_fd());
+        (!word.is_empty()).then(|| FromSpawner::decode(&word).unwrap())
+    }
+
+    fn begin_generation(&self, theirs: OwnedFd) -> Option<Vec<LayerReport>> {
+        set_timeout(&self.doer);
+        seqpacket::send(
+            self.supervisor.as_fd(),
+            &ToSpawner::Doer.encode(),
+            &[theirs.as_fd()],
+        )
+        .unwrap();
+        let Some((Event::Layers { layers, sufficient }, _)) = self.event() else {
+            panic!("no layers")
+        };
+        if !sufficient {
+            let missing: Vec<_> = layers
+                .iter()
+                .filter(|layer| layer.required && !layer.proven)
+                .collect();
+            eprintln!("SKIPPED: sandboxes cannot be isolated here: {missing:#?}");
+            return None;
+        }
+        Some(layers)
+    }
+
+    /// Starts another spawner in the place of one that has been killed.
+    pub(crate) fn restart_spawner(&mut self) {
+        let (supervisor, channel) = seqpacket::pair().unwrap();
+        set_timeout(&supervisor);
+        self.supervisor = supervisor;
+        self.spawner = start_spawner(&self.directory, channel, None);
+        assert_eq!(self.heard(), Some(FromSpawner::Ready));
+        self.replace_doer();
+    }
+
+    /// Replaces the Doer by a new one.
+    pub(crate) fn replace_doer(&mut self) {
+        let (doer, theirs) = seqpacket::pair().unwrap();
+        self.doer = doer;
+        self.begin_generation(theirs).unwrap();
+    }
+
+    pub(crate) fn send(&self, request: Request) {
+        seqpacket::send(self.doer.as_fd(), &request.encode(), &[]).unwrap();
+    }
+
+    /// The next event; `None` when the spawner has cut the channel.
+    pub(crate) fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
+        let mut buffer = vec![0; EVENT_LEN_MAX];
+        match seqpacket::receive(self.doer.as_fd(), &mut buffer) {
+            Ok(received) if received.len > 0 => Some((
+                Event::decode(&buffer[..received.len]).unwrap(),
+                received.descriptors,
+            )),
+            Ok(_) => None,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no event: {error}"),
+        }
+    }
+
+    /// Starts a sandbox and waits until its program is up.
+    pub(crate) fn spawn(&self, worker: u64, profile: Profile, limits: Limits) -> Sandbox {
+        self.send(Request::Spawn {
+            worker,
+            profile,
+            limits,
+        });
+        let (event, descriptors) = self.event().unwrap();
+        let Event::Spawned { worker: spawned, pid } = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(spawned, worker);
+        let [control, data, output] = descriptors.try_into().unwrap();
+        for socket in [&control, &data] {
+            set_timeout(socket);
+        }
+        assert_eq!(receive(control.as_fd()), b"up");
+        Sandbox {
+            pid,
+            control,
+            data,
+            output,
+        }
+    }
+
+    pub(crate) fn worker(&self) -> Sandbox {
+        self.spawn(1, Profile::Worker, LIMITS)
+    }
+
+    pub(crate) fn has(&self, layer: &str) -> bool {
+        let proven = self
+            .layers
+            .iter()
+            .any(|report| report.name == layer && report.proven);
+        if !proven {
+            let report = self.layers.iter().find(|report| report.name == layer);
+            eprintln!("SKIPPED: {layer} is missing here: {report:?}");
+        }
+        proven
+    }
+
+    /// Control groups of this platform that exist.
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        // FNV-1a of the data directory, as the spawner names them.
+        let path = fs::canonicalize(&self.directory).unwrap_or_else(|_| self.directory.clone());
+        let hash = path
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            });
+        let name = format!("isms-{hash:016x}");
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        hierarchies
+            .map(|hierarchy| hierarchy.path().join(&name))
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Waits until the spawner has ended by itself.
+    pub(crate) fn wait_for_end(&mut self) -> process::ExitStatus {
+        while self.heard().is_some() {}
+        self.spawner.wait().unwrap()
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        let _ = seqpacket::send(self.supervisor.as_fd(), &ToSpawner::Stop.encode(), &[]);
+        let _ = self.spawner.wait();
+        let groups = self.groups();
+        let _ = fs::remove_dir_all(&self.directory);
+        if !std::thread::panicking() {
+            assert_eq!(groups, [] as [PathBuf; 0], "left behind");
+        }
+    }
+}
+
+impl Sandbox {
+    /// Sends a command to the program inside and returns its answer.
+    pub(crate) fn ask(&self, command: &str) -> String {
+        seqpacket::send(self.control.as_fd(), command.as_bytes(), &[]).unwrap();
+        String::from_utf8(receive(self.control.as_fd())).unwrap()
+    }
+
+    /// Waits until every process of the sandbox is gone, seen by the end of its socket.
+    pub(crate) fn wait_for_death(&self) {
+        assert_eq!(receive(self.control.as_fd()), b"");
+        let exists = Path::new("/proc").join(self.pid.to_string()).join("exe").exists();
+        assert!(!exists, "process {} still runs", self.pid);
+    }
+}
+
+fn compile(program: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/executor.c");
+    let arguments = ["-O1", "-Wall", "-o"];
+    let compiler = Command::new("cc")
+        .args(arguments)
+        .arg(program)
+        .arg(source)
+        .arg("-ldl")
+        .arg("-lpthread")
+        .status();
+    assert!(compiler.unwrap().success());
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// This test binary again, as [`spawner_process`].
+fn start_spawner(directory: &Path, channel: OwnedFd, identity: Option<Identity>) -> Child {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([
+        "platform::spawner_process",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    command.env(DIRECTORY, directory).stdout(process::Stdio::null());
+    let launch = Launch {
+        descriptors: vec![channel],
+        identity,
+        die_with_parent: false,
+        new_session: true,
+    };
+    launch::arrange(&mut command, launch).unwrap();
+    command.spawn().unwrap()
+}
+
+#[test]
+#[ignore = "the spawner's process, which the tests start themselves"]
+fn spawner_process() {
+    let Some(directory) = env::var_os(DIRECTORY).map(PathBuf::from) else {
+        return;
+    };
+    let supervisor = descriptor::take_inherited(launch::FIRST_DESCRIPTOR).unwrap();
+    let config = SpawnerConfig {
+        data_directory: directory.clone(),
+        run_directory: directory.join("run"),
+        socket_directory: directory.join("run"),
+        executor: directory.join("executor"),
+        builder: directory.join("executor"),
+        sdk_include: directory.join("sdk"),
+        uids: UidRange {
+            first: 500_000 + process::id() * 16,
+            count: 8,
+        },
+        workers_max: WORKERS_MAX,
+        worker_maxima: MAXIMA,
+        builder_maxima: MAXIMA,
+        required_layers: Vec::new(),
+    };
+    spawner::run(config, supervisor).unwrap();
+}
+
+/// A datagram within the deadline; empty when the peer has gone.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> Vec<u8> {
+    let mut buffer = vec![0; 4096];
+    match seqpacket::receive(socket, &mut buffer) {
+        Ok(received) => buffer[..received.len].to_vec(),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Vec::new(),
+        Err(error) => panic!("nothing came: {error}"),
+    }
+}
+
+pub(crate) fn set_timeout(socket: &OwnedFd) {
+    // The option is one of every socket, whatever its type.
+    UnixStream::from(socket.try_clone().unwrap())
+        .set_read_timeout(Some(TIMEOUT))
+        .unwrap();
+}
