@@ -7,7 +7,10 @@ use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{InvocationReply, Operation},
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, spawn_local},
+};
 
 use crate::{
     connection::{CurrentCall, WorkerConnection},
@@ -90,7 +93,9 @@ impl Call<'_> {
         let Header { process, attempt, .. } = message.header;
         connection.begin_call(CurrentCall { process, attempt });
         let (pending, upload) = start(&connection, message, deadline, stream);
-        let answer = self.answered(&responder, pending, upload).await;
+        // It goes on while the reply streams, and ends with the call at the latest.
+        let _upload = upload.map(|(source, sink)| Upload(spawn_local(relay_stream(source, sink))));
+        let answer = self.answered(&responder, pending).await;
         match answer {
             Ok(answer) => {
                 if self.deliver(&connection, answer, responder).await {
@@ -132,20 +137,12 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for the worker's answer, feeding it the request's stream meanwhile.
+    /// Waits for the worker's answer.
     async fn answered(
         &mut self,
         responder: &Responder,
         mut pending: PendingAnswer,
-        upload: Option<(StreamReceiver, StreamSender)>,
     ) -> Result<Answer, Ending> {
-        let mut uploading = upload.is_some();
-        let upload = async {
-            if let Some((source, sink)) = upload {
-                relay_stream(source, sink).await;
-            }
-        };
-        tokio::pin!(upload);
         loop {
             tokio::select! {
                 biased;
@@ -155,7 +152,6 @@ impl Call<'_> {
                     Verdict::AskCancel => pending.cancel(),
                     Verdict::Run(_) => unreachable!("a call runs on one worker"),
                 },
-                () = &mut upload, if uploading => uploading = false,
                 () = responder.cancelled(), if !self.cancel_told => self.tell_cancel(),
             }
         }
@@ -201,6 +197,15 @@ impl Call<'_> {
         } else {
             Event::Abandoned { task }
         });
+    }
+}
+
+/// The task that feeds a worker the request's stream; dropped, it ends.
+struct Upload(JoinHandle<bool>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -16,7 +16,7 @@ use isms_protocol::{
     worker::{self, Control, LogLevel, LogLine, Report, Stage},
 };
 use isms_sandbox::linux::channel::Channel;
-use tokio::{io::AsyncReadExt, net::UnixStream, task::spawn_local};
+use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
 
 use crate::{
     binaries::LoadedDoee,
@@ -51,6 +51,8 @@ pub(crate) struct WorkerConnection {
     doee: RefCell<Option<Rc<LoadedDoee>>>,
     call: Cell<Option<CurrentCall>>,
     log_budget: Cell<LogBudget>,
+    /// Told once everything has been read that the executor reported.
+    control_ended: Notify,
 }
 
 impl WorkerConnection {
@@ -89,6 +91,13 @@ impl WorkerConnection {
         self.control
             .send(&isms_protocol::encode(control), descriptors)
             .is_ok()
+    }
+
+    /// Waits until the last report of a dead executor has been handled: why it could not start says more
+    /// than that it exited.
+    pub(crate) async fn last_report(&self) {
+        // Bounded, since a process that the executor left behind might hold the channel open.
+        let _ = tokio::time::timeout(LAST_BREATH, self.control_ended.notified()).await;
     }
 
     pub(crate) fn close(&self) {
@@ -172,6 +181,7 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         doee: RefCell::new(None),
         call: Cell::new(None),
         log_budget: Cell::new(LogBudget::new()),
+        control_ended: Notify::new(),
     };
     Ok((
         Rc::new(connection),
@@ -214,6 +224,7 @@ async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
         }
         doer.dispatch(event);
     }
+    connection.control_ended.notify_one();
 }
 
 fn start_error(stage: Stage, message: &str) -> WireError {

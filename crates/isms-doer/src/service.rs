@@ -280,13 +280,7 @@ impl Doer {
                     return builder::failed(self, worker, format!("the builder {how}"));
                 }
                 tracing::debug!(worker, how, "a worker ended");
-                self.dispatch(Event::Exited {
-                    worker: WorkerId(worker),
-                    how,
-                });
-                if let Some(connection) = self.state.borrow_mut().workers.remove(&WorkerId(worker)) {
-                    connection.close();
-                }
+                spawn_local(Rc::clone(self).worker_exited(WorkerId(worker), how));
             }
             SpawnerEvent::Layers { layers, sufficient } => {
                 if !sufficient {
@@ -297,6 +291,15 @@ impl Doer {
                 self.state.borrow_mut().isolation = status::isolation(layers, sufficient);
             }
         }
+    }
+
+    async fn worker_exited(self: Rc<Self>, worker: WorkerId, how: String) {
+        let connection = self.state.borrow_mut().workers.remove(&worker);
+        if let Some(connection) = &connection {
+            connection.close();
+            connection.last_report().await;
+        }
+        self.dispatch(Event::Exited { worker, how });
     }
 
     /// Feeds one event to the Worker Handler and performs what it decides.

@@ -83,8 +83,12 @@ impl Http {
         request.push_str("\r\n");
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
-        self.stream.get_mut().write_all(&bytes)?;
-        self.receive(method == "HEAD")
+        // An answer may begin before the request has ended; who does not read it meanwhile may be waited for.
+        let mut stream = self.stream.get_ref().try_clone()?;
+        std::thread::scope(|scope| {
+            scope.spawn(move || stream.write_all(&bytes));
+            self.receive(method == "HEAD")
+        })
     }
 
     /// Writes raw bytes.
