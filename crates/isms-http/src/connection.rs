@@ -92,10 +92,8 @@ pub(crate) async fn serve_connection<H, F>(
                 watchdog.as_mut().reset(activity.next_check(&limits));
             }
             () = stop.as_mut(), if !stopping => {
-                if activity.phase() == Phase::Idle {
-                    return;
-                }
                 stopping = true;
+                // Closes at once what waits for a request, after the bytes that are still to be written.
                 connection.as_mut().graceful_shutdown();
             }
         }
