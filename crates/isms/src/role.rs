@@ -27,8 +27,9 @@ use crate::logging;
 /// concerns only what is not a call of a Doee.
 fn concurrency(service: Service) -> u32 {
     match service {
-        Service::Dbriver => 64,
-        Service::Resadmin => 32,
+        Service::Commserver => isms_commserver::CONCURRENCY,
+        Service::Gate => isms_gate::CONCURRENCY,
+        // DBriver and Resadmin put the number of their own settings in its place.
         _ => 16,
     }
 }

@@ -79,11 +79,14 @@ pub(super) fn inspect(
     let mut found = [0; FINDINGS_LEN];
     probing.read(&mut found)?;
     let pid = probing.sandbox.pid();
-    let own_groups = fs::read_link("/proc/self/ns/cgroup").ok();
+    let groups_of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/cgroup")).ok();
+    // What cannot be read proves nothing.
+    let groups = groups_of("self").zip(groups_of(&pid.to_string()));
     let facts = Facts {
         uid: uid_of(pid),
-        host_name_kept: host_name == self::host_name(),
-        cgroup_namespace_differs: fs::read_link(format!("/proc/{pid}/ns/cgroup")).ok() != own_groups,
+        host_name_kept: host_name == self::host_name()
+            && host_name.is_some_and(|name| name.trim() != "worker"),
+        cgroup_namespace_differs: groups.is_some_and(|(own, inner)| own != inner),
     };
     Ok((Findings::from_bytes(&found), facts))
 }
