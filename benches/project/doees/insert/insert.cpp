@@ -10,4 +10,5 @@ ISMS_DOEE(Insert) {
         database.query(request, {"INSERT INTO readings (machine, value) VALUES (?, ?)", "bench", 1.5});
         return isms::Response::text("stored");
     }
+    void terminate() override {}
 };

@@ -10,4 +10,5 @@ ISMS_DOEE(Select) {
         const auto results = database.query(request, {"SELECT value FROM readings WHERE machine = ?", "m2"});
         return isms::Response::text(std::to_string(results[0].size()));
     }
+    void terminate() override {}
 };
