@@ -20,23 +20,10 @@ pub const FIRST_DESCRIPTOR: RawFd = 3;
 pub struct Launch {
     /// Descriptors that it inherits as 3, 4, …; all others are closed at exec.
     pub descriptors: Vec<OwnedFd>,
-    /// Uid, gid and supplementary groups to become; `None` keeps the parent's.
-    pub identity: Option<Identity>,
     /// SIGKILL when the parent's thread dies.
     pub die_with_parent: bool,
     /// A session of its own, so that the terminal's Ctrl-C does not reach it.
     pub new_session: bool,
-}
-
-/// Whom a child becomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
 }
 
 /// Arranges that `command` starts as `launch` says. The descriptors stay open in the parent until `command`
@@ -46,7 +33,6 @@ pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
     let highest = FIRST_DESCRIPTOR + launch.descriptors.len() as RawFd;
     let Launch {
         descriptors,
-        identity,
         die_with_parent,
         new_session,
     } = launch;
@@ -59,9 +45,6 @@ pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
         if new_session {
             // SAFETY: no arguments.
             check(unsafe { libc::setsid() })?;
-        }
-        if let Some(identity) = &identity {
-            process::drop_to(identity.uid, identity.gid, &identity.groups)?;
         }
         if die_with_parent {
             process::die_with_parent(parent)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use isms_sandbox::{
-    linux::{launch::Identity, lockdown, memfd, process::effective_uid, seqpacket},
+    linux::{lockdown, memfd, process::effective_uid, seqpacket},
     native::Profile,
 };
 
@@ -177,12 +177,7 @@ fn an_ordinary_user_s_workers_are_isolated_too() {
         eprintln!("SKIPPED: only root can start a spawner as another user");
         return;
     }
-    let identity = Identity {
-        uid: 1000,
-        gid: 1000,
-        groups: Vec::new(),
-    };
-    let Some(platform) = Platform::start_as(Some(identity)) else {
+    let Some(platform) = Platform::start_as(Some(1000)) else {
         return;
     };
     let worker = platform.worker();

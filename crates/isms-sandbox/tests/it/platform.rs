@@ -4,7 +4,11 @@ use std::{
     env, fs,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::PermissionsExt, net::UnixStream},
+        unix::{
+            fs::{PermissionsExt, chown},
+            net::UnixStream,
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
     process::{self, Child, Command},
@@ -15,7 +19,7 @@ use std::{
 use isms_sandbox::{
     linux::{
         descriptor,
-        launch::{self, Identity, Launch},
+        launch::{self, Launch},
         seqpacket,
     },
     native::{Limits, Profile},
@@ -60,7 +64,8 @@ impl Platform {
         Self::start_as(None)
     }
 
-    pub(crate) fn start_as(identity: Option<Identity>) -> Option<Self> {
+    /// As [`Self::start`], with a spawner that belongs to the user (and the group) of that number.
+    pub(crate) fn start_as(user: Option<u32>) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "isms-sandbox-{}-{}",
@@ -72,15 +77,12 @@ impl Platform {
             fs::create_dir(directory.join(part)).unwrap();
         }
         compile(&directory.join("executor"));
-        if let Some(identity) = &identity {
-            for part in ["", "run", "sdk"] {
-                std::os::unix::fs::chown(directory.join(part), Some(identity.uid), Some(identity.gid))
-                    .unwrap();
-            }
+        for part in ["", "run", "sdk"] {
+            chown(directory.join(part), user, user).unwrap();
         }
         let (supervisor, channel) = seqpacket::pair().unwrap();
         set_timeout(&supervisor);
-        let spawner = start_spawner(&directory, channel, identity);
+        let spawner = start_spawner(&directory, channel, user);
         let (doer, theirs) = seqpacket::pair().unwrap();
         let mut platform = Self {
             directory,
@@ -266,8 +268,20 @@ fn compile(program: &Path) {
 }
 
 /// This test binary again, as [`spawner_process`].
-fn start_spawner(directory: &Path, channel: OwnedFd, identity: Option<Identity>) -> Child {
-    let mut command = Command::new(env::current_exe().unwrap());
+fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child {
+    let mut program = env::current_exe().unwrap();
+    if user.is_some() {
+        // Where the build lies, in a home directory perhaps, another user may not go. `cp` copies, because
+        // a descriptor open for writing here could be inherited by a child that another thread starts.
+        let copy = directory.join("spawner");
+        let status = Command::new("cp").arg(&program).arg(&copy).status();
+        assert!(status.unwrap().success());
+        program = copy;
+    }
+    let mut command = Command::new(program);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
     command.args([
         "platform::spawner_process",
         "--exact",
@@ -278,7 +292,6 @@ fn start_spawner(directory: &Path, channel: OwnedFd, identity: Option<Identity>)
     command.env(DIRECTORY, directory).stdout(process::Stdio::null());
     let launch = Launch {
         descriptors: vec![channel],
-        identity,
         die_with_parent: false,
         new_session: true,
     };

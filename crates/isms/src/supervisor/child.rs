@@ -94,7 +94,6 @@ impl Running {
             descriptors: vec![theirs],
             die_with_parent,
             new_session: true,
-            identity: None,
         };
         arrange(&mut command, launch).context("cannot arrange its start")?;
         let child = Command::from(command)
