@@ -24,7 +24,7 @@ use isms_sandbox::{
 };
 use tokio::{
     sync::{Notify, watch},
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
 };
 
 use crate::{
@@ -67,7 +67,8 @@ pub(crate) struct State {
     task_next: u64,
 }
 
-/// Runs the Doer until `shutdown` turns true and its calls have ended, or the spawner is lost.
+/// Runs the Doer until `shutdown` turns true and its calls have ended, or the spawner is lost. Belongs on a
+/// `tokio::runtime::LocalRuntime`.
 pub async fn run(
     config: Config,
     link: LinkOptions,
@@ -94,7 +95,7 @@ pub async fn run(
         state: RefCell::new(state),
         hurry: Notify::new(),
     });
-    LocalSet::new().run_until(doer.serve(inbox, shutdown)).await
+    doer.serve(inbox, shutdown).await
 }
 
 impl Doer {

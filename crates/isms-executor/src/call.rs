@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use isms_doee_sys as sys;
 use isms_protocol::doer::{Invocation, Trigger};
 use isms_protocol::{DecodeError, Flags, Header, Message, decode};
+use isms_sandbox::linux::clock;
 
 use crate::body::Body;
 use crate::host_call::HostCall;
@@ -158,8 +159,6 @@ fn traceparent(header: &Header) -> String {
 
 /// A point in time on CLOCK_MONOTONIC, which `Instant` hides.
 fn monotonic_us(at: Instant) -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = Duration::try_from(now).unwrap_or_default();
     let left = at.saturating_duration_since(Instant::now());
-    u64::try_from(now.saturating_add(left).as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(clock::monotonic().saturating_add(left).as_micros()).unwrap_or(u64::MAX)
 }

@@ -12,30 +12,24 @@
 mod outgoing;
 mod receiver;
 mod sender;
+mod socket;
 
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use isms_protocol::limits::HANDSHAKE_TIMEOUT;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    time::timeout,
-};
+use tokio::{net::UnixStream, time::timeout};
 
 use crate::{
     ConnectionError,
     zmtp::{Engine, Event, Side},
 };
 use outgoing::Outgoing;
+use socket::{ReadHalf, WriteHalf};
 
 pub use receiver::Receiver;
 pub use sender::Sender;
@@ -48,7 +42,7 @@ impl Connection {
     /// Makes the ZMTP handshake over a connected stream, within `HANDSHAKE_TIMEOUT`. Spawns the
     /// task that writes, which ends with the connection.
     pub async fn establish(stream: UnixStream, side: Side) -> Result<(Sender, Receiver), ConnectionError> {
-        let (mut read, mut write) = stream.into_split();
+        let (mut read, mut write) = socket::split(stream).map_err(ConnectionError::Wait)?;
         let mut engine = Engine::new(side);
         timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut engine, &mut read, &mut write))
             .await
@@ -62,8 +56,8 @@ impl Connection {
 
 async fn shake_hands(
     engine: &mut Engine,
-    read: &mut OwnedReadHalf,
-    write: &mut OwnedWriteHalf,
+    read: &mut ReadHalf,
+    write: &mut WriteHalf,
 ) -> Result<(), ConnectionError> {
     flush(engine, write).await?;
     loop {
@@ -88,12 +82,12 @@ async fn shake_hands(
     }
 }
 
-async fn flush(engine: &mut Engine, write: &mut OwnedWriteHalf) -> Result<(), ConnectionError> {
+async fn flush(engine: &mut Engine, write: &mut WriteHalf) -> Result<(), ConnectionError> {
     let output = engine.output();
     let mut written = 0;
     while written < output.len() {
         let rest = &output[written..];
-        written += poll_fn(|context| Pin::new(&mut *write).poll_write(context, rest))
+        written += poll_fn(|context| write.poll_write(context, rest))
             .await
             .map_err(ConnectionError::Write)?;
     }
@@ -102,19 +96,8 @@ async fn flush(engine: &mut Engine, write: &mut OwnedWriteHalf) -> Result<(), Co
 }
 
 /// Reads once into the engine; 0 is the end.
-fn poll_read(
-    read: &mut OwnedReadHalf,
-    engine: &mut Engine,
-    context: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(engine.space());
-    match Pin::new(read).poll_read(context, &mut buffer) {
-        Poll::Ready(Ok(())) => {
-            let len = buffer.filled().len();
-            engine.received(len);
-            Poll::Ready(Ok(len))
-        }
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Pending => Poll::Pending,
-    }
+fn poll_read(read: &mut ReadHalf, engine: &mut Engine, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let len = ready!(read.poll_read(context, engine.space()))?;
+    engine.received(len);
+    Poll::Ready(Ok(len))
 }

@@ -1,5 +1,7 @@
 //! Identifiers. Public ids are UUIDv7 newtypes; the nil value stands for "none" on the wire.
 
+mod fresh;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +17,9 @@ macro_rules! uuid_id {
             /// No id.
             pub const NONE: $name = $name(Uuid::nil());
 
-            /// Makes a fresh id; ids made later sort later.
+            /// Makes a fresh id, which sorts after all that this thread has made before.
             pub fn generate() -> $name {
-                $name(Uuid::now_v7())
+                $name(fresh::uuid_v7())
             }
 
             /// Reads an id from its 16 bytes; any bytes are an id.

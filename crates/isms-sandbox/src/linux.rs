@@ -3,6 +3,7 @@
 
 #[cfg(feature = "tokio")]
 pub mod channel;
+pub mod clock;
 pub mod descriptor;
 pub mod launch;
 pub mod lockdown;

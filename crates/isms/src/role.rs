@@ -19,7 +19,10 @@ use isms_sandbox::linux::{
     descriptor, process,
 };
 use isms_sandbox::spawner::SpawnerConfig;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::LocalOptions,
+    sync::{mpsc, watch},
+};
 
 use crate::logging;
 
@@ -48,8 +51,10 @@ pub(crate) fn run(service: Service) -> Result<()> {
     logging::init(service.name());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    runtime.block_on(serve(bootstrap, descriptors, channel))
+        .build_local(LocalOptions::default())?;
+    // As a task: whenever another task wakes the future that blocks, the runtime asks the system for events first.
+    let serve = runtime.spawn_local(serve(bootstrap, descriptors, channel));
+    runtime.block_on(serve)?
 }
 
 /// Blocks for the first datagram.

@@ -8,7 +8,6 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     mem,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -16,12 +15,11 @@ use std::{
 
 use isms_protocol::{Kind, Message, limits::CONNECTION_UNSENT_MAX};
 use tokio::{
-    io::AsyncWrite,
-    net::unix::OwnedWriteHalf,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 
+use super::socket::WriteHalf;
 use crate::{ConnectionError, SendError, wire};
 
 /// Chunks of streams that one write takes along.
@@ -241,7 +239,7 @@ fn wake(waker: Option<Waker>, queue: MutexGuard<'_, Queue>) {
 }
 
 /// Writes until the connection ends; then closes this direction.
-pub(super) async fn write(outgoing: Arc<Outgoing>, stream: OwnedWriteHalf) {
+pub(super) async fn write(outgoing: Arc<Outgoing>, stream: WriteHalf) {
     let result = tokio::select! {
         biased;
         result = write_batches(&outgoing, stream) => result,
@@ -252,13 +250,13 @@ pub(super) async fn write(outgoing: Arc<Outgoing>, stream: OwnedWriteHalf) {
     }
 }
 
-async fn write_batches(outgoing: &Outgoing, mut stream: OwnedWriteHalf) -> Result<(), ConnectionError> {
+async fn write_batches(outgoing: &Outgoing, mut stream: WriteHalf) -> Result<(), ConnectionError> {
     let mut batch = Vec::new();
     while poll_fn(|context| outgoing.poll_batch(&mut batch, context)).await {
         let mut written = 0;
         while written < batch.len() {
             let rest = &batch[written..];
-            let len = poll_fn(|context| Pin::new(&mut stream).poll_write(context, rest))
+            let len = poll_fn(|context| stream.poll_write(context, rest))
                 .await
                 .map_err(ConnectionError::Write)?;
             written += len;

@@ -8,9 +8,9 @@ use std::{
 };
 
 use isms_protocol::Message;
-use tokio::{net::unix::OwnedReadHalf, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-use super::{outgoing::Outgoing, poll_read};
+use super::{outgoing::Outgoing, poll_read, socket::ReadHalf};
 use crate::{
     ConnectionError, wire,
     zmtp::{Engine, Event},
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Receiver {
     engine: Engine,
-    read: OwnedReadHalf,
+    read: ReadHalf,
     outgoing: Arc<Outgoing>,
     writer: JoinHandle<()>,
     ended: bool,
@@ -29,7 +29,7 @@ pub struct Receiver {
 impl Receiver {
     pub(super) fn new(
         engine: Engine,
-        read: OwnedReadHalf,
+        read: ReadHalf,
         outgoing: Arc<Outgoing>,
         writer: JoinHandle<()>,
     ) -> Receiver {
