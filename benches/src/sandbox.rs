@@ -19,13 +19,14 @@ use isms_ipc::{Side, blocking::Connection};
 use isms_protocol::{
     DoeeVersion, Header, Kind, Message, ProcessId, Service,
     doer::{Invocation, Operation},
-    worker::{Assignment, Control, Report},
+    worker::{Assignment, Control, Report, STATUS_WORDS, StatusPage},
 };
 use isms_sandbox::{
     linux::{
         descriptor,
         launch::{Launch, arrange},
         memfd, seqpacket,
+        shared_words::SharedWords,
     },
     native::{Limits, Profile},
     spawner::{Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
@@ -216,6 +217,8 @@ impl Worker {
     fn first_reply(self, doee: &Path) -> Result<Duration> {
         let bytes = std::fs::read(doee).with_context(|| format!("cannot read {}", doee.display()))?;
         let binary = memfd::create_sealed(c"doee", &bytes)?;
+        let (words, page_memory) = SharedWords::create(c"status-page", STATUS_WORDS)?;
+        let page = StatusPage::new(words).context("the status page is too short")?;
         let assignment = Control::Assign(Assignment {
             project: "bench".to_owned(),
             doee: "bench".to_owned(),
@@ -226,7 +229,7 @@ impl Worker {
         seqpacket::send(
             self.control.as_fd(),
             &isms_protocol::encode(&assignment),
-            &[binary.as_fd()],
+            &[binary.as_fd(), page_memory.as_fd()],
         )?;
         let mut data = Connection::establish(UnixStream::from(self.data), Side::Bind)?;
         expect_report(&self.control, |report| *report == Report::Initialized)?;
@@ -234,6 +237,7 @@ impl Worker {
         (header.operation, header.call, header.process) =
             (Operation::Invoke as u16, 1, ProcessId::generate());
         (header.attempt, header.remaining_us) = (1, 1_000_000);
+        page.queue(header.call);
         data.send(&Message::with_body(
             header,
             &Invocation {
@@ -248,7 +252,7 @@ impl Worker {
                 .context("the worker does not answer")?;
             match message.header.kind {
                 Kind::Reply => return Ok(started.elapsed()),
-                Kind::Begun | Kind::Event => {}
+                Kind::Event => {}
                 kind => bail!("the worker answered with {kind:?}"),
             }
         }

@@ -12,34 +12,76 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
-use crate::{
-    connection::{CurrentCall, WorkerConnection},
-    doer_admin::TaskId,
-    service::Doer,
-    worker_handler::Event,
-};
+use crate::{connection::WorkerConnection, doer_admin::TaskId, service::Doer, worker_handler::Event};
 
 /// What the Worker Handler has decided about a call.
 pub(crate) enum Verdict {
-    /// It runs on this worker.
-    Run(Rc<WorkerConnection>),
+    /// It was sent to a worker.
+    Sent(Sent),
+    /// Its worker has not begun it and will not: it is going to be sent again.
+    Requeued,
     /// Its worker is to be asked to give it up.
     AskCancel,
     /// It is over.
     Fail(WireError),
 }
 
-/// Where verdicts lie until the call's future picks them up.
-#[derive(Default)]
+/// A call on its way to a worker.
+pub(crate) struct Sent {
+    connection: Rc<WorkerConnection>,
+    pending: PendingAnswer,
+    upload: Option<Upload>,
+}
+
+/// What is to be sent to a worker.
+pub(crate) struct Outbound {
+    message: Message,
+    deadline: Option<Instant>,
+    stream: Option<StreamReceiver>,
+}
+
+/// Where a call's request lies until it has a worker, and verdicts until the call's future picks them up.
 pub(crate) struct CallSlot {
+    outbound: RefCell<Outbound>,
     verdicts: RefCell<VecDeque<Verdict>>,
     ruled: Notify,
 }
 
 impl CallSlot {
+    pub(crate) fn new(outbound: Outbound) -> CallSlot {
+        CallSlot {
+            outbound: RefCell::new(outbound),
+            verdicts: RefCell::default(),
+            ruled: Notify::new(),
+        }
+    }
+
+    /// Sends the call at once, so that calls reach a worker in the order in which it was given them.
+    pub(crate) fn send(&self, task: TaskId, connection: Rc<WorkerConnection>) {
+        let mut outbound = self.outbound.borrow_mut();
+        let (pending, upload) = start(&connection, &mut outbound);
+        if let Some(id) = pending.call_id() {
+            let Header { process, attempt, .. } = outbound.message.header;
+            connection.note_call(task, process, attempt, id);
+        }
+        self.rule(Verdict::Sent(Sent {
+            connection,
+            pending,
+            upload,
+        }));
+    }
+
     pub(crate) fn rule(&self, verdict: Verdict) {
         self.verdicts.borrow_mut().push_back(verdict);
         self.ruled.notify_one();
+    }
+
+    /// True when the next verdict is [`Verdict::Requeued`], which is taken then.
+    fn take_requeued(&self) -> bool {
+        let mut verdicts = self.verdicts.borrow_mut();
+        verdicts
+            .pop_front_if(|verdict| matches!(verdict, Verdict::Requeued))
+            .is_some()
     }
 
     /// The next verdict. Cancel-safe: one is taken only when it is returned.
@@ -55,10 +97,22 @@ impl CallSlot {
 
 /// Serves a request to run a Doee.
 pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
-    let (task, slot) = doer.open_call();
+    let InboundRequest {
+        message,
+        deadline,
+        stream,
+        responder,
+    } = request;
+    let (version, streams) = (message.header.target_doee, stream.is_some());
+    let (task, slot) = doer.open_call(Outbound {
+        message,
+        deadline,
+        stream,
+    });
     doer.dispatch(Event::Accepted {
         task,
-        version: request.message.header.target_doee,
+        version,
+        streams,
     });
     let call = Call {
         doer: &doer,
@@ -66,7 +120,7 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
         slot: &slot,
         cancel_told: false,
     };
-    call.run(request).await;
+    call.run(responder).await;
     doer.close_call(task);
 }
 
@@ -79,55 +133,57 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn run(mut self, request: InboundRequest) {
-        let InboundRequest {
-            message,
-            deadline,
-            stream,
-            responder,
-        } = request;
-        let connection = match self.assigned(&responder).await {
-            Ok(connection) => connection,
-            Err(error) => return responder.error(error),
-        };
-        let Header { process, attempt, .. } = message.header;
-        connection.begin_call(CurrentCall { process, attempt });
-        let (pending, upload) = start(&connection, message, deadline, stream);
-        // It goes on while the reply streams, and ends with the call at the latest.
-        let _upload = upload.map(|(source, sink)| Upload(spawn_local(relay_stream(source, sink))));
-        let answer = self.answered(&responder, pending).await;
-        match answer {
-            Ok(answer) => {
-                if self.deliver(&connection, answer, responder).await {
-                    self.ended(&connection);
+    async fn run(mut self, responder: Responder) {
+        loop {
+            let Sent {
+                connection,
+                pending,
+                // It goes on while the reply streams, and ends with the call at the latest.
+                upload: _upload,
+            } = match self.sent(&responder).await {
+                Ok(sent) => sent,
+                Err(error) => return responder.error(error),
+            };
+            match self.answered(&responder, pending).await {
+                Ok(answer) => {
+                    if self.deliver(&connection, answer, responder).await {
+                        self.ended(&connection);
+                    }
+                    return;
+                }
+                Err(Ending::Failed(error)) => return responder.error(error),
+                Err(Ending::Requeued) => {}
+                Err(Ending::Answered(error)) if connection.is_open() => {
+                    responder.error(plausible(error));
+                    return self.ended(&connection);
+                }
+                // The worker is gone; how, the spawner is about to tell.
+                Err(Ending::Answered(_)) => {
+                    if let Some(error) = over(self.slot).await {
+                        return responder.error(error);
+                    }
                 }
             }
-            Err(Ending::Failed(error)) => responder.error(error),
-            Err(Ending::Answered(error)) if connection.is_open() => {
-                responder.error(plausible(error));
-                self.ended(&connection);
-            }
-            // The worker is gone; how, the spawner is about to tell.
-            Err(Ending::Answered(_)) => responder.error(self.failure().await),
         }
     }
 
     fn ended(&self, connection: &WorkerConnection) {
-        connection.end_call();
         self.doer.dispatch(Event::Answered {
             worker: connection.worker,
+            task: self.task,
+            run_time: connection.end_call(self.task),
         });
     }
 
-    /// Waits until the call has a worker.
-    async fn assigned(&mut self, responder: &Responder) -> Result<Rc<WorkerConnection>, WireError> {
+    /// Waits until the call has been sent to a worker.
+    async fn sent(&mut self, responder: &Responder) -> Result<Sent, WireError> {
         loop {
             tokio::select! {
                 biased;
                 verdict = self.slot.next() => match verdict {
-                    Verdict::Run(connection) => return Ok(connection),
+                    Verdict::Sent(sent) => return Ok(sent),
                     Verdict::Fail(error) => return Err(error),
-                    Verdict::AskCancel => {}
+                    Verdict::AskCancel | Verdict::Requeued => {}
                 },
                 () = responder.cancelled(), if !self.cancel_told => self.tell_cancel(),
             }
@@ -146,11 +202,16 @@ impl Call<'_> {
         loop {
             tokio::select! {
                 biased;
-                answer = &mut pending => return answer.map_err(Ending::Answered),
+                answer = &mut pending => return match answer {
+                    // What it says of a call that was taken back is that it was.
+                    Err(_) if self.slot.take_requeued() => Err(Ending::Requeued),
+                    answer => answer.map_err(Ending::Answered),
+                },
                 verdict = self.slot.next() => match verdict {
                     Verdict::Fail(error) => return Err(Ending::Failed(error)),
                     Verdict::AskCancel => pending.cancel(),
-                    Verdict::Run(_) => unreachable!("a call runs on one worker"),
+                    Verdict::Requeued => return Err(Ending::Requeued),
+                    Verdict::Sent(_) => unreachable!("a call is requeued before it is sent again"),
                 },
                 () = responder.cancelled(), if !self.cancel_told => self.tell_cancel(),
             }
@@ -167,7 +228,7 @@ impl Call<'_> {
                     worker: connection.worker,
                     what,
                 });
-                responder.error(self.failure().await);
+                responder.error(failed(self.slot).await);
                 return false;
             }
         };
@@ -181,11 +242,6 @@ impl Call<'_> {
             complete = relay_stream(source, sink) => complete || connection.is_open(),
             _failed = failed(self.slot) => false,
         }
-    }
-
-    /// The error with which the Worker Handler ends this call; it always does once a worker is gone.
-    async fn failure(&self) -> WireError {
-        failed(self.slot).await
     }
 
     fn tell_cancel(&mut self) {
@@ -214,23 +270,33 @@ enum Ending {
     Answered(WireError),
     /// The Worker Handler ended the call.
     Failed(WireError),
+    /// The Worker Handler is going to send it again.
+    Requeued,
 }
 
+/// What the Worker Handler does with a call whose worker is gone: the error with which it ends, `None` when it is
+/// going to be sent again.
+async fn over(slot: &CallSlot) -> Option<WireError> {
+    loop {
+        match slot.next().await {
+            Verdict::Fail(error) => return Some(error),
+            Verdict::Requeued => return None,
+            Verdict::AskCancel | Verdict::Sent(_) => {}
+        }
+    }
+}
+
+/// The error with which the Worker Handler ends a call that has begun.
 async fn failed(slot: &CallSlot) -> WireError {
     loop {
-        if let Verdict::Fail(error) = slot.next().await {
+        if let Some(error) = over(slot).await {
             return error;
         }
     }
 }
 
-/// Sends the call to its worker.
-fn start(
-    connection: &WorkerConnection,
-    message: Message,
-    deadline: Option<Instant>,
-    stream: Option<StreamReceiver>,
-) -> (PendingAnswer, Option<(StreamReceiver, StreamSender)>) {
+/// Sends the call to its worker. A request whose stream is sent along cannot be sent again.
+fn start(connection: &WorkerConnection, outbound: &mut Outbound) -> (PendingAnswer, Option<Upload>) {
     let Header {
         process,
         attempt,
@@ -240,10 +306,10 @@ fn start(
         trace,
         target_doee,
         ..
-    } = message.header;
+    } = outbound.message.header;
     let mut header = Header::new(Kind::Request, Service::Doer, Service::Worker);
     header.operation = Operation::Invoke as u16;
-    header.remaining_us = deadline.map_or(0, |deadline| {
+    header.remaining_us = outbound.deadline.map_or(0, |deadline| {
         u64::try_from(deadline.saturating_duration_since(Instant::now()).as_micros())
             .unwrap_or(u64::MAX)
             .max(1)
@@ -258,12 +324,15 @@ fn start(
         target_doee,
         ..header
     };
-    let request = Message { header, ..message };
-    match stream {
+    let request = Message {
+        header,
+        ..outbound.message.clone()
+    };
+    match outbound.stream.take() {
         None => (connection.link().start(request), None),
         Some(source) => {
             let (sink, pending) = connection.link().call_streaming(request);
-            (pending, Some((source, sink)))
+            (pending, Some(Upload(spawn_local(relay_stream(source, sink)))))
         }
     }
 }

@@ -5,21 +5,23 @@
 
 use std::{
     cell::{Cell, RefCell},
-    os::fd::{BorrowedFd, OwnedFd},
+    collections::VecDeque,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
 
 use isms_ipc::{ConnectionError, Inbound, Inbox, Link, Side};
 use isms_protocol::{
-    ErrorCode, Kind, Message, ProcessId, Service, WireError,
-    worker::{self, Control, LogLevel, LogLine, Report, Stage},
+    ErrorCode, Header, Kind, Message, ProcessId, Service, WireError,
+    worker::{self, Assignment, Control, LogLevel, LogLine, Report, STATUS_WORDS, Stage, StatusPage},
 };
-use isms_sandbox::linux::channel::Channel;
+use isms_sandbox::linux::{channel::Channel, shared_words::SharedWords};
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
 
 use crate::{
     binaries::LoadedDoee,
+    doer_admin::TaskId,
     host_call,
     logs::{Admission, LogBudget, cut_line},
     service::Doer,
@@ -34,11 +36,15 @@ const LAST_BREATH: Duration = Duration::from_millis(500);
 /// The version of the Doee ABI that this Doer's workers speak.
 const ABI: u32 = 1;
 
-/// The call that a worker works on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CurrentCall {
-    pub(crate) process: ProcessId,
-    pub(crate) attempt: u32,
+/// A call that a worker has been sent and has not answered.
+#[derive(Debug)]
+struct SentCall {
+    task: TaskId,
+    process: ProcessId,
+    attempt: u32,
+    /// Its id on the data channel, and so on the status page.
+    id: u64,
+    log_budget: LogBudget,
 }
 
 /// A started worker.
@@ -49,7 +55,12 @@ pub(crate) struct WorkerConnection {
     link: Link,
     open: Cell<bool>,
     doee: RefCell<Option<Rc<LoadedDoee>>>,
-    call: Cell<Option<CurrentCall>>,
+    /// The status page and, until it is assigned, its memory's descriptor.
+    page: StatusPage<SharedWords>,
+    page_memory: RefCell<Option<OwnedFd>>,
+    /// In the order in which they were sent.
+    calls: RefCell<VecDeque<SentCall>>,
+    /// For what is logged outside of calls.
     log_budget: Cell<LogBudget>,
     /// Told once everything has been read that the executor reported.
     control_ended: Notify,
@@ -65,25 +76,80 @@ impl WorkerConnection {
         self.open.get() && self.link.is_registered()
     }
 
-    pub(crate) fn set_doee(&self, doee: Rc<LoadedDoee>) {
+    /// Gives the empty worker its Doee; false when it does not take it.
+    pub(crate) fn assign(&self, doee: Rc<LoadedDoee>) -> bool {
+        let assignment = Control::Assign(Assignment {
+            project: doee.spec.project_name.clone(),
+            doee: doee.spec.name.clone(),
+            version: doee.spec.version,
+            params: doee.spec.params.clone(),
+        });
+        let Some(page) = self.page_memory.take() else {
+            return false;
+        };
+        let sent = self.control(&assignment, &[doee.binary.as_fd(), page.as_fd()]);
         *self.doee.borrow_mut() = Some(doee);
+        sent
     }
 
     pub(crate) fn doee(&self) -> Option<Rc<LoadedDoee>> {
         self.doee.borrow().clone()
     }
 
-    pub(crate) fn begin_call(&self, call: CurrentCall) {
-        self.call.set(Some(call));
-        self.log_budget.set(LogBudget::new());
+    /// Notes a call that was sent with this id. It leaves when this thread waits, not before.
+    pub(crate) fn note_call(&self, task: TaskId, process: ProcessId, attempt: u32, id: u64) {
+        self.page.queue(id);
+        self.calls.borrow_mut().push_back(SentCall {
+            task,
+            process,
+            attempt,
+            id,
+            log_budget: LogBudget::new(),
+        });
     }
 
-    pub(crate) fn end_call(&self) {
-        self.call.set(None);
+    /// Forgets a call that has ended; how long it ran, as the worker says.
+    pub(crate) fn end_call(&self, task: TaskId) -> Duration {
+        let mut calls = self.calls.borrow_mut();
+        let index = calls.iter().position(|call| call.task == task);
+        let ended = index.and_then(|index| calls.remove(index));
+        ended.map_or(Duration::ZERO, |call| self.page.run_time(call.id))
     }
 
-    pub(crate) fn current_call(&self) -> Option<CurrentCall> {
-        self.call.get()
+    /// Takes a call back; false when it has begun, or is not here.
+    pub(crate) fn recall(&self, task: TaskId) -> bool {
+        let mut calls = self.calls.borrow_mut();
+        let Some(index) = calls.iter().position(|call| call.task == task) else {
+            return false;
+        };
+        let recalled = self.page.recall(calls[index].id);
+        if recalled {
+            calls.remove(index);
+        }
+        recalled
+    }
+
+    /// The calls that have begun and not ended: of an honest worker one at most.
+    pub(crate) fn begun(&self) -> Vec<TaskId> {
+        let calls = self.calls.borrow();
+        let begun = calls.iter().filter(|call| self.page.has_begun(call.id));
+        begun.map(|call| call.task).collect()
+    }
+
+    /// The process that the worker runs.
+    pub(crate) fn running(&self) -> Option<ProcessId> {
+        let calls = self.calls.borrow();
+        let mut begun = calls.iter().filter(|call| self.page.has_begun(call.id));
+        begun.next().map(|call| call.process)
+    }
+
+    /// True when the worker has this attempt of a process and has begun it.
+    pub(crate) fn runs(&self, process: ProcessId, attempt: u32) -> bool {
+        let calls = self.calls.borrow();
+        let mut of_process = calls
+            .iter()
+            .filter(|call| call.process == process && call.attempt == attempt);
+        of_process.any(|call| self.page.has_begun(call.id))
     }
 
     /// Sends on the control channel; false when the worker does not take it.
@@ -104,12 +170,22 @@ impl WorkerConnection {
         self.open.set(false);
     }
 
+    /// Takes a line of the log from the budget of its call, or of the worker.
+    fn admit(&self, process: ProcessId, len: usize) -> Admission {
+        let mut calls = self.calls.borrow_mut();
+        if let Some(call) = calls.iter_mut().find(|call| call.process == process) {
+            return call.log_budget.admit(len);
+        }
+        let mut budget = self.log_budget.get();
+        let admission = budget.admit(len);
+        self.log_budget.set(budget);
+        admission
+    }
+
     /// Passes a line of the worker's log on, as far as its budget goes.
     fn log(&self, doer: &Doer, process: ProcessId, line: LogLine) {
         let Some(doee) = self.doee() else { return };
-        let mut budget = self.log_budget.get();
-        let admission = budget.admit(line.text.len());
-        self.log_budget.set(budget);
+        let admission = self.admit(process, line.text.len());
         let line = match admission {
             Admission::Keep => line,
             Admission::Cut => cut_line(),
@@ -172,6 +248,8 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
     let [control, data, output] = <[OwnedFd; 3]>::try_from(descriptors)
         .map_err(|descriptors| OpenError::Descriptors(descriptors.len()))?;
     let (link, inbox) = attach(data, HOST_CALLS_MAX).await?;
+    let (words, page_memory) = SharedWords::create(c"status-page", STATUS_WORDS)?;
+    let page = StatusPage::new(words).expect("it was made with as many words");
     let connection = WorkerConnection {
         worker,
         pid,
@@ -179,7 +257,9 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         link,
         open: Cell::new(true),
         doee: RefCell::new(None),
-        call: Cell::new(None),
+        page,
+        page_memory: RefCell::new(Some(page_memory)),
+        calls: RefCell::default(),
         log_budget: Cell::new(LogBudget::new()),
         control_ended: Notify::new(),
     };
@@ -260,15 +340,13 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
 
 fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {
     let worker = connection.worker;
-    let call = connection.current_call();
-    let of_its_call = call.is_some_and(|call| call.process == message.header.process);
+    let Header { process, attempt, .. } = message.header;
     match message.header.kind {
-        Kind::Begun if of_its_call => doer.dispatch(Event::Begun { worker }),
         Kind::Event if message.header.operation == worker::Operation::Log as u16 => {
             match message.decode_body::<LogLine>() {
                 Ok(line) => {
-                    let process = if of_its_call {
-                        message.header.process
+                    let process = if connection.runs(process, attempt) {
+                        process
                     } else {
                         ProcessId::NONE
                     };
@@ -317,9 +395,7 @@ async fn serve_output(
 }
 
 fn print(doer: &Doer, connection: &WorkerConnection, line: &[u8]) {
-    let process = connection
-        .current_call()
-        .map_or(ProcessId::NONE, |call| call.process);
+    let process = connection.running().unwrap_or(ProcessId::NONE);
     let text = String::from_utf8_lossy(line).into_owned();
     connection.log(
         doer,

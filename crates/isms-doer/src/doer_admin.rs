@@ -1,8 +1,9 @@
 //! The Doer Admin: holds every request that arrives at the Doer as a task, in one of three queues.
 //!
-//! *Waiting*: accepted, its worker is starting. *Ready*: assigned to a worker, not begun. *Running*:
-//! begun. Invariants: a task is in exactly one queue until it is taken out; there are never more
-//! tasks of a Doee version than slots published for it, so nothing here needs a bound of its own.
+//! *Waiting*: accepted, its worker is starting. *Ready*: sent to a worker, not begun. *Running*: begun. Which of
+//! the sent ones have begun, the workers' status pages know: it changes without a message. Invariants: a task
+//! is in exactly one queue until it is taken out; there are never more tasks of a Doee version than slots
+//! published for it, so nothing here needs a bound of its own.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,30 +11,31 @@ use isms_protocol::DoeeVersion;
 
 use crate::worker::WorkerId;
 
+/// Workers that die under a task that they had not begun, after which it is taken for the cause.
+const LOSSES_MAX: u32 = 3;
+
 /// Number of a task within this Doer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct TaskId(pub(crate) u64);
 
-/// The queue that a task is in.
+/// Where a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(crate) enum Place {
     Waiting,
-    Ready(WorkerId),
-    Running(WorkerId),
+    /// Ready or running.
+    Sent(WorkerId),
 }
 
 #[derive(Debug)]
 struct Task {
     version: DoeeVersion,
-    queue: Queue,
-}
-
-/// How many tasks each queue holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueueLengths {
-    pub(crate) waiting: u32,
-    pub(crate) ready: u32,
-    pub(crate) running: u32,
+    place: Place,
+    /// Its request goes on as a stream, which cannot be taken back.
+    streams: bool,
+    /// Its caller no longer wants the answer.
+    cancelled: bool,
+    /// Workers that have died under it before it began.
+    losses: u32,
 }
 
 /// All tasks of this Doer.
@@ -45,53 +47,76 @@ pub(crate) struct DoerAdmin {
 
 impl DoerAdmin {
     /// Accepts a task; it waits.
-    pub(crate) fn accept(&mut self, task: TaskId, version: DoeeVersion) {
-        let previous = self.tasks.insert(
-            task,
-            Task {
-                version,
-                queue: Queue::Waiting,
-            },
-        );
+    pub(crate) fn accept(&mut self, task: TaskId, version: DoeeVersion, streams: bool) {
+        let record = Task {
+            version,
+            place: Place::Waiting,
+            streams,
+            cancelled: false,
+            losses: 0,
+        };
+        let previous = self.tasks.insert(task, record);
         assert!(previous.is_none(), "task numbers are never used twice");
         self.waiting.entry(version).or_default().push_back(task);
     }
 
-    /// Moves the longest waiting task of a version to a worker: it is ready.
-    pub(crate) fn assign_next(&mut self, version: DoeeVersion, worker: WorkerId) -> Option<TaskId> {
+    /// Moves the longest waiting task of a version to a worker. `None` when there is none, or when it must wait
+    /// for an idle worker and this one is not.
+    pub(crate) fn send_next(&mut self, version: DoeeVersion, worker: WorkerId, idle: bool) -> Option<TaskId> {
         let queue = self.waiting.get_mut(&version)?;
-        let task = queue.pop_front()?;
+        let task = *queue.front()?;
+        let record = self.tasks.get_mut(&task).expect("a waiting task is in the table");
+        if record.streams && !idle {
+            return None;
+        }
+        queue.pop_front();
         if queue.is_empty() {
             self.waiting.remove(&version);
         }
-        let record = self.tasks.get_mut(&task).expect("a waiting task is in the table");
-        record.queue = Queue::Ready(worker);
+        record.place = Place::Sent(worker);
         Some(task)
     }
 
-    /// Notes that a ready task has begun; false when it was not ready.
-    pub(crate) fn begin(&mut self, task: TaskId) -> bool {
+    /// Puts a task that its worker has not begun in front of those that wait; false when it was not sent.
+    pub(crate) fn requeue(&mut self, task: TaskId) -> bool {
         match self.tasks.get_mut(&task) {
-            Some(record) => match record.queue {
-                Queue::Ready(worker) => {
-                    record.queue = Queue::Running(worker);
-                    true
-                }
-                Queue::Waiting | Queue::Running(_) => false,
-            },
-            None => false,
+            Some(record) if record.place != Place::Waiting => {
+                record.place = Place::Waiting;
+                self.waiting.entry(record.version).or_default().push_front(task);
+                true
+            }
+            _ => false,
         }
     }
 
-    /// The queue that a task is in.
-    pub(crate) fn queue_of(&self, task: TaskId) -> Option<Queue> {
-        self.tasks.get(&task).map(|record| record.queue)
+    /// Notes that a task's caller no longer wants its answer.
+    pub(crate) fn cancel(&mut self, task: TaskId) {
+        if let Some(record) = self.tasks.get_mut(&task) {
+            record.cancelled = true;
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self, task: TaskId) -> bool {
+        self.tasks.get(&task).is_some_and(|record| record.cancelled)
+    }
+
+    /// A worker has died under a task that it had not begun; true when the task may be sent again.
+    pub(crate) fn count_loss(&mut self, task: TaskId) -> bool {
+        self.tasks.get_mut(&task).is_some_and(|record| {
+            record.losses += 1;
+            !record.streams && record.losses < LOSSES_MAX
+        })
+    }
+
+    /// Where a task is.
+    pub(crate) fn place_of(&self, task: TaskId) -> Option<Place> {
+        self.tasks.get(&task).map(|record| record.place)
     }
 
     /// Takes a task out, wherever it is.
-    pub(crate) fn remove(&mut self, task: TaskId) -> Option<Queue> {
+    pub(crate) fn remove(&mut self, task: TaskId) -> Option<Place> {
         let record = self.tasks.remove(&task)?;
-        if record.queue == Queue::Waiting
+        if record.place == Place::Waiting
             && let Some(queue) = self.waiting.get_mut(&record.version)
         {
             queue.retain(|waiting| *waiting != task);
@@ -99,7 +124,7 @@ impl DoerAdmin {
                 self.waiting.remove(&record.version);
             }
         }
-        Some(record.queue)
+        Some(record.place)
     }
 
     /// Takes out all waiting tasks of a version, longest waiting first.
@@ -121,17 +146,10 @@ impl DoerAdmin {
         self.tasks.is_empty()
     }
 
-    /// How many tasks each queue holds.
-    pub(crate) fn lengths(&self) -> QueueLengths {
-        let mut lengths = QueueLengths::default();
-        for task in self.tasks.values() {
-            match task.queue {
-                Queue::Waiting => lengths.waiting += 1,
-                Queue::Ready(_) => lengths.ready += 1,
-                Queue::Running(_) => lengths.running += 1,
-            }
-        }
-        lengths
+    /// How many tasks wait, and how many were sent to workers.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let waiting = self.waiting.values().map(VecDeque::len).sum();
+        (waiting, self.tasks.len() - waiting)
     }
 }
 
@@ -139,37 +157,54 @@ impl DoerAdmin {
 mod tests {
     use super::*;
 
-    #[test]
-    fn tasks_move_through_the_three_queues_in_order_of_arrival() {
-        let version = DoeeVersion::from_bytes([1; 16]);
+    const VERSION: DoeeVersion = DoeeVersion::from_bytes([1; 16]);
+    const WORKER: WorkerId = WorkerId(7);
+
+    fn waiting(tasks: &[u64]) -> DoerAdmin {
         let mut admin = DoerAdmin::default();
-        admin.accept(TaskId(1), version);
-        admin.accept(TaskId(2), version);
-        assert_eq!(admin.assign_next(version, WorkerId(7)), Some(TaskId(1)));
-        assert_eq!(
-            admin.lengths(),
-            QueueLengths {
-                waiting: 1,
-                ready: 1,
-                running: 0
-            }
-        );
-        assert!(admin.begin(TaskId(1)));
-        assert!(!admin.begin(TaskId(1)), "a task begins once");
-        assert_eq!(admin.remove(TaskId(1)), Some(Queue::Running(WorkerId(7))));
-        assert_eq!(admin.remove_waiting(version), [TaskId(2)]);
-        assert!(admin.is_empty());
-        assert_eq!(admin.assign_next(version, WorkerId(7)), None);
+        for task in tasks {
+            admin.accept(TaskId(*task), VERSION, false);
+        }
+        admin
     }
 
     #[test]
-    fn a_cancelled_task_leaves_the_waiting_queue() {
-        let version = DoeeVersion::from_bytes([1; 16]);
+    fn tasks_are_sent_in_order_of_arrival() {
+        let mut admin = waiting(&[1, 2]);
+        assert_eq!(admin.send_next(VERSION, WORKER, true), Some(TaskId(1)));
+        assert_eq!(admin.lengths(), (1, 1));
+        assert_eq!(admin.remove(TaskId(1)), Some(Place::Sent(WORKER)));
+        assert_eq!(admin.remove_waiting(VERSION), [TaskId(2)]);
+        assert!(admin.is_empty());
+        assert_eq!(admin.send_next(VERSION, WORKER, true), None);
+    }
+
+    #[test]
+    fn a_recalled_task_is_the_next_to_be_sent() {
+        let mut admin = waiting(&[1, 2, 3]);
+        admin.send_next(VERSION, WORKER, true);
+        admin.send_next(VERSION, WORKER, false);
+        assert!(admin.requeue(TaskId(2)) && admin.requeue(TaskId(1)));
+        assert!(!admin.requeue(TaskId(1)) && !admin.requeue(TaskId(9)));
+        let order: Vec<_> = std::iter::from_fn(|| admin.send_next(VERSION, WORKER, true)).collect();
+        assert_eq!(order, [TaskId(1), TaskId(2), TaskId(3)]);
+    }
+
+    #[test]
+    fn a_task_with_a_stream_goes_to_idle_workers_only_and_nothing_passes_it() {
         let mut admin = DoerAdmin::default();
-        admin.accept(TaskId(1), version);
-        assert!(!admin.begin(TaskId(1)), "a waiting task cannot begin");
-        assert_eq!(admin.remove(TaskId(1)), Some(Queue::Waiting));
-        assert_eq!(admin.waiting_len(version), 0);
+        admin.accept(TaskId(1), VERSION, true);
+        admin.accept(TaskId(2), VERSION, false);
+        assert_eq!(admin.send_next(VERSION, WORKER, false), None);
+        assert_eq!(admin.send_next(VERSION, WORKER, true), Some(TaskId(1)));
+        assert_eq!(admin.send_next(VERSION, WORKER, false), Some(TaskId(2)));
+    }
+
+    #[test]
+    fn a_removed_task_leaves_the_waiting_queue() {
+        let mut admin = waiting(&[1]);
+        assert_eq!(admin.remove(TaskId(1)), Some(Place::Waiting));
+        assert_eq!(admin.waiting_len(VERSION), 0);
         assert_eq!(admin.remove(TaskId(1)), None);
     }
 }

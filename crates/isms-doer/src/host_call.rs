@@ -15,10 +15,7 @@ use crate::{call::relay_stream, connection::WorkerConnection, service::Doer, wor
 pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: InboundRequest) {
     let header = request.message.header;
     let worker = connection.worker;
-    let own = connection
-        .current_call()
-        .is_some_and(|call| call.process == header.parent && call.attempt == header.attempt);
-    if !own {
+    if !connection.runs(header.parent, header.attempt) {
         let what = "it asked on behalf of a call that it does not run".to_owned();
         return doer.dispatch(Event::Misbehaved { worker, what });
     }

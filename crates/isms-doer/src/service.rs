@@ -3,9 +3,9 @@
 //! Everything runs on one thread; the state is borrowed for a decision and never across an await.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use isms_protocol::{
     doer::{Isolation, Operation},
     kernel::{Demand, Slots},
     limits::DRAIN_TIMEOUT,
-    worker::{Assignment, Control},
+    worker::Control,
 };
 use isms_sandbox::{
     native::Profile,
@@ -31,14 +31,14 @@ use crate::{
     Config, RunError,
     binaries::{self, Binaries, LoadedDoee},
     builder::{self, Builders},
-    call::{self, CallSlot, Verdict},
+    call::{self, CallSlot, Outbound, Verdict},
     connection::{self, WorkerConnection},
     doer_admin::TaskId,
     logs::LogBatch,
     spawner::Spawner,
     status,
     worker::WorkerId,
-    worker_handler::{Action, Event, WorkerHandler},
+    worker_handler::{Action, BUSY_TICK, Event, WorkerHandler},
 };
 
 /// How often gathered log lines are sent.
@@ -52,6 +52,10 @@ pub(crate) struct Doer {
     pub(crate) state: RefCell<State>,
     /// Wakes the clock when it should tick sooner than it planned.
     hurry: Notify,
+    /// The clock ticks rarely at present.
+    resting: Cell<bool>,
+    /// A call has come since the clock's last tick.
+    called: Cell<bool>,
 }
 
 /// What changes.
@@ -94,6 +98,8 @@ pub async fn run(
         spawner,
         state: RefCell::new(state),
         hurry: Notify::new(),
+        resting: Cell::new(false),
+        called: Cell::new(false),
     });
     doer.serve(inbox, shutdown).await
 }
@@ -144,17 +150,24 @@ impl Doer {
     }
 
     fn fail_all_workers(self: &Rc<Self>) {
-        let workers: Vec<WorkerId> = self
-            .state
-            .borrow()
-            .handler
-            .workers()
-            .map(|(worker, _)| worker)
-            .collect();
-        for worker in workers {
+        let begun_by = |state: &State, worker: WorkerId| {
+            let connection = state.workers.get(&worker);
+            connection
+                .map(|connection| connection.begun())
+                .unwrap_or_default()
+        };
+        let workers: Vec<(WorkerId, Vec<TaskId>)> = {
+            let state = self.state.borrow();
+            let workers = state.handler.workers();
+            workers
+                .map(|(worker, _)| (worker, begun_by(&state, worker)))
+                .collect()
+        };
+        for (worker, begun) in workers {
             self.dispatch(Event::Exited {
                 worker,
                 how: "died with the spawner".to_owned(),
+                begun,
             });
         }
     }
@@ -162,7 +175,12 @@ impl Doer {
     async fn tick_for_ever(self: Rc<Self>) {
         loop {
             self.dispatch(Event::Tick);
-            let interval = self.state.borrow().handler.tick_interval();
+            let mut interval = self.state.borrow().handler.tick_interval();
+            if self.called.take() {
+                // More are likely to come, and need not wake the clock each.
+                interval = interval.min(BUSY_TICK);
+            }
+            self.resting.set(interval > BUSY_TICK);
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = self.hurry.notified() => {}
@@ -212,9 +230,9 @@ impl Doer {
         let doer = Rc::clone(self);
         match Operation::from_u16(request.message.header.operation) {
             Some(Operation::Invoke) => {
-                let first = self.state.borrow().calls.is_empty();
                 spawn_local(call::serve(doer, request));
-                if first {
+                self.called.set(true);
+                if self.resting.take() {
                     self.hurry.notify_one();
                 }
             }
@@ -296,11 +314,13 @@ impl Doer {
 
     async fn worker_exited(self: Rc<Self>, worker: WorkerId, how: String) {
         let connection = self.state.borrow_mut().workers.remove(&worker);
-        if let Some(connection) = &connection {
+        let mut begun = Vec::new();
+        if let Some(connection) = connection {
             connection.close();
             connection.last_report().await;
+            begun = connection.begun();
         }
-        self.dispatch(Event::Exited { worker, how });
+        self.dispatch(Event::Exited { worker, how, begun });
     }
 
     /// Feeds one event to the Worker Handler and performs what it decides.
@@ -352,16 +372,20 @@ impl Doer {
             Action::Run { worker, task } => {
                 let connection = self.state.borrow().workers.get(&worker).cloned();
                 match connection {
-                    Some(connection) => self.rule(task, Verdict::Run(connection)),
+                    Some(connection) => self.send_call(task, connection),
                     None => tracing::error!(%worker, "a call was given to a worker that has no connection"),
                 }
             }
-            Action::AskCancel { worker } => {
-                let task = self.state.borrow().handler.task_of(worker);
-                if let Some(task) = task {
-                    self.rule(task, Verdict::AskCancel);
+            Action::Recall { worker, mut tasks } => {
+                if let Some(connection) = self.state.borrow().workers.get(&worker) {
+                    tasks.retain(|task| connection.recall(*task));
+                    if !tasks.is_empty() {
+                        self.dispatch(Event::Recalled { worker, tasks });
+                    }
                 }
             }
+            Action::Requeue { task } => self.rule(task, Verdict::Requeued),
+            Action::AskCancel { task } => self.rule(task, Verdict::AskCancel),
             Action::Drain { worker } => {
                 if let Some(connection) = self.state.borrow().workers.get(&worker) {
                     connection.control(&Control::Drain, &[]);
@@ -393,21 +417,21 @@ impl Doer {
             );
             return self.dispatch(Event::StartFailed { worker, error });
         };
-        connection.set_doee(Rc::clone(&doee));
         let limits = self.config.worker_limits(doee.spec.memory_mb);
-        let assignment = Control::Assign(Assignment {
-            project: doee.spec.project_name.clone(),
-            doee: doee.spec.name.clone(),
-            version,
-            params: doee.spec.params.clone(),
-        });
         let sent = self.spawner.send(&Request::Limit {
             worker: worker.0,
             limits,
         });
-        if sent.is_err() || !connection.control(&assignment, &[doee.binary.as_fd()]) {
+        if sent.is_err() || !connection.assign(doee) {
             let error = WireError::new(ErrorCode::Unavailable, "the worker could not be given its Doee");
             self.dispatch(Event::StartFailed { worker, error });
+        }
+    }
+
+    /// Sends a call to its worker.
+    fn send_call(&self, task: TaskId, connection: Rc<WorkerConnection>) {
+        if let Some(slot) = self.state.borrow().calls.get(&task) {
+            slot.send(task, connection);
         }
     }
 
@@ -419,11 +443,11 @@ impl Doer {
     }
 
     /// Opens a call: a task number and the slot in which its verdict will lie.
-    pub(crate) fn open_call(&self) -> (TaskId, Rc<CallSlot>) {
+    pub(crate) fn open_call(&self, outbound: Outbound) -> (TaskId, Rc<CallSlot>) {
         let mut state = self.state.borrow_mut();
         let task = TaskId(state.task_next);
         state.task_next += 1;
-        let slot = Rc::new(CallSlot::default());
+        let slot = Rc::new(CallSlot::new(outbound));
         state.calls.insert(task, Rc::clone(&slot));
         (task, slot)
     }

@@ -14,12 +14,16 @@ use crate::service::Doer;
 pub(crate) fn workers(doer: &Doer) -> Workers {
     let state = doer.state.borrow();
     let now = Instant::now();
-    let lengths = state.handler.admin.lengths();
+    let (waiting, sent) = state.handler.admin.lengths();
+    let running: usize = state
+        .workers
+        .values()
+        .map(|connection| connection.begun().len())
+        .sum();
     let workers = state.handler.workers().map(|(id, worker)| {
         let connection = state.workers.get(&id);
         let doee = connection.and_then(|connection| connection.doee());
         let spec = doee.as_ref().map(|doee| &doee.spec);
-        let call = connection.and_then(|connection| connection.current_call());
         WorkerStatus {
             worker: id.0,
             pid: connection.map_or(0, |connection| connection.pid),
@@ -28,16 +32,18 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
             project_name: spec.map_or_else(String::new, |spec| spec.project_name.clone()),
             doee: spec.map_or_else(String::new, |spec| spec.name.clone()),
             version: worker.version.unwrap_or(DoeeVersion::NONE),
-            process: call.map_or(ProcessId::NONE, |call| call.process),
+            process: connection
+                .and_then(|connection| connection.running())
+                .unwrap_or(ProcessId::NONE),
             calls: worker.calls,
             age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
         }
     });
     Workers {
         workers: workers.collect(),
-        waiting: lengths.waiting,
-        ready: lengths.ready,
-        running: lengths.running,
+        waiting: waiting as u32,
+        ready: sent.saturating_sub(running) as u32,
+        running: running as u32,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One Worker as the Doer sees it: one sandbox, one executor, one Doee, never reused for another.
 
-use std::{fmt, time::Instant};
+use std::{collections::VecDeque, fmt, time::Instant};
 
 use isms_protocol::DoeeVersion;
 
@@ -27,12 +27,11 @@ pub(crate) enum State {
     Assigned,
     /// Initialized; it waits for a call.
     Idle,
-    /// It has a call, begun at that time or not yet.
+    /// It has calls, the first of which it runs.
     Busy {
-        task: TaskId,
-        sent: Instant,
-        begun: Option<Instant>,
-        /// When set, the call was cancelled: it is killed at this time.
+        /// Since when that one is the first; an honest executor begins it within microseconds.
+        since: Instant,
+        /// When set, the first call was cancelled: the worker is killed at this time.
         kill_at: Option<Instant>,
     },
     /// It has been asked to end, or is being killed, and must be gone by this time.
@@ -62,6 +61,8 @@ pub(crate) struct Worker {
     /// Since when it is in this state.
     pub(crate) since: Instant,
     pub(crate) started: Instant,
+    /// The calls that it has been sent and not answered, in order.
+    pub(crate) calls_held: VecDeque<TaskId>,
     /// Calls that it has answered.
     pub(crate) calls: u64,
 }
@@ -73,6 +74,7 @@ impl Worker {
             version,
             since: now,
             started: now,
+            calls_held: VecDeque::new(),
             calls: 0,
         }
     }
@@ -82,8 +84,8 @@ impl Worker {
         self.since = now;
     }
 
-    /// True when the worker offers a slot of its version: it works or will work on calls.
-    pub(crate) fn counts_as_slot(&self) -> bool {
+    /// True when the worker works or will work on calls of its version.
+    pub(crate) fn serves(&self) -> bool {
         self.version.is_some() && !matches!(self.state, State::Draining { .. })
     }
 }

@@ -1,30 +1,32 @@
 //! The Worker Handler: starts, assigns, supervises and recycles workers.
 //!
 //! Pure: events in, actions out, the clock passed in. Invariants: a worker runs one Doee version in
-//! its life; a call is sent only to an idle worker of its version; every accepted task leaves by
-//! exactly one of `Action::Fail` or `Event::Answered`; the capacity published for a version is the
-//! number of its workers that will still take calls, so the Kernel never sends more than there are.
+//! its life; a call runs again only when its worker has given it back or is gone without having begun it;
+//! every accepted task leaves by exactly one of `Action::Fail` or `Event::Answered`; the capacity published
+//! for a version is the number of calls that its workers will take, so the Kernel never sends more.
 
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
-use isms_protocol::{DoeeVersion, ErrorCode, WireError, limits::CANCEL_GRACE};
+use isms_protocol::{DoeeVersion, ErrorCode, WireError};
 
 use crate::{
-    doer_admin::{DoerAdmin, Queue, TaskId},
+    doer_admin::{DoerAdmin, TaskId},
     worker::{State, Worker, WorkerId},
 };
 
+mod calls;
+mod prefetch;
 mod supervision;
+
+use prefetch::RunTime;
 
 /// Time for a worker from the spawner's request to its first report.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a Doee to load and initialize.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time from sending a call to its begin; an honest executor takes microseconds.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a worker that was asked to end, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// First and longest pause after a Doee has failed to start.
@@ -35,6 +37,9 @@ const FAILED_CAPACITY: u32 = 64;
 const SPAWN_RETRY: Duration = Duration::from_secs(1);
 /// How long calls must have waited for slots before another worker starts beside those that serve.
 const SCALE_UP_AFTER: Duration = Duration::from_millis(5);
+
+/// How often the clock ticks while calls run.
+pub(crate) const BUSY_TICK: Duration = Duration::from_millis(10);
 
 /// What one Doee version allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +71,12 @@ pub(crate) enum Event {
         outcome: Result<DoeeLimits, WireError>,
     },
     /// The Kernel has dispatched a call.
-    Accepted { task: TaskId, version: DoeeVersion },
+    Accepted {
+        task: TaskId,
+        version: DoeeVersion,
+        /// Its request goes on as a stream.
+        streams: bool,
+    },
     /// The caller no longer wants the answer.
     Cancelled { task: TaskId },
     /// The Kernel's connection is lost: nobody can be answered. What has begun may end.
@@ -77,14 +87,22 @@ pub(crate) enum Event {
     Initialized { worker: WorkerId },
     /// The sandbox, the load or `initialize` has failed.
     StartFailed { worker: WorkerId, error: WireError },
-    /// The worker has begun its call.
-    Begun { worker: WorkerId },
-    /// The worker has answered its call, well or not; the answer is on its way.
-    Answered { worker: WorkerId },
+    /// The worker has answered a call, well or not, after so long, as it says; the answer is on its way.
+    Answered {
+        worker: WorkerId,
+        task: TaskId,
+        run_time: Duration,
+    },
+    /// Calls that the worker had not begun were taken back from it.
+    Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// The worker has said what no honest executor says.
     Misbehaved { worker: WorkerId, what: String },
-    /// The worker's process is gone.
-    Exited { worker: WorkerId, how: String },
+    /// The worker's process is gone. These of its calls it had begun.
+    Exited {
+        worker: WorkerId,
+        how: String,
+        begun: Vec<TaskId>,
+    },
     /// The version is no longer deployed.
     Retire { version: DoeeVersion },
     /// Time has passed.
@@ -102,10 +120,14 @@ pub(crate) enum Action {
     Spawn { worker: WorkerId },
     /// Give an empty worker its Doee.
     Assign { worker: WorkerId, version: DoeeVersion },
-    /// Send a call to an idle worker.
+    /// Send a call to a worker.
     Run { worker: WorkerId, task: TaskId },
-    /// Ask a worker to give up its call.
-    AskCancel { worker: WorkerId },
+    /// Take calls back from a worker, those that it has not begun.
+    Recall { worker: WorkerId, tasks: Vec<TaskId> },
+    /// A call that was sent is not any more; it will be sent again.
+    Requeue { task: TaskId },
+    /// Ask the worker that runs a call to give it up.
+    AskCancel { task: TaskId },
     /// Ask an idle worker to terminate its Doee and exit.
     Drain { worker: WorkerId },
     /// Kill a worker's sandbox.
@@ -138,7 +160,20 @@ struct Doee {
     failures: u32,
     /// Workers without a call; the one used last is taken first, since its caches are warm.
     idle: Vec<WorkerId>,
+    /// Workers with calls.
+    busy: Vec<WorkerId>,
+    run_time: RunTime,
+    /// Calls wait that were recalled, so they have waited long enough for another worker to start.
+    recalled: bool,
     retired: bool,
+}
+
+impl Doee {
+    /// The worker takes no more calls.
+    fn forget_worker(&mut self, worker: WorkerId) {
+        self.idle.retain(|idle| *idle != worker);
+        self.busy.retain(|busy| *busy != worker);
+    }
 }
 
 /// All workers, and what their Doees need.
@@ -169,16 +204,24 @@ impl WorkerHandler {
         match event {
             Event::Demand { version, queued } => self.demand(version, queued, now, actions),
             Event::Loaded { version, outcome } => self.loaded(version, outcome, now, actions),
-            Event::Accepted { task, version } => self.accepted(task, version, now, actions),
+            Event::Accepted {
+                task,
+                version,
+                streams,
+            } => self.accepted(task, version, streams, now, actions),
             Event::Cancelled { task } => self.cancelled(task, now, actions),
             Event::Abandoned { task } => self.abandoned(task),
             Event::Empty { worker } => self.empty(worker, now, actions),
             Event::Initialized { worker } => self.initialized(worker, now, actions),
             Event::StartFailed { worker, error } => self.start_failed(worker, error, now, actions),
-            Event::Begun { worker } => self.begun(worker, now, actions),
-            Event::Answered { worker } => self.answered(worker, now, actions),
+            Event::Answered {
+                worker,
+                task,
+                run_time,
+            } => self.answered(worker, task, run_time, now, actions),
+            Event::Recalled { worker, tasks } => self.recalled(worker, &tasks, now, actions),
             Event::Misbehaved { worker, what } => self.misbehaved(worker, what, now, actions),
-            Event::Exited { worker, how } => self.exited(worker, how, now, actions),
+            Event::Exited { worker, how, begun } => self.exited(worker, how, &begun, now, actions),
             Event::Retire { version } => self.retire(version, now, actions),
             Event::Tick => self.tick(now, actions),
         }
@@ -189,7 +232,7 @@ impl WorkerHandler {
         if self.doees.values().any(|doee| doee.queued > 0) {
             SCALE_UP_AFTER
         } else if !self.admin.is_empty() || self.pool_is_short() {
-            Duration::from_millis(10)
+            BUSY_TICK
         } else {
             Duration::from_millis(500)
         }
@@ -217,14 +260,6 @@ impl WorkerHandler {
         !self.doees.contains_key(&version)
     }
 
-    /// The task that a worker works on.
-    pub(crate) fn task_of(&self, worker: WorkerId) -> Option<TaskId> {
-        match self.workers.get(&worker)?.state {
-            State::Busy { task, .. } => Some(task),
-            _ => None,
-        }
-    }
-
     fn demand(&mut self, version: DoeeVersion, queued: u32, now: Instant, actions: &mut Vec<Action>) {
         let doee = self.doee(version, actions);
         doee.queued = queued;
@@ -247,49 +282,6 @@ impl WorkerHandler {
                 self.scale(version, now, actions);
             }
             Err(error) => self.give_up(version, error, now, actions),
-        }
-    }
-
-    fn accepted(&mut self, task: TaskId, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        if let Readiness::Failed { error, .. } = &self.doee(version, actions).readiness {
-            actions.push(Action::Fail {
-                task,
-                error: error.clone(),
-            });
-            return;
-        }
-        self.admin.accept(task, version);
-        self.feed(version, now, actions);
-        if self.admin.waiting_len(version) > 0 {
-            self.scale(version, now, actions);
-        }
-    }
-
-    fn cancelled(&mut self, task: TaskId, now: Instant, actions: &mut Vec<Action>) {
-        if let Some(worker) = self.worker_of(task) {
-            let record = self
-                .workers
-                .get_mut(&worker)
-                .expect("the worker was found just now");
-            if let State::Busy {
-                kill_at: kill_at @ None,
-                ..
-            } = &mut record.state
-            {
-                *kill_at = Some(now + CANCEL_GRACE);
-                actions.push(Action::AskCancel { worker });
-            }
-        } else if self.admin.remove(task).is_some() {
-            actions.push(Action::Fail {
-                task,
-                error: cancelled_error(),
-            });
-        }
-    }
-
-    fn abandoned(&mut self, task: TaskId) {
-        if self.worker_of(task).is_none() {
-            self.admin.remove(task);
         }
     }
 
@@ -324,6 +316,7 @@ impl WorkerHandler {
                     .expect("an assigned worker's Doee is known");
                 doee.failures = 0;
                 self.set_idle(worker, version, now, actions);
+                self.publish(version, actions);
             }
             // It was told to end meanwhile.
             (State::Draining { .. }, _) => {}
@@ -336,104 +329,27 @@ impl WorkerHandler {
         }
     }
 
-    fn begun(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else {
-            return;
-        };
-        match &mut record.state {
-            State::Busy {
-                task,
-                begun: begun @ None,
-                ..
-            } => {
-                *begun = Some(now);
-                self.admin.begin(*task);
-            }
-            State::Draining { .. } => {}
-            _ => self.misbehaved(
-                worker,
-                "it began a call that it does not have".to_owned(),
-                now,
-                actions,
-            ),
-        }
-    }
-
-    fn answered(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else {
-            return;
-        };
-        let (State::Busy { task, .. }, Some(version)) = (record.state, record.version) else {
-            return;
-        };
-        record.calls += 1;
-        self.admin.remove(task);
-        self.set_idle(worker, version, now, actions);
-    }
-
-    /// Makes a worker idle and gives it the next task at once when one waits.
-    fn set_idle(&mut self, worker: WorkerId, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let record = self
-            .workers
-            .get_mut(&worker)
-            .expect("the caller has just found the worker");
-        record.enter(State::Idle, now);
-        let doee = self.doees.get_mut(&version).expect("a worker's Doee is known");
-        doee.idle.push(worker);
-        let retired = doee.retired;
-        self.feed(version, now, actions);
-        if retired {
-            self.drain_idle(version, now, actions);
-        }
-    }
-
-    /// Sends waiting tasks of a version to its idle workers.
-    fn feed(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let Some(doee) = self.doees.get_mut(&version) else {
-            return;
-        };
-        while let Some(worker) = doee.idle.last().copied() {
-            let Some(task) = self.admin.assign_next(version, worker) else {
-                return;
-            };
-            doee.idle.pop();
-            let record = self
-                .workers
-                .get_mut(&worker)
-                .expect("an idle worker is in the table");
-            record.enter(
-                State::Busy {
-                    task,
-                    sent: now,
-                    begun: None,
-                    kill_at: None,
-                },
-                now,
-            );
-            actions.push(Action::Run { worker, task });
-        }
-    }
-
     /// Starts workers for a version as its demand asks, and publishes the capacity that results.
     fn scale(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let slots = self.slots(version);
+        let serving = self.serving(version);
         let waiting = self.admin.waiting_len(version) as u32;
         let Some(doee) = self.doees.get_mut(&version) else {
             return;
         };
         if let (Readiness::Ready, Some(limits)) = (&doee.readiness, doee.limits) {
             let backlog = doee.queued.max(waiting);
-            let patient = doee
-                .queued_since
-                .is_some_and(|since| now >= since + SCALE_UP_AFTER);
-            let wanted = match (slots, backlog) {
+            let patient = doee.recalled
+                || doee
+                    .queued_since
+                    .is_some_and(|since| now >= since + SCALE_UP_AFTER);
+            let wanted = match (serving, backlog) {
                 (_, 0) => 0,
                 (0, _) => 1,
                 // Doubling at each tick reaches any maximum within a few of them.
-                _ if patient => slots.min(backlog),
+                _ if patient => serving.min(backlog),
                 _ => 0,
             };
-            for _ in 0..wanted.min(limits.workers_max.max(1).saturating_sub(slots)) {
+            for _ in 0..wanted.min(limits.workers_max.max(1).saturating_sub(serving)) {
                 if !self.acquire(version, now, actions) {
                     break;
                 }
@@ -494,13 +410,13 @@ impl WorkerHandler {
 
     /// Publishes a version's capacity if the Kernel knows another one.
     fn publish(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) {
-        let slots = self.slots(version);
+        let room = self.room(version);
         let Some(doee) = self.doees.get_mut(&version) else {
             return;
         };
         let capacity = match doee.readiness {
             Readiness::Loading => 0,
-            Readiness::Ready => slots,
+            Readiness::Ready => room,
             Readiness::Failed { .. } => FAILED_CAPACITY,
         };
         if doee.published != capacity {
@@ -509,13 +425,23 @@ impl WorkerHandler {
         }
     }
 
-    fn slots(&self, version: DoeeVersion) -> u32 {
-        let count = self
+    /// Workers that serve a version, or will.
+    fn serving(&self, version: DoeeVersion) -> u32 {
+        let serving = self
             .workers
             .values()
-            .filter(|worker| worker.version == Some(version) && worker.counts_as_slot())
-            .count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+            .filter(|worker| worker.version == Some(version) && worker.serves());
+        u32::try_from(serving.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Calls that the workers of a version take: one each until it is known how short they are.
+    fn room(&self, version: DoeeVersion) -> u32 {
+        let Some(doee) = self.doees.get(&version) else {
+            return 0;
+        };
+        let started = (doee.idle.len() + doee.busy.len()) as u32;
+        let starting = self.serving(version).saturating_sub(started);
+        starting + started.saturating_mul(doee.run_time.depth())
     }
 
     fn doee(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) -> &mut Doee {
@@ -529,16 +455,12 @@ impl WorkerHandler {
                 published: 0,
                 failures: 0,
                 idle: Vec::new(),
+                busy: Vec::new(),
+                run_time: RunTime::new(),
+                recalled: false,
                 retired: false,
             }
         })
-    }
-
-    fn worker_of(&self, task: TaskId) -> Option<WorkerId> {
-        match self.admin.queue_of(task)? {
-            Queue::Waiting => None,
-            Queue::Ready(worker) | Queue::Running(worker) => Some(worker),
-        }
     }
 
     fn pool_is_short(&self) -> bool {
@@ -547,10 +469,6 @@ impl WorkerHandler {
         });
         unassigned.count() < self.config.pool_size && self.workers.len() < self.config.workers_max
     }
-}
-
-fn cancelled_error() -> WireError {
-    WireError::new(ErrorCode::Cancelled, "the call was cancelled by its caller")
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::response::Response;
 pub(crate) struct Received {
     pub(crate) message: Message,
     pub(crate) deadline: Option<Instant>,
+    /// How its stream ended before it began: nothing of a stream comes without credit but its end.
+    pub(crate) stream_end: Option<Flags>,
 }
 
 impl Received {
@@ -28,7 +30,11 @@ impl Received {
             0 => None,
             _ => Instant::now().checked_add(Duration::from_micros(remaining_us)),
         };
-        Received { message, deadline }
+        Received {
+            message,
+            deadline,
+            stream_end: None,
+        }
     }
 }
 
@@ -47,7 +53,11 @@ pub(crate) struct Call {
 impl Call {
     /// Decodes a request to run the Doee.
     pub(crate) fn new(received: Received) -> Result<Call, DecodeError> {
-        let Received { message, deadline } = received;
+        let Received {
+            message,
+            deadline,
+            stream_end,
+        } = received;
         let invocation: Invocation = decode(&message.body)?;
         let streams = message.header.flags.contains(Flags::STREAM);
         let body_len = if streams {
@@ -56,7 +66,12 @@ impl Call {
             Some(message.raw.len() as u64)
         };
         let body = if streams {
-            Body::stream()
+            let mut body = Body::stream();
+            if let Some(flags) = stream_end {
+                // Nothing came, so nothing can be too much.
+                let _ = body.finish(flags.contains(Flags::ABORTED));
+            }
+            body
         } else {
             Body::inline(message.raw)
         };

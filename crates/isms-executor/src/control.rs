@@ -1,18 +1,20 @@
 //! The control channel to the Doer.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use isms_protocol::worker::{Assignment, CONTROL_LEN_MAX, Control, Report};
+use isms_protocol::worker::{Assignment, CONTROL_LEN_MAX, Control, Report, STATUS_WORDS, StatusPage};
 use isms_protocol::{decode, encode};
-use isms_sandbox::linux::{memfd, seqpacket};
+use isms_sandbox::linux::{memfd, seqpacket, shared_words::SharedWords};
 
 use crate::exit::give_up;
+
+/// The page that this executor shares with the Doer.
+pub(crate) type Page = StatusPage<SharedWords>;
 
 /// What the Doer wants.
 pub(crate) enum Order {
     /// Become a worker of this Doee.
-    Assign(Assignment, OwnedFd),
+    Assign(Assignment, OwnedFd, Page),
     /// Take no more calls.
     Drain,
 }
@@ -43,23 +45,31 @@ impl ControlChannel {
             Err(error) => give_up(format_args!("the control channel cannot be read: {error}")),
         };
         let mut descriptors = received.descriptors.into_iter();
+        let mut descriptor = || descriptors.next();
         match (
             decode(&buffer[..received.len]),
-            descriptors.next(),
-            descriptors.next(),
+            descriptor(),
+            descriptor(),
+            descriptor(),
         ) {
-            (Ok(Control::Assign(assignment)), Some(binary), None) => match check_sealed(&binary) {
-                Ok(()) => Order::Assign(assignment, binary),
-                Err(error) => give_up(format_args!("the binary is no sealed memfd: {error}")),
-            },
-            (Ok(Control::Drain), None, None) => Order::Drain,
+            (Ok(Control::Assign(assignment)), Some(binary), Some(page), None) => {
+                if let Err(error) = memfd::verify_sealed(binary.as_fd()) {
+                    give_up(format_args!("the binary is no sealed memfd: {error}"));
+                }
+                Order::Assign(assignment, binary, map(&page))
+            }
+            (Ok(Control::Drain), None, None, None) => Order::Drain,
             _ => give_up("the control channel brought nonsense"),
         }
     }
 }
 
-fn check_sealed(binary: &OwnedFd) -> io::Result<()> {
-    memfd::verify_sealed(binary.as_fd()).map(drop)
+fn map(page: &OwnedFd) -> Page {
+    match SharedWords::map(page.as_fd(), STATUS_WORDS).map(StatusPage::new) {
+        Ok(Some(page)) => page,
+        Ok(None) => give_up("the status page is too short"),
+        Err(error) => give_up(format_args!("the status page cannot be mapped: {error}")),
+    }
 }
 
 impl AsFd for ControlChannel {

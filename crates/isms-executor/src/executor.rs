@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use isms_ipc::ConnectionError;
 use isms_protocol::doer::Operation;
@@ -11,7 +12,7 @@ use isms_sandbox::linux::lockdown;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::call::Received;
-use crate::control::{ControlChannel, Order};
+use crate::control::{ControlChannel, Order, Page};
 use crate::doee::{self, Doee};
 use crate::exit::give_up;
 use crate::host;
@@ -54,7 +55,7 @@ pub fn run(control: OwnedFd, data: OwnedFd) -> Result<(), RunError> {
         abi: isms_doee_sys::ABI,
     });
     let (order, link) = wait_for_assignment(&control, data)?;
-    let Order::Assign(assignment, binary) = order else {
+    let Order::Assign(assignment, binary, page) = order else {
         // Drained while empty: there is nothing to terminate.
         control.report(&Report::Terminated);
         return Ok(());
@@ -73,7 +74,7 @@ pub fn run(control: OwnedFd, data: OwnedFd) -> Result<(), RunError> {
         }
     };
     control.report(&Report::Initialized);
-    serve(&control, &doee);
+    serve(&control, &doee, &page);
     doee.terminate();
     control.report(&Report::Terminated);
     Ok(())
@@ -98,10 +99,10 @@ fn establish(data: OwnedFd) -> Result<Link, RunError> {
 }
 
 /// Runs calls until the Doer says drain.
-fn serve(control: &ControlChannel, doee: &Doee) {
+fn serve(control: &ControlChannel, doee: &Doee, page: &Page) {
     loop {
         while let Some(received) = host::with(|session| session.link.next_waiting()) {
-            run_call(doee, received);
+            run_call(doee, page, received);
         }
         let work = host::with(|session| match session.link.is_buffered() {
             true => Work::Data,
@@ -139,7 +140,7 @@ fn take_in(session: &mut Session) {
     }
 }
 
-fn run_call(doee: &Doee, received: Received) {
+fn run_call(doee: &Doee, page: &Page, received: Received) {
     let header = received.message.header;
     let is_invoke = header.target == Service::Worker || header.target == Service::Doer;
     if !is_invoke || Operation::from_u16(header.operation) != Some(Operation::Invoke) {
@@ -151,8 +152,18 @@ fn run_call(doee: &Doee, received: Received) {
             );
         });
     }
+    if !page.begin(header.call) {
+        // The Doer no longer waits for it, but for the record of it to end.
+        return host::with(|session| {
+            session
+                .link
+                .refuse(&header, ErrorCode::Cancelled, "recalled before it began");
+        });
+    }
+    let begun = Instant::now();
     if host::with(|session| session.begin_call(received)) {
         let code = doee.execute();
+        page.set_run_time(header.call, begun.elapsed());
         host::with(|session| session.end_call(code));
     }
 }

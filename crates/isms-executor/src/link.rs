@@ -158,8 +158,15 @@ impl Link {
     }
 
     /// Takes a piece of a stream whose call is not the running one.
-    pub(crate) fn drain_message(&mut self, message: Message) {
+    pub(crate) fn take_piece(&mut self, message: Message) {
         let call = message.header.call;
+        let mut waiting = self.waiting.iter_mut();
+        if let Some(received) = waiting.find(|received| received.message.header.call == call) {
+            if message.header.kind == Kind::StreamEnd {
+                received.stream_end = Some(message.header.flags);
+            }
+            return;
+        }
         let Some(index) = self.draining.iter().position(|(header, _)| header.call == call) else {
             return;
         };

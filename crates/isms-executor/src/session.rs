@@ -48,14 +48,12 @@ impl Session {
         self.failure = None;
     }
 
-    /// Makes ready for a call, and says that it has begun. False when the request makes no sense, and
-    /// has been answered so.
+    /// Makes ready for a call. False when the request makes no sense, and has been answered so.
     pub(crate) fn begin_call(&mut self, received: Received) -> bool {
         let header = received.message.header;
         match Call::new(received) {
             Ok(call) => {
                 self.begin_function();
-                self.link.send(&Message::bare(header.answer(Kind::Begun)));
                 self.call = Some(call);
                 true
             }
@@ -284,7 +282,7 @@ impl Session {
             .as_mut()
             .filter(|call| call.header.call == message.header.call)
         else {
-            return self.link.drain_message(message);
+            return self.link.take_piece(message);
         };
         let taken = match message.header.kind {
             Kind::StreamChunk => call.body.push(message.raw),

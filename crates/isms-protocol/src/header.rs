@@ -45,7 +45,7 @@ pub enum Kind {
     Slots = 11,
     /// Kernel → Doer: how many calls of a Doee version wait (`kernel::Demand`).
     Demand = 12,
-    /// Worker → Doer → Kernel: the call has begun; header only.
+    /// Callee → caller: the call has begun; header only. Workers tell the Doer by their status page instead.
     Begun = 13,
 }
 

@@ -3,15 +3,20 @@
 //! Two inherited channels, no names. **Control** (SEQPACKET, one MessagePack value a datagram):
 //! [`Control`] down, [`Report`] up. **Data** (ZMTP stream), ordinary messages:
 //! down `Request` (`doer::Operation::Invoke`), `Cancel`, stream kinds, and the answers to host calls;
-//! up `Begun`, `Reply`, `Error`, stream kinds, `Event` (a [`LogLine`]), and host calls: `Request` with
+//! up `Reply`, `Error`, stream kinds, `Event` (a [`LogLine`]), and host calls: `Request` with
 //! the target service and its operation, `parent` = the process being run, a call id of the worker's.
-//! Requests have their ids, host calls theirs: the same number may be in use in both directions.
+//! Requests have their ids, host calls theirs: the same number may be in use in both directions. Beside them
+//! lies the [`StatusPage`], which tells what has begun.
 //!
 //! The Doer takes nothing that a worker says for granted.
+
+mod status_page;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{DoeeVersion, doer::Parameter};
+
+pub use status_page::{STATUS_SLOTS, STATUS_WORDS, StatusPage};
 
 crate::service::operations! {
     /// Event of a worker to the Doer: a [`LogLine`] of the call in `process`.
@@ -28,7 +33,8 @@ pub const CONTROL_LEN_MAX: usize = 60 * 1024;
 /// Doer → executor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Control {
-    /// Become a worker of this Doee. The binary comes with it as a sealed memfd (`SCM_RIGHTS`).
+    /// Become a worker of this Doee. With it come (`SCM_RIGHTS`) the binary, a sealed memfd, and the memory of
+    /// the status page.
     Assign(Assignment),
     /// Take no more calls: terminate the Doee and exit.
     Drain,

@@ -11,6 +11,7 @@ pub mod memfd;
 pub(crate) mod poll;
 pub mod process;
 pub mod seqpacket;
+pub mod shared_words;
 pub mod signal;
 
 use std::io;

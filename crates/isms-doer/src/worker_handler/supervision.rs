@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use isms_protocol::{DoeeVersion, ErrorCode, WireError};
 
 use super::{
-    Action, BACKOFF, BEGIN_TIMEOUT, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, SPAWN_RETRY, START_TIMEOUT,
-    WorkerHandler, cancelled_error,
+    Action, BACKOFF, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, SPAWN_RETRY, START_TIMEOUT, WorkerHandler,
+    calls::cancelled_error,
 };
-use crate::worker::{State, WorkerId};
+use crate::{
+    doer_admin::TaskId,
+    worker::{State, WorkerId},
+};
 
 impl WorkerHandler {
     /// The executor, or the spawner on its behalf, says that the worker cannot serve.
@@ -62,13 +65,31 @@ impl WorkerHandler {
         self.publish_of(worker, actions);
     }
 
-    /// The worker's process is gone: its call fails, its start has failed, or it was to go anyway.
-    pub(super) fn exited(&mut self, worker: WorkerId, how: String, now: Instant, actions: &mut Vec<Action>) {
+    /// The worker's process is gone: the calls that it had begun fail and the others run elsewhere, its start
+    /// has failed, or it was to go anyway.
+    pub(super) fn exited(
+        &mut self,
+        worker: WorkerId,
+        how: String,
+        begun: &[TaskId],
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let error = |when: &str| WireError::new(ErrorCode::Crashed, format!("the worker {how} {when}"));
-        self.end_call(worker, error("while it ran the call"), actions);
         let Some(record) = self.workers.remove(&worker) else {
             return;
         };
+        // The last one first: each goes to the front of those that wait.
+        for task in record.calls_held.iter().rev() {
+            if !begun.contains(task) && self.admin.count_loss(*task) {
+                self.requeue(*task, actions);
+            } else if self.admin.remove(*task).is_some() {
+                actions.push(Action::Fail {
+                    task: *task,
+                    error: error("while it ran the call"),
+                });
+            }
+        }
         let Some(version) = record.version else {
             if record.state == State::Starting {
                 self.spawn_retry_at = Some(now + SPAWN_RETRY);
@@ -76,7 +97,7 @@ impl WorkerHandler {
             return;
         };
         if let Some(doee) = self.doees.get_mut(&version) {
-            doee.idle.retain(|idle| *idle != worker);
+            doee.forget_worker(worker);
         }
         match record.state {
             State::Starting => self.give_up_unless_served(version, error("while it started"), now, actions),
@@ -126,7 +147,7 @@ impl WorkerHandler {
         actions.push(Action::Drain { worker });
         if let Some(version) = version {
             if let Some(doee) = self.doees.get_mut(&version) {
-                doee.idle.retain(|idle| *idle != worker);
+                doee.forget_worker(worker);
             }
             self.publish(version, actions);
         }
@@ -177,28 +198,18 @@ impl WorkerHandler {
                 self.end_call(worker, cancelled_error(), actions);
                 self.kill(worker, "it did not give up its cancelled call", now, actions);
             }
-            State::Busy {
-                begun: Some(begun), ..
-            } => {
+            State::Busy { since, .. } => {
                 let timeout = limits.map_or(Duration::ZERO, |limits| limits.timeout);
-                if over(begun, timeout) {
+                if over(since, timeout) {
                     let message = format!(
                         "the function ran longer than its timeout_ms = {}",
                         timeout.as_millis()
                     );
                     self.end_call(worker, WireError::new(ErrorCode::TimedOut, message), actions);
                     self.kill(worker, "its call ran longer than its time limit", now, actions);
+                } else {
+                    self.recall_behind(worker, now, actions);
                 }
-            }
-            State::Busy {
-                begun: None, sent, ..
-            } if over(sent, BEGIN_TIMEOUT) => {
-                self.misbehaved(
-                    worker,
-                    "it did not begin the call that it was sent".to_owned(),
-                    now,
-                    actions,
-                );
             }
             State::Draining { kill_at } if now >= kill_at => {
                 self.kill(worker, "it did not end when asked", now, actions);
@@ -220,21 +231,21 @@ impl WorkerHandler {
             return;
         };
         let kept = doee.limits.map_or(0, |limits| limits.workers_min);
-        let idle_too_long = now >= record.since + self.config.idle_ttl && self.slots(version) > kept;
+        let idle_too_long = now >= record.since + self.config.idle_ttl && self.serving(version) > kept;
         if doee.retired || idle_too_long {
             self.drain(worker, now, actions);
         }
     }
 
     fn check_doee(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let slots = self.slots(version);
+        let serving = self.serving(version);
         let waiting = self.admin.waiting_len(version);
         let Some(doee) = self.doees.get_mut(&version) else {
             return;
         };
         match &doee.readiness {
             Readiness::Failed { until, .. } if now >= *until => {
-                if doee.queued == 0 && slots == 0 {
+                if doee.queued == 0 && serving == 0 {
                     self.forget(version, actions);
                 } else if doee.limits.is_some() {
                     doee.readiness = Readiness::Ready;
@@ -246,7 +257,7 @@ impl WorkerHandler {
                 }
             }
             Readiness::Ready if doee.queued > 0 || waiting > 0 => self.scale(version, now, actions),
-            Readiness::Ready if doee.retired && slots == 0 => self.forget(version, actions),
+            Readiness::Ready if doee.retired && serving == 0 => self.forget(version, actions),
             _ => {}
         }
     }
@@ -266,9 +277,10 @@ impl WorkerHandler {
         }
     }
 
-    /// Fails the call that a worker has, if it has one.
+    /// Fails the call that a worker runs, if it runs one. What waits behind it stays until the worker is gone.
     fn end_call(&mut self, worker: WorkerId, error: WireError, actions: &mut Vec<Action>) {
-        if let Some(task) = self.task_of(worker)
+        let record = self.workers.get_mut(&worker);
+        if let Some(task) = record.and_then(|record| record.calls_held.pop_front())
             && self.admin.remove(task).is_some()
         {
             actions.push(Action::Fail { task, error });
@@ -286,7 +298,7 @@ impl WorkerHandler {
             now,
         );
         if let Some(doee) = record.version.and_then(|version| self.doees.get_mut(&version)) {
-            doee.idle.retain(|idle| *idle != worker);
+            doee.forget_worker(worker);
         }
         actions.push(Action::Kill {
             worker,
@@ -309,7 +321,7 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if self.slots(version) == 0 {
+        if self.serving(version) == 0 {
             self.give_up(version, error, now, actions);
         } else {
             self.publish(version, actions);

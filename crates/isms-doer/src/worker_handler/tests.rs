@@ -2,7 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::*;
+use isms_protocol::limits::CANCEL_GRACE;
+
+use super::{calls::cancelled_error, *};
+
+mod sent_ahead;
 
 const VERSION: DoeeVersion = DoeeVersion::from_bytes([1; 16]);
 const OTHER: DoeeVersion = DoeeVersion::from_bytes([2; 16]);
@@ -64,11 +68,10 @@ impl Scene {
         scene
     }
 
-    /// Worker 1 has begun task 1.
+    /// Worker 1 has task 1.
     fn running() -> Scene {
         let mut scene = Scene::serving(0);
         scene.on(accepted(1));
-        scene.on(Event::Begun { worker: WorkerId(1) });
         scene
     }
 }
@@ -84,6 +87,31 @@ fn accepted(task: u64) -> Event {
     Event::Accepted {
         task: TaskId(task),
         version: VERSION,
+        streams: false,
+    }
+}
+
+fn answered(task: u64) -> Event {
+    Event::Answered {
+        worker: WorkerId(1),
+        task: TaskId(task),
+        run_time: Duration::ZERO,
+    }
+}
+
+/// Worker 1 is gone.
+fn exited(how: &str, begun: &[u64]) -> Event {
+    Event::Exited {
+        worker: WorkerId(1),
+        how: how.to_owned(),
+        begun: begun.iter().copied().map(TaskId).collect(),
+    }
+}
+
+fn run(worker: u64, task: u64) -> Action {
+    Action::Run {
+        worker: WorkerId(worker),
+        task: TaskId(task),
     }
 }
 
@@ -167,7 +195,7 @@ fn an_answered_worker_takes_the_task_that_waits_longest() {
     scene.expect(accepted(2), &[]);
     scene.expect(accepted(3), &[]);
     scene.expect(
-        Event::Answered { worker: WorkerId(1) },
+        answered(1),
         &[Action::Run {
             worker: WorkerId(1),
             task: TaskId(2),
@@ -222,23 +250,14 @@ fn a_call_over_its_time_limit_fails_and_its_worker_is_killed_and_replaced_on_dem
         },
         &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
     );
-    scene.expect(
-        Event::Exited {
-            worker: WorkerId(1),
-            how: "was killed".into(),
-        },
-        &[],
-    );
+    scene.expect(exited("was killed", &[1]), &[]);
 }
 
 #[test]
 fn a_crash_fails_the_call_and_nothing_else() {
     let mut scene = Scene::running();
     scene.expect(
-        Event::Exited {
-            worker: WorkerId(1),
-            how: "died of signal 11 (SIGSEGV)".into(),
-        },
+        exited("died of signal 11 (SIGSEGV)", &[1]),
         &[
             fail(
                 1,
@@ -336,7 +355,7 @@ fn a_cancelled_call_is_asked_first_and_killed_after_the_grace() {
     );
     scene.expect(
         Event::Cancelled { task: TaskId(1) },
-        &[Action::AskCancel { worker: WorkerId(1) }],
+        &[Action::AskCancel { task: TaskId(1) }],
     );
     scene.expect(Event::Cancelled { task: TaskId(1) }, &[]);
     scene.after(Duration::from_millis(400)).expect(Event::Tick, &[]);
@@ -354,17 +373,8 @@ fn a_cancelled_call_is_asked_first_and_killed_after_the_grace() {
 fn a_retired_version_drains_its_idle_workers_at_once_and_busy_ones_after_their_call() {
     let mut scene = Scene::running();
     scene.expect(Event::Retire { version: VERSION }, &[]);
-    scene.expect(
-        Event::Answered { worker: WorkerId(1) },
-        &[Action::Drain { worker: WorkerId(1) }, publish(0)],
-    );
-    scene.expect(
-        Event::Exited {
-            worker: WorkerId(1),
-            how: "exited".into(),
-        },
-        &[],
-    );
+    scene.expect(answered(1), &[Action::Drain { worker: WorkerId(1) }, publish(0)]);
+    scene.expect(exited("exited", &[1]), &[]);
 }
 
 #[test]
@@ -394,10 +404,7 @@ fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
         },
         &[Action::Drain { worker: WorkerId(1) }, publish(0)],
     );
-    scene.on(Event::Exited {
-        worker: WorkerId(1),
-        how: "exited".into(),
-    });
+    scene.on(exited("exited", &[1]));
     scene.expect(
         Event::Tick,
         &[
@@ -413,35 +420,11 @@ fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
 #[test]
 fn a_worker_that_lies_is_cut_off_and_its_call_fails() {
     let mut scene = Scene::running();
+    let cut_off = "the worker was cut off: it reported an initialize that nobody asked for";
     scene.expect(
-        Event::Begun { worker: WorkerId(1) },
-        &[
-            fail(
-                1,
-                ErrorCode::Crashed,
-                "the worker was cut off: it began a call that it does not have",
-            ),
-            kill(1, "the worker was cut off: it began a call that it does not have"),
-            publish(0),
-        ],
+        Event::Initialized { worker: WorkerId(1) },
+        &[fail(1, ErrorCode::Crashed, cut_off), kill(1, cut_off), publish(0)],
     );
-}
-
-#[test]
-fn a_call_that_is_sent_and_never_begins_fails() {
-    let mut scene = Scene::serving(0);
-    scene.on(accepted(1));
-    let actions = scene.after(BEGIN_TIMEOUT).on(Event::Tick);
-    assert!(
-        matches!(&actions[0], Action::Fail { task: TaskId(1), error } if error.code == ErrorCode::Crashed)
-    );
-    assert!(matches!(
-        &actions[1],
-        Action::Kill {
-            worker: WorkerId(1),
-            ..
-        }
-    ));
 }
 
 #[test]
@@ -450,7 +433,7 @@ fn when_the_kernel_is_lost_begun_calls_end_and_waiting_ones_vanish() {
     scene.on(accepted(2));
     scene.expect(Event::Abandoned { task: TaskId(1) }, &[]);
     scene.expect(Event::Abandoned { task: TaskId(2) }, &[]);
-    scene.expect(Event::Answered { worker: WorkerId(1) }, &[]);
+    scene.expect(answered(1), &[]);
     let mut actions = Vec::new();
     scene.handler.republish(&mut actions);
     assert_eq!(actions, [publish(1)]);
@@ -483,8 +466,8 @@ mod random {
     }
 
     proptest! {
-        /// Whatever workers, callers and clocks do, a task ends at most once, a worker is sent one
-        /// call at a time, and when all workers are gone and no demand is left, no task remains.
+        /// Whatever workers, callers and clocks do, a task ends at most once, and when all workers are gone
+        /// those that have not ended wait.
         #[test]
         fn no_task_is_lost_or_ended_twice(events in prop::collection::vec(event(), 0..300)) {
             let mut scene = Scene::new(1);
@@ -492,7 +475,8 @@ mod random {
             for (what, number, delay) in events {
                 scene.after(Duration::from_millis(delay));
                 let worker = WorkerId(number);
-                let busy = scene.handler.task_of(worker);
+                let held = scene.handler.workers.get(&worker).map(|record| record.calls_held.clone()).unwrap_or_default();
+                let first = held.front().copied();
                 let how = || "died".to_owned();
                 let event = match what {
                     0 => Event::Demand { version: VERSION, queued: number as u32 - 1 },
@@ -504,14 +488,17 @@ mod random {
                     }
                     4 => Event::Empty { worker },
                     5 => Event::Initialized { worker },
-                    6 => Event::Begun { worker },
-                    7 => Event::Answered { worker },
-                    8 => Event::Exited { worker, how: how() },
+                    6 => Event::Recalled { worker, tasks: held.iter().skip(1).copied().collect() },
+                    7 => match first {
+                        Some(task) => Event::Answered { worker, task, run_time: Duration::ZERO },
+                        None => Event::Tick,
+                    },
+                    8 => Event::Exited { worker, how: how(), begun: first.into_iter().collect() },
                     9 => Event::Cancelled { task: TaskId(number) },
                     10 => Event::StartFailed { worker, error: cancelled_error() },
                     _ => Event::Tick,
                 };
-                if let (7, Some(TaskId(task))) = (what, busy) {
+                if let (7, Some(TaskId(task))) = (what, first) {
                     prop_assert!(ended.insert(task));
                     open.remove(&task);
                 }
@@ -523,7 +510,7 @@ mod random {
                 }
             }
             for worker in 1..scene.handler.worker_next {
-                for action in scene.on(Event::Exited { worker: WorkerId(worker), how: "died".into() }) {
+                for action in scene.on(Event::Exited { worker: WorkerId(worker), how: "died".into(), begun: Vec::new() }) {
                     if let Action::Fail { task: TaskId(task), .. } = action {
                         open.remove(&task);
                     }

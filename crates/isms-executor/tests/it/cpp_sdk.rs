@@ -104,7 +104,6 @@ fn requests_and_responses_are_ergonomic() {
         ..Invocation::default()
     };
     worker.send(&Message::with_body(worker.request(1), &invocation));
-    assert_eq!(worker.receive_answer().header.kind, Kind::Begun);
     assert_eq!(worker.text(), r#"{"window":288,"id":"m\"1"}"#);
     let invocation = Invocation {
         path: "/query".into(),
@@ -112,7 +111,6 @@ fn requests_and_responses_are_ergonomic() {
         ..Invocation::default()
     };
     worker.send(&Message::with_body(worker.request(2), &invocation));
-    assert_eq!(worker.receive_answer().header.kind, Kind::Begun);
     assert_eq!(worker.text(), "a b c%2g");
     worker.begin("/json", "{\"a\": [1, 2.5, \"\\u00e9\"]}".as_bytes());
     assert_eq!(worker.text(), "{\"a\":[1,2.5,\"é\"]}");

@@ -244,7 +244,8 @@ fn an_unsealed_or_missing_binary_ends_the_executor() {
     let order = encode(&Control::Assign(assignment));
     let mut worker = Worker::empty();
     let file = tempfile::tempfile().unwrap();
-    seqpacket::send(worker.control.as_fd(), &order, &[file.as_fd()]).unwrap();
+    let descriptors = [file.as_fd(), worker.page_memory.as_fd()];
+    seqpacket::send(worker.control.as_fd(), &order, &descriptors).unwrap();
     let (status, stderr) = worker.wait();
     assert_eq!(status.code(), Some(EXIT_CHANNEL));
     assert!(stderr.contains("sealed"), "{stderr}");

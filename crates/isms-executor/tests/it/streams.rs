@@ -35,7 +35,6 @@ impl Exchange {
             ..Invocation::default()
         };
         worker.send(&Message::with_body(header, &invocation));
-        assert_eq!(worker.receive_answer().header.kind, Kind::Begun);
         Exchange {
             header,
             to_send: len,
@@ -214,6 +213,5 @@ fn a_body_that_breaks_off_fails_the_call() {
         ..exchange.header
     };
     worker.send(&Message::bare(end));
-    assert_eq!(worker.receive_answer().header.kind, Kind::Credit);
     assert_eq!(worker.error().code, ErrorCode::DoeeFailed);
 }

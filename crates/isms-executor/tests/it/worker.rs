@@ -12,11 +12,14 @@ use isms_ipc::Side;
 use isms_ipc::blocking::Connection;
 use isms_protocol::doer::{Invocation, InvocationReply, Operation, Parameter};
 use isms_protocol::kernel::StreamCredit;
-use isms_protocol::worker::{Assignment, CONTROL_LEN_MAX, Control, LogLine, Report};
+use isms_protocol::worker::{
+    Assignment, CONTROL_LEN_MAX, Control, LogLine, Report, STATUS_WORDS, StatusPage,
+};
 use isms_protocol::{
     DoeeVersion, Flags, Header, Kind, Message, ProcessId, ProjectId, Service, WireError, decode, encode,
 };
 use isms_sandbox::linux::launch::{Launch, arrange};
+use isms_sandbox::linux::shared_words::SharedWords;
 use isms_sandbox::linux::{descriptor, memfd, seqpacket};
 
 /// What no event of a test may take longer than.
@@ -77,6 +80,8 @@ pub(crate) struct Worker {
     data: Option<OwnedFd>,
     pub(crate) connection: Option<Connection>,
     pub(crate) project: ProjectId,
+    pub(crate) page: StatusPage<SharedWords>,
+    pub(crate) page_memory: OwnedFd,
 }
 
 impl Worker {
@@ -101,12 +106,15 @@ impl Worker {
         let child = command.spawn().unwrap();
         drop(command);
         let project = ProjectId::generate();
+        let (words, page_memory) = SharedWords::create(c"status-page", STATUS_WORDS).unwrap();
         let worker = Worker {
             child,
             control,
             data: Some(data),
             connection: None,
             project,
+            page: StatusPage::new(words).unwrap(),
+            page_memory,
         };
         assert_eq!(worker.report(), Report::Empty { abi: 1 });
         worker
@@ -133,7 +141,7 @@ impl Worker {
         seqpacket::send(
             self.control.as_fd(),
             &encode(&Control::Assign(assignment)),
-            &[memfd.as_fd()],
+            &[memfd.as_fd(), self.page_memory.as_fd()],
         )
         .unwrap();
     }
@@ -157,6 +165,9 @@ impl Worker {
     }
 
     pub(crate) fn send(&mut self, message: &Message) {
+        if message.header.kind == Kind::Request {
+            self.page.queue(message.header.call);
+        }
         self.connection.as_mut().unwrap().send(message).unwrap();
     }
 
@@ -214,9 +225,16 @@ impl Worker {
             ..Invocation::default()
         };
         self.send(&Message::with_body(header, &invocation).with_raw(body.to_vec()));
-        let begun = self.receive_past_credit();
-        assert_eq!((begun.header.kind, begun.header.call), (Kind::Begun, header.call));
-        assert_eq!(begun.header.process, header.process);
+        self.await_begin(header.call);
+    }
+
+    /// Waits until the executor has begun a call.
+    pub(crate) fn await_begin(&self, call: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.page.has_begun(call) {
+            assert!(Instant::now() < deadline, "call {call} did not begin");
+            std::thread::yield_now();
+        }
     }
 
     /// Asks for a path and returns the inline answer as text.
@@ -234,7 +252,7 @@ impl Worker {
 
     /// The inline answer of the running call.
     pub(crate) fn reply(&mut self) -> (InvocationReply, Vec<u8>) {
-        let message = self.receive_answer();
+        let message = self.receive_past_credit();
         if message.header.kind == Kind::Error {
             panic!("{:?}", message.decode_body::<WireError>());
         }

@@ -64,6 +64,14 @@ impl PendingAnswer {
         }
     }
 
+    /// The id that the call has on its connection; `None` when it could not be sent, or has been answered.
+    pub fn call_id(&self) -> Option<u64> {
+        match &self.state {
+            State::Sent { call, .. } => Some(*call),
+            State::Failed(_) | State::Answered => None,
+        }
+    }
+
     /// Asks the callee to give the call up; its answer is still waited for.
     pub fn cancel(&self) {
         if let State::Sent { session, call, .. } = &self.state {

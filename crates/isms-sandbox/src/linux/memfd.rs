@@ -35,7 +35,7 @@ pub fn create_sealed_from(name: &CStr, source: &mut impl Read, len_max: u64) -> 
 }
 
 /// Makes an empty memfd that can be sealed and executed.
-fn create(name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn create(name: &CStr) -> io::Result<OwnedFd> {
     const MFD_EXEC: libc::c_uint = 0x10; // since 6.3; elsewhere EINVAL, and executable anyway
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     for flags in [flags | MFD_EXEC, flags] {

@@ -1,0 +1,147 @@
+//! Calls that a worker is sent ahead of their turn.
+
+use super::*;
+
+impl Scene {
+    /// As [`Scene::running`], where calls are known to be short.
+    fn quick() -> Scene {
+        let mut scene = Scene::serving(0);
+        for task in 100..108 {
+            scene.on(accepted(task));
+            scene.on(answered(task));
+        }
+        scene.on(accepted(1));
+        scene
+    }
+}
+
+#[test]
+fn short_calls_are_sent_ahead_as_far_as_the_published_room_goes() {
+    let mut scene = Scene::serving(0);
+    for task in 100..107 {
+        scene.expect(accepted(task), &[run(1, task)]);
+        scene.expect(answered(task), &[]);
+    }
+    scene.expect(accepted(107), &[run(1, 107)]);
+    scene.expect(answered(107), &[publish(16)]);
+    for task in 1..=16 {
+        scene.expect(accepted(task), &[run(1, task)]);
+    }
+    scene.expect(accepted(17), &[]);
+    scene.expect(answered(1), &[run(1, 17)]);
+}
+
+#[test]
+fn a_request_with_a_stream_waits_for_an_idle_worker() {
+    let mut scene = Scene::quick();
+    let streaming = Event::Accepted {
+        task: TaskId(2),
+        version: VERSION,
+        streams: true,
+    };
+    scene.expect(streaming, &[]);
+    scene.expect(answered(1), &[run(1, 2)]);
+}
+
+#[test]
+fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    scene.on(accepted(3));
+    let tasks = || vec![TaskId(2), TaskId(3)];
+    scene.after(Duration::from_millis(1)).expect(Event::Tick, &[]);
+    scene.after(Duration::from_millis(1)).expect(
+        Event::Tick,
+        &[
+            Action::Recall {
+                worker: WorkerId(1),
+                tasks: tasks(),
+            },
+            publish(1),
+        ],
+    );
+    scene.expect(
+        Event::Recalled {
+            worker: WorkerId(1),
+            tasks: tasks(),
+        },
+        &[
+            Action::Requeue { task: TaskId(3) },
+            Action::Requeue { task: TaskId(2) },
+            Action::Spawn { worker: WorkerId(2) },
+            publish(2),
+        ],
+    );
+    scene.expect(answered(1), &[run(1, 2)]);
+}
+
+#[test]
+fn a_crash_fails_what_had_begun_and_the_rest_runs_elsewhere() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    scene.on(accepted(3));
+    let crashed = "the worker died of signal 11 while it ran the call";
+    scene.expect(
+        exited("died of signal 11", &[1]),
+        &[
+            Action::Requeue { task: TaskId(3) },
+            Action::Requeue { task: TaskId(2) },
+            fail(1, ErrorCode::Crashed, crashed),
+            Action::Spawn { worker: WorkerId(2) },
+            publish(1),
+        ],
+    );
+    scene.on(Event::Empty { worker: WorkerId(2) });
+    let actions = scene.on(Event::Initialized { worker: WorkerId(2) });
+    assert_eq!(actions, [run(2, 2), run(2, 3), publish(16)]);
+}
+
+#[test]
+fn a_call_under_which_workers_die_before_it_begins_fails_in_the_end() {
+    let mut scene = Scene::serving(0);
+    scene.on(accepted(1));
+    for worker in 1..3 {
+        let died = Event::Exited {
+            worker: WorkerId(worker),
+            how: "died".into(),
+            begun: Vec::new(),
+        };
+        assert_eq!(scene.on(died)[0], Action::Requeue { task: TaskId(1) });
+        let worker = WorkerId(worker + 1);
+        scene.on(Event::Empty { worker });
+        scene.on(Event::Initialized { worker });
+    }
+    let died = Event::Exited {
+        worker: WorkerId(3),
+        how: "died".into(),
+        begun: Vec::new(),
+    };
+    let failed = fail(1, ErrorCode::Crashed, "the worker died while it ran the call");
+    assert_eq!(scene.on(died)[0], failed);
+}
+
+#[test]
+fn a_cancelled_call_that_was_sent_ahead_is_taken_back() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    let tasks = || vec![TaskId(2)];
+    let recall = Action::Recall {
+        worker: WorkerId(1),
+        tasks: tasks(),
+    };
+    scene.expect(Event::Cancelled { task: TaskId(2) }, &[recall]);
+    let recalled = Event::Recalled {
+        worker: WorkerId(1),
+        tasks: tasks(),
+    };
+    let cancelled = fail(2, ErrorCode::Cancelled, "the call was cancelled by its caller");
+    scene.expect(recalled, &[cancelled]);
+}
+
+#[test]
+fn a_cancelled_call_that_cannot_be_taken_back_is_asked_when_its_turn_comes() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    scene.on(Event::Cancelled { task: TaskId(2) });
+    scene.expect(answered(1), &[Action::AskCancel { task: TaskId(2) }]);
+}
