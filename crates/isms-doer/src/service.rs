@@ -377,11 +377,14 @@ impl Doer {
                 }
             }
             Action::Recall { worker, mut tasks } => {
-                if let Some(connection) = self.state.borrow().workers.get(&worker) {
-                    tasks.retain(|task| connection.recall(*task));
-                    if !tasks.is_empty() {
-                        self.dispatch(Event::Recalled { worker, tasks });
-                    }
+                let connection = self.state.borrow().workers.get(&worker).cloned();
+                tasks.retain(|task| {
+                    connection
+                        .as_ref()
+                        .is_some_and(|connection| connection.recall(*task))
+                });
+                if !tasks.is_empty() {
+                    self.dispatch(Event::Recalled { worker, tasks });
                 }
             }
             Action::Requeue { task } => self.rule(task, Verdict::Requeued),

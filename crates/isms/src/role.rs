@@ -49,12 +49,23 @@ pub(crate) fn run(service: Service) -> Result<()> {
     // After the change of user, which clears the request.
     process::die_with_parent(std::os::unix::process::parent_id()).context("the supervisor is gone")?;
     logging::init(service.name());
+    end_on_panic();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
     // As a task: whenever another task wakes the future that blocks, the runtime asks the system for events first.
     let serve = runtime.spawn_local(serve(bootstrap, descriptors, channel));
     runtime.block_on(serve)?
+}
+
+/// Makes a panic end the process. The runtime would end the task alone and leave a role that looks alive and lacks
+/// one of its parts; one that has ended is restarted within milliseconds.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// Blocks for the first datagram.
