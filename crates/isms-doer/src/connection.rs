@@ -64,6 +64,8 @@ pub(crate) struct WorkerConnection {
     log_budget: Cell<LogBudget>,
     /// Told once everything has been read that the executor reported.
     control_ended: Notify,
+    /// Told once everything has been read that it answered.
+    data_ended: Notify,
 }
 
 impl WorkerConnection {
@@ -159,11 +161,15 @@ impl WorkerConnection {
             .is_ok()
     }
 
-    /// Waits until the last report of a dead executor has been handled: why it could not start says more
-    /// than that it exited.
-    pub(crate) async fn last_report(&self) {
-        // Bounded, since a process that the executor left behind might hold the channel open.
-        let _ = tokio::time::timeout(LAST_BREATH, self.control_ended.notified()).await;
+    /// Waits until everything has been handled that a dead executor has said: what it answered has been answered,
+    /// and why it could not start says more than that it exited.
+    pub(crate) async fn last_words(&self) {
+        let ended = async {
+            self.control_ended.notified().await;
+            self.data_ended.notified().await;
+        };
+        // Bounded, since a process that the executor left behind might hold the channels open.
+        let _ = tokio::time::timeout(LAST_BREATH, ended).await;
     }
 
     pub(crate) fn close(&self) {
@@ -262,6 +268,7 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         calls: RefCell::default(),
         log_budget: Cell::new(LogBudget::new()),
         control_ended: Notify::new(),
+        data_ended: Notify::new(),
     };
     Ok((
         Rc::new(connection),
@@ -328,6 +335,7 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
         }
     }
     connection.close();
+    connection.data_ended.notify_one();
     tokio::time::sleep(LAST_BREATH).await;
     let alive = doer.state.borrow().workers.contains_key(&worker);
     if alive {

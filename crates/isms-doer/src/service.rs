@@ -317,7 +317,7 @@ impl Doer {
         let mut begun = Vec::new();
         if let Some(connection) = connection {
             connection.close();
-            connection.last_report().await;
+            connection.last_words().await;
             begun = connection.begun();
         }
         self.dispatch(Event::Exited { worker, how, begun });

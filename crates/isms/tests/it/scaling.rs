@@ -1,9 +1,11 @@
 //! Workers come and go with demand, and the pool makes a first call cheap.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
 use serde_json::Value;
 
 use crate::{
-    harness::{Platform, eventually},
+    harness::{Http, Platform, eventually},
     project::Project,
 };
 
@@ -75,4 +77,74 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         "the call took a pooled sandbox"
     );
     eventually("a full pool again", || (empty() == 2).then_some(()));
+}
+
+/// Eight clients that call without pause, each call answered well, while `meanwhile` runs; it is given the number
+/// of calls that they have made.
+fn under_load(platform: &Platform, path: &str, meanwhile: impl FnOnce(&AtomicU32)) {
+    let (calls, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut http = Http::connect(platform.http);
+                while !stop.load(Relaxed) {
+                    let answer = http.send("GET", path, &[], b"");
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    calls.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        // A failed client ends the test by its panic, once the others have stopped.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(&calls)));
+        stop.store(true, Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn await_calls(calls: &AtomicU32, more: u32) {
+    let until = calls.load(Relaxed) + more;
+    eventually("calls under load", || {
+        (calls.load(Relaxed) >= until).then_some(())
+    });
+}
+
+#[test]
+fn a_long_call_does_not_hold_up_the_short_ones_that_were_sent_behind_it() {
+    let Some(platform) = Platform::start() else { return };
+    let read_all = "char piece[4096]; size_t len = 1; \
+        while (len) { isms_result r = isms_body_read(call, piece, sizeof piece, &len); if (r != ISMS_OK) return r; } \
+        return say(call, \"ok\");";
+    platform.deploy(Project::c_with("mixed", "workers = { min = 1, max = 2 }", read_all).path());
+    under_load(&platform, "/mixed/", |calls| {
+        for _ in 0..5 {
+            await_calls(calls, 100);
+            let mut long = Http::connect(platform.http);
+            let head = format!(
+                "POST /mixed/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+                1 << 20
+            );
+            long.write(head.as_bytes()).unwrap();
+            // Its worker waits for the body meanwhile.
+            await_calls(calls, 100);
+            long.write(&vec![b'x'; 1 << 20]).unwrap();
+            assert_eq!(long.receive(false).unwrap().status, 200);
+        }
+    });
+}
+
+#[test]
+fn a_crash_among_many_calls_of_one_doee_is_the_crash_of_one_call() {
+    let Some(platform) = Platform::start() else { return };
+    let execute = "if (query_is(call, \"crash\")) abort(); return say(call, \"ok\");";
+    platform.deploy(Project::c_with("brittle", "workers = { min = 1, max = 2 }", execute).path());
+    under_load(&platform, "/brittle/", |calls| {
+        for _ in 0..5 {
+            await_calls(calls, 100);
+            let answer = platform.get("/brittle/?crash");
+            assert_eq!(answer.status, 502, "{}", answer.text());
+        }
+        await_calls(calls, 100);
+    });
 }
