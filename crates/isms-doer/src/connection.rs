@@ -31,7 +31,7 @@ use crate::{
 
 /// Host calls that a worker may have under way.
 const HOST_CALLS_MAX: u32 = 64;
-/// How long a worker may live without its data channel before it is called hostile instead of dying.
+/// How long a worker may live without one of its channels before it is called hostile instead of dying.
 const LAST_BREATH: Duration = Duration::from_millis(500);
 /// The version of the Doee ABI that this Doer's workers speak.
 const ABI: u32 = 1;
@@ -278,40 +278,61 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
 }
 
 async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
-    let worker = connection.worker;
-    // The end of the channel means the end of the process, which the spawner reports.
-    while let Ok(Some(datagram)) = connection.control.receive().await {
-        let event = match isms_protocol::decode::<Report>(&datagram.bytes) {
-            Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
-            Ok(Report::Empty { abi }) => {
-                let message =
-                    format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
-                Event::StartFailed {
-                    worker,
-                    error: WireError::new(ErrorCode::Internal, message),
-                }
-            }
-            Ok(Report::Initialized) => Event::Initialized { worker },
-            Ok(Report::Failed { stage, message }) => Event::StartFailed {
-                worker,
-                error: start_error(stage, &message),
-            },
-            Ok(Report::Terminated) => continue,
-            Err(error) => Event::Misbehaved {
-                worker,
-                what: format!("its report cannot be read: {error}"),
-            },
-        };
-        if let Event::StartFailed { error, .. } = &event {
-            let line = LogLine {
-                level: LogLevel::Error,
-                text: error.message.clone(),
-            };
-            connection.log(&doer, ProcessId::NONE, line);
+    let end = loop {
+        match connection.control.receive().await {
+            Ok(Some(datagram)) => reported(&doer, &connection, &datagram.bytes),
+            Ok(None) => break "it closed its control channel".to_owned(),
+            Err(error) => break format!("its control channel cannot be read: {error}"),
         }
-        doer.dispatch(event);
-    }
+    };
     connection.control_ended.notify_one();
+    cut_off_unless_it_dies(&doer, connection.worker, end).await;
+}
+
+fn reported(doer: &Rc<Doer>, connection: &WorkerConnection, report: &[u8]) {
+    let worker = connection.worker;
+    let event = match isms_protocol::decode::<Report>(report) {
+        Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
+        Ok(Report::Empty { abi }) => {
+            let message =
+                format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
+            Event::StartFailed {
+                worker,
+                error: WireError::new(ErrorCode::Internal, message),
+            }
+        }
+        Ok(Report::Initialized) => Event::Initialized { worker },
+        Ok(Report::Failed { stage, message }) => Event::StartFailed {
+            worker,
+            error: start_error(stage, &message),
+        },
+        // Nothing changes for one that was asked to end.
+        Ok(Report::Terminated) => Event::Misbehaved {
+            worker,
+            what: "it reported an end that nobody asked for".to_owned(),
+        },
+        Err(error) => Event::Misbehaved {
+            worker,
+            what: format!("its report cannot be read: {error}"),
+        },
+    };
+    if let Event::StartFailed { error, .. } = &event {
+        let line = LogLine {
+            level: LogLevel::Error,
+            text: error.message.clone(),
+        };
+        connection.log(doer, ProcessId::NONE, line);
+    }
+    doer.dispatch(event);
+}
+
+/// A channel ends with its process, of which the spawner tells; a worker that goes on without one is hostile.
+async fn cut_off_unless_it_dies(doer: &Rc<Doer>, worker: WorkerId, what: String) {
+    tokio::time::sleep(LAST_BREATH).await;
+    let alive = doer.state.borrow().workers.contains_key(&worker);
+    if alive {
+        doer.dispatch(Event::Misbehaved { worker, what });
+    }
 }
 
 fn start_error(stage: Stage, message: &str) -> WireError {
@@ -336,14 +357,7 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
     }
     connection.close();
     connection.data_ended.notify_one();
-    tokio::time::sleep(LAST_BREATH).await;
-    let alive = doer.state.borrow().workers.contains_key(&worker);
-    if alive {
-        doer.dispatch(Event::Misbehaved {
-            worker,
-            what: "it closed its data channel".to_owned(),
-        });
-    }
+    cut_off_unless_it_dies(&doer, worker, "it closed its data channel".to_owned()).await;
 }
 
 fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {

@@ -47,7 +47,7 @@ impl WorkerHandler {
         }
     }
 
-    /// Cuts off a worker that has broken the contract.
+    /// Cuts off a worker that has broken the contract, unless it has to go anyway.
     pub(super) fn misbehaved(
         &mut self,
         worker: WorkerId,
@@ -55,14 +55,24 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        let Some(record) = self.workers.get(&worker) else {
+            return;
+        };
+        let (state, version) = (record.state, record.version);
+        if matches!(state, State::Draining { .. }) {
+            return;
+        }
         let message = format!("the worker was cut off: {what}");
-        self.end_call(
-            worker,
-            WireError::new(ErrorCode::Crashed, message.clone()),
-            actions,
-        );
+        let error = WireError::new(ErrorCode::Crashed, message.clone());
+        self.end_call(worker, error.clone(), actions);
         self.kill(worker, &message, now, actions);
-        self.publish_of(worker, actions);
+        match version {
+            // The next worker of this Doee would come no further: its callers must learn why.
+            Some(version) if matches!(state, State::Starting | State::Assigned) => {
+                self.give_up_unless_served(version, error, now, actions);
+            }
+            _ => self.publish_of(worker, actions),
+        }
     }
 
     /// The worker's process is gone: the calls that it had begun fail and the others run elsewhere, its start

@@ -428,6 +428,35 @@ fn a_worker_that_lies_is_cut_off_and_its_call_fails() {
 }
 
 #[test]
+fn a_doee_that_lies_while_it_loads_fails_its_callers_and_is_not_started_again_at_once() {
+    let mut scene = Scene::new(0);
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
+    scene.on(loaded(LIMITS));
+    scene.on(accepted(1));
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    let misbehaved = || Event::Misbehaved {
+        worker: WorkerId(1),
+        what: "it lied".into(),
+    };
+    scene.expect(
+        misbehaved(),
+        &[
+            kill(1, "the worker was cut off: it lied"),
+            fail(1, ErrorCode::Crashed, "the worker was cut off: it lied"),
+            publish(FAILED_CAPACITY),
+        ],
+    );
+    scene.expect(misbehaved(), &[]);
+    scene.expect(exited("was killed", &[]), &[]);
+    scene
+        .after(BACKOFF.0)
+        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+}
+
+#[test]
 fn when_the_kernel_is_lost_begun_calls_end_and_waiting_ones_vanish() {
     let mut scene = Scene::running();
     scene.on(accepted(2));
@@ -462,7 +491,7 @@ mod random {
     use super::*;
 
     fn event() -> impl Strategy<Value = (u8, u64, u64)> {
-        (0..12u8, 1..12u64, 0..700u64)
+        (0..13u8, 1..12u64, 0..700u64)
     }
 
     proptest! {
@@ -496,6 +525,7 @@ mod random {
                     8 => Event::Exited { worker, how: how(), begun: first.into_iter().collect() },
                     9 => Event::Cancelled { task: TaskId(number) },
                     10 => Event::StartFailed { worker, error: cancelled_error() },
+                    11 => Event::Misbehaved { worker, what: how() },
                     _ => Event::Tick,
                 };
                 if let (7, Some(TaskId(task))) = (what, first) {

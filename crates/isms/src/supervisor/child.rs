@@ -183,10 +183,42 @@ async fn watch(
 fn understand(unit: Unit, datagram: &Datagram) -> Option<What> {
     use isms_sandbox::spawner::FromSpawner;
     match unit {
-        Unit::Role(_) => isms_protocol::decode(&datagram.bytes).ok().map(What::Said),
+        Unit::Role(Service::Kernel) => isms_protocol::decode(&datagram.bytes).ok().map(What::Said),
+        // Only the Kernel knows who is registered; another role that says so wants others to be killed.
+        Unit::Role(_) => None,
         Unit::Spawner => match FromSpawner::decode(&datagram.bytes).ok()? {
             FromSpawner::Ready => Some(What::SpawnerReady),
             FromSpawner::Heartbeat => Some(What::SpawnerLives),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(unit: Unit, said: &FromRole) -> Option<What> {
+        let datagram = Datagram {
+            bytes: isms_protocol::encode(said),
+            descriptors: Vec::new(),
+        };
+        understand(unit, &datagram)
+    }
+
+    #[test]
+    fn only_the_kernel_is_believed_who_is_registered_and_who_is_lost() {
+        let (service, incarnation) = (Service::Gate, Incarnation(1));
+        for said in [
+            FromRole::Heartbeat,
+            FromRole::Registered { service, incarnation },
+            FromRole::Lost { service, incarnation },
+        ] {
+            let kernel = heard(Unit::Role(Service::Kernel), &said);
+            assert!(matches!(kernel, Some(What::Said(known)) if known == said));
+            for service in Service::REGISTERED {
+                assert!(heard(Unit::Role(service), &said).is_none(), "{service}");
+            }
+            assert!(heard(Unit::Spawner, &said).is_none());
+        }
     }
 }

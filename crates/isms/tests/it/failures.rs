@@ -153,20 +153,7 @@ fn a_worker_is_killed_under_load_and_only_its_call_fails() {
     let Some(platform) = Platform::start() else { return };
     platform.deploy(Project::c("load", "return say(call, \"ok\");").path());
     assert_eq!(platform.get("/load/").status, 200);
-    let workers: serde_json::Value =
-        serde_json::from_slice(&platform.isms(&["ps", "--json"]).stdout).expect("isms ps prints JSON");
-    let worker = workers["workers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|worker| worker["project_name"] == "load");
-    let pid = worker.expect("a worker serves the project")["pid"]
-        .as_u64()
-        .unwrap() as u32;
-    let victim = descendants(platform.pid())
-        .into_iter()
-        .find(|process| process.pid == pid)
-        .unwrap();
+    let victim = platform.worker_of("load");
     victim.kill();
     eventually("the victim's end", || (!victim.is_alive()).then_some(()));
     eventually("service again", || {

@@ -12,9 +12,11 @@ use serde_json::Value;
 
 mod http;
 mod processes;
+mod roles;
 
 pub(crate) use http::{Http, Response, exchange};
 pub(crate) use processes::{Process, descendants};
+pub(crate) use roles::{Roles, register};
 
 /// Time for anything that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -126,6 +128,19 @@ impl Platform {
         descendants(self.pid())
             .into_iter()
             .find(|process| process.is_role(role))
+    }
+
+    /// A worker of a project that waits for calls; those of older versions are draining.
+    pub(crate) fn worker_of(&self, project: &str) -> Process {
+        eventually("an idle worker", || {
+            let ps = self.isms(&["ps", "--json"]).stdout;
+            let ps: Value = serde_json::from_slice(&ps).expect("isms ps prints JSON");
+            let mut workers = ps["workers"].as_array().unwrap().iter();
+            let worker =
+                workers.find(|worker| worker["project_name"] == project && worker["state"] == "idle")?;
+            let mut processes = descendants(self.pid()).into_iter();
+            processes.find(|process| worker["pid"] == process.pid)
+        })
     }
 
     /// Runs `isms` against this platform.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod bad_doees;
+mod boundaries;
 mod data;
 mod deploy;
 mod example;

@@ -45,6 +45,13 @@ impl Process {
         Process::read(self.pid).is_some_and(|(process, _)| process.started == self.started)
     }
 
+    /// The most memory that it has had so far.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub(crate) fn kill(&self) {
         super::signal(self.pid, rustix::process::Signal::KILL);
     }
