@@ -44,6 +44,8 @@ pub(crate) enum DatabaseError {
     Sqlite { statement: usize, message: String },
     #[error("the commit failed: {message}; nothing was changed")]
     Commit { message: String },
+    #[error("statement {statement} met a failing disk: {message}; nothing was changed")]
+    Disk { statement: usize, message: String },
     #[error("the database was closed by a failure; try again")]
     Closed,
     #[error("the database has as many transactions waiting as it takes; try again later")]
@@ -83,6 +85,10 @@ impl DatabaseError {
             Some(SQLITE_INTERRUPT) => DatabaseError::Deadline { statement },
             Some(SQLITE_FULL) => DatabaseError::Full,
             Some(SQLITE_NOMEM) => DatabaseError::Memory { statement },
+            Some(SQLITE_IOERR | SQLITE_CORRUPT | SQLITE_CANTOPEN | SQLITE_NOTADB) => DatabaseError::Disk {
+                statement,
+                message: database.message().to_owned(),
+            },
             _ => DatabaseError::Sqlite {
                 statement,
                 message: database.message().to_owned(),
@@ -100,7 +106,9 @@ impl DatabaseError {
                 ErrorCode::LimitReached
             }
             DatabaseError::Expired => ErrorCode::Expired,
-            DatabaseError::NotText { .. } | DatabaseError::Sqlite { .. } => ErrorCode::Database,
+            DatabaseError::NotText { .. } | DatabaseError::Sqlite { .. } | DatabaseError::Disk { .. } => {
+                ErrorCode::Database
+            }
             DatabaseError::Commit { .. } => ErrorCode::Database,
             DatabaseError::Closed => ErrorCode::Unavailable,
             DatabaseError::QueueFull | DatabaseError::TooManyOpen { .. } => ErrorCode::Busy,
@@ -124,6 +132,14 @@ impl From<DatabaseError> for WireError {
 pub(crate) const SQLITE_NOMEM: i32 = 7;
 /// `SQLITE_INTERRUPT`, stopped by the progress handler.
 pub(crate) const SQLITE_INTERRUPT: i32 = 9;
+/// `SQLITE_IOERR`, the system could not read, write or sync.
+const SQLITE_IOERR: i32 = 10;
+/// `SQLITE_CORRUPT`, the file makes no sense.
+const SQLITE_CORRUPT: i32 = 11;
+/// `SQLITE_CANTOPEN`, a file could not be opened.
+const SQLITE_CANTOPEN: i32 = 14;
+/// `SQLITE_NOTADB`, the file is no database.
+const SQLITE_NOTADB: i32 = 26;
 /// `SQLITE_FULL`, over `max_page_count` or no space left.
 pub(crate) const SQLITE_FULL: i32 = 13;
 /// `SQLITE_CONSTRAINT`, a constraint does not hold.

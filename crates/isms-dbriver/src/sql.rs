@@ -35,7 +35,10 @@ pub(crate) enum Access {
     /// It only reads; it runs on a connection that cannot write.
     Read,
     /// It may write.
-    Write,
+    Write {
+        /// It returns rows of what it has written.
+        returning: bool,
+    },
 }
 
 /// What is known of a statement of a transaction.
@@ -91,7 +94,7 @@ pub(crate) fn classify(sql: &str) -> Result<Shape, Refusal> {
     let keyword = first_keyword(statement)?;
     let access = match keyword.as_str() {
         "SELECT" | "VALUES" => Access::Read,
-        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" => Access::Write,
+        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" => write_access(statement),
         "WITH" => access_of_with(statement),
         _ => return Err(Refusal::Keyword { keyword }),
     };
@@ -182,12 +185,19 @@ fn access_of_with(statement: &[Token<'_>]) -> Access {
                 .iter()
                 .any(|verb| token.is_keyword(verb)) =>
             {
-                return Access::Write;
+                return write_access(statement);
             }
             _ => {}
         }
     }
-    Access::Write
+    write_access(statement)
+}
+
+/// Anything called `returning` reads as the clause, which costs a group commit of its own and no more.
+fn write_access(statement: &[Token<'_>]) -> Access {
+    Access::Write {
+        returning: statement.iter().any(|token| token.is_keyword("RETURNING")),
+    }
 }
 
 fn check_names(statement: &[Token<'_>]) -> Result<(), Refusal> {

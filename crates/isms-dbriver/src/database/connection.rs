@@ -180,7 +180,7 @@ impl Connection {
         let result = result?;
         let met = match access {
             Access::Read => result.rows.len() as u64,
-            Access::Write => result.rows_changed,
+            Access::Write { .. } => result.rows_changed,
         };
         match demanded {
             Some(demanded) if demanded != met => Err(DatabaseError::Condition {
@@ -204,7 +204,8 @@ impl Connection {
             parameters: Vec::new(),
             rows_demanded: None,
         };
-        self.run(number, statement, Access::Write, stop, &mut Allowance::default())
+        let access = Access::Write { returning: false };
+        self.run(number, statement, access, stop, &mut Allowance::default())
             .await
             .map(drop)
     }
@@ -237,7 +238,7 @@ async fn collect(
                         reason: Refusal::Several,
                     });
                 }
-                if access == Access::Write {
+                if access != Access::Read {
                     result.rows_changed = done.rows_affected();
                 }
             }

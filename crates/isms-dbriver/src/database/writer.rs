@@ -1,7 +1,8 @@
 //! The only writer of a database, with group commit.
 //!
 //! Transactions that arrive while a commit is being written wait, and then run inside one SQLite
-//! transaction, each but the first within its own savepoint; all are answered after the shared COMMIT.
+//! transaction, each but the first within its own savepoint; all are answered after the shared COMMIT. A
+//! single statement that is alone commits by itself, which spares two of three turns of SQLite's thread.
 //! Invariants: an answer `Ok` is sent only after COMMIT returned with `synchronous=FULL`; a failing
 //! transaction takes nobody along: where SQLite rolls back everything by itself, the others run again,
 //! which is right because nobody was told of them. A commit that fails for any reason but a constraint
@@ -139,6 +140,13 @@ impl Writer {
     }
 
     async fn commit_group(&mut self) -> Result<(), Broken> {
+        if self.backlog.len() == 1
+            && self.prepare.is_none()
+            && self.orders.is_empty()
+            && let Some(job) = self.backlog.pop_front_if(|job| commits_by_itself(job))
+        {
+            return self.run_alone(job).await;
+        }
         let started = Instant::now();
         let mut group: Vec<Ran> = Vec::new();
         let mut bytes = 0;
@@ -170,6 +178,31 @@ impl Writer {
             Ok(())
         } else {
             self.commit(group).await
+        }
+    }
+
+    /// Runs a transaction of one statement; SQLite commits it when the statement has ended well, and undoes it else.
+    async fn run_alone(&mut self, job: Job) -> Result<(), Broken> {
+        if job.stop.is_due() {
+            job.answer.send(Err(DatabaseError::Expired)).ok();
+            return Ok(());
+        }
+        match run_statements(&mut self.connection, &job.statements, &job.stop).await {
+            Ok((results, _)) => {
+                self.counters.commits.fetch_add(1, Ordering::Relaxed);
+                self.counters.transactions.fetch_add(1, Ordering::Relaxed);
+                job.answer.send(Ok(results)).ok();
+                Ok(())
+            }
+            // The statement's fault, or that of the disk under its commit.
+            Err(error) => {
+                let broken = matches!(error, DatabaseError::Closed | DatabaseError::Disk { .. });
+                if broken {
+                    tracing::warn!(%error, "a commit failed, database was closed");
+                }
+                job.answer.send(Err(error)).ok();
+                if broken { Err(Broken) } else { Ok(()) }
+            }
         }
     }
 
@@ -278,6 +311,21 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// True for a single statement that needs no rollback but SQLite's own: nothing is demanded of it afterwards, and no
+/// rows of it can be too many once it has written.
+fn commits_by_itself(job: &Job) -> bool {
+    matches!(
+        job.statements.as_slice(),
+        [(
+            Statement {
+                rows_demanded: None,
+                ..
+            },
+            Access::Write { returning: false }
+        )]
+    )
 }
 
 /// Why a transaction is not part of the group.

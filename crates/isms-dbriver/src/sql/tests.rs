@@ -2,6 +2,9 @@
 
 use super::*;
 
+const WRITE: Access = Access::Write { returning: false };
+const RETURNING: Access = Access::Write { returning: true };
+
 fn refusal(sql: &str) -> String {
     classify(sql).expect_err(sql).to_string()
 }
@@ -21,15 +24,17 @@ fn reading_statements_go_to_a_reader_and_writing_ones_to_the_writer() {
             "SELECT 'DELETE; ATTACH', \"a;b\", [c;d], `e;f`, x'00'",
             Access::Read,
         ),
-        ("INSERT INTO t VALUES (1) RETURNING a", Access::Write),
-        ("REPLACE INTO t VALUES (1)", Access::Write),
-        ("UPDATE t SET a = 1", Access::Write),
-        ("DELETE FROM t", Access::Write),
-        ("WITH a AS (SELECT 1) DELETE FROM t", Access::Write),
+        ("INSERT INTO t VALUES (1) RETURNING a", RETURNING),
         (
-            "WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a",
-            Access::Write,
+            "with a as (select 1) delete from t where b = (select 1) returning *",
+            RETURNING,
         ),
+        ("INSERT INTO t VALUES ('returning')", WRITE),
+        ("REPLACE INTO t VALUES (1)", WRITE),
+        ("UPDATE t SET a = 1", WRITE),
+        ("DELETE FROM t", WRITE),
+        ("WITH a AS (SELECT 1) DELETE FROM t", WRITE),
+        ("WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a", WRITE),
     ] {
         assert_eq!(classify(sql).map(|shape| shape.access), Ok(access), "{sql}");
     }

@@ -45,6 +45,8 @@ async fn nothing_that_was_answered_is_lost_when_the_process_is_killed() {
     let harness = Harness::open(directory.path());
     let lost = format!("SELECT {acknowledged} - count(*) FROM t WHERE id <= {acknowledged}");
     assert_eq!(harness.value(&lost).await, Value::Integer(0));
+    let lost = format!("SELECT {acknowledged} - count(*) FROM single WHERE id <= {acknowledged}");
+    assert_eq!(harness.value(&lost).await, Value::Integer(0));
     let torn = "SELECT count(*) FROM t WHERE (SELECT count(*) FROM pair WHERE pair.id = t.id) <> 1";
     assert_eq!(harness.value(torn).await, Value::Integer(0));
 }
@@ -60,7 +62,10 @@ async fn writer_that_is_killed() {
         .prepare(
             "db",
             16,
-            &[("1.sql", "CREATE TABLE t (id PRIMARY KEY); CREATE TABLE pair (id)")],
+            &[(
+                "1.sql",
+                "CREATE TABLE t (id PRIMARY KEY); CREATE TABLE pair (id); CREATE TABLE single (id)",
+            )],
         )
         .await
         .unwrap();
@@ -69,6 +74,9 @@ async fn writer_that_is_killed() {
         let inserts = ["INSERT INTO t VALUES (?)", "INSERT INTO pair VALUES (?)"];
         let inserts = inserts.map(|sql| sql_of(sql, [Value::Integer(id)]));
         harness.run(inserts.into()).await.unwrap();
+        // A statement that is alone commits by itself.
+        let single = sql_of("INSERT INTO single VALUES (?)", [Value::Integer(id)]);
+        harness.run(vec![single]).await.unwrap();
         println!("stored {id}");
     }
 }
