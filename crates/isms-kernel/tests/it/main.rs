@@ -7,5 +7,6 @@
 
 mod attacks;
 mod calls;
+mod endings;
 mod harness;
 mod registration;
