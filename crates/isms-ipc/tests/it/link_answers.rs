@@ -163,3 +163,21 @@ async fn an_encoded_reply_fails_its_stream_when_the_kernel_goes_before_or_in_the
     let sent = soon(stream.send("anything".into())).await;
     assert_eq!(sent.unwrap_err().code, ErrorCode::Unavailable);
 }
+
+#[tokio::test]
+async fn a_streaming_reply_that_fits_no_message_fails_its_stream_and_leaves_nothing_behind() {
+    let mut serving = serving().await;
+    let responder = serving.asked(1).await;
+    let mut stream = responder.reply_stream_encoded(vec![0; MESSAGE_LEN_MAX].into());
+    let answer = serving.peer.next().await;
+    assert_eq!(
+        answer.decode_body::<WireError>().unwrap().code,
+        ErrorCode::Internal
+    );
+    let sent = soon(stream.send("anything".into())).await;
+    assert_eq!(sent.unwrap_err().code, ErrorCode::Internal);
+    drop(stream);
+    // The call is over: nothing more is said of it, and its id may be used again.
+    serving.asked(1).await.reply_empty();
+    assert_eq!(serving.peer.next().await.header.kind, Kind::Reply);
+}
