@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{
     answer::Answer,
+    budget::Budget,
     flag::Flag,
     flow::{Inflow, Outflow},
     stream::{StreamSender, credit_message},
@@ -43,6 +44,7 @@ pub(super) struct Session {
     service: Service,
     sender: Sender,
     requests_max: usize,
+    budget: Arc<Budget>,
     tables: Mutex<Tables>,
 }
 
@@ -101,6 +103,7 @@ impl Session {
             service,
             sender,
             requests_max: usize::MAX,
+            budget: Arc::default(),
             tables: Mutex::new(tables),
         }
     }

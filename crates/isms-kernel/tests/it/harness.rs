@@ -7,6 +7,7 @@ use isms_kernel::{Config, SupervisorChannel, run};
 use isms_protocol::{
     ErrorCode, Header, Incarnation, Kind, Message, Secret, Service, WireError,
     kernel::{Register, Registered},
+    limits,
     supervisor::{FromRole, ToRole},
 };
 use sha2::{Digest, Sha256};
@@ -135,6 +136,13 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn send(&self, message: Message) {
         self.sender.send(&message).unwrap();
+    }
+
+    /// Waits until the connection has taken most of what was sent.
+    pub(crate) async fn keep_up(&self) {
+        while self.sender.unsent_len() > limits::CONNECTION_UNSENT_MAX / 16 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The next message that is not a heartbeat; `None` when the connection has ended.

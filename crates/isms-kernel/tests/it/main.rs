@@ -10,3 +10,4 @@ mod calls;
 mod endings;
 mod harness;
 mod registration;
+mod streams;
