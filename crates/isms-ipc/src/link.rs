@@ -8,6 +8,7 @@
 
 mod answer;
 mod attach;
+mod budget;
 mod driver;
 mod flag;
 mod flow;

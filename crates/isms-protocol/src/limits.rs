@@ -11,7 +11,7 @@ pub const MESSAGE_FRAMES_MAX: usize = 3;
 pub const INLINE_LEN_MAX: usize = 48 * 1024;
 /// Payload of one stream chunk.
 pub const CHUNK_LEN_MAX: usize = 32 * 1024;
-/// Credit that a stream's receiver keeps open: bytes in flight of one stream.
+/// The most credit that a stream's receiver keeps open: bytes in flight of one stream.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes of one stream.
 pub const STREAM_LEN_MAX: u64 = 16 * 1024 * 1024 * 1024;

@@ -1,22 +1,21 @@
 //! The two ends of a stream, as plain state: credit out, credit in.
 //!
-//! Invariants: what is sent never exceeds what was granted; at a receiver, bytes granted, waiting
-//! and consumed but not granted again are one window, so a stream holds one window of memory.
+//! Invariants: what is sent never exceeds what was granted; at a receiver, bytes granted and bytes
+//! waiting are at most one window, so a stream holds one window of memory.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
 use isms_protocol::{
     ErrorCode, WireError,
-    limits::{CHUNK_LEN_MAX, STREAM_LEN_MAX, STREAM_WINDOW},
+    limits::{CHUNK_LEN_MAX, STREAM_LEN_MAX},
 };
 
-/// Consumed bytes that are worth a credit message.
-const GRANT_LEN_MIN: u32 = STREAM_WINDOW / 4;
+use super::budget::Budget;
 
 /// A chunk that breaks the rules of its stream; the connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +102,7 @@ impl Outflow {
 #[derive(Debug, Default)]
 pub(super) struct Inflow {
     state: Mutex<InflowState>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -111,8 +111,8 @@ struct InflowState {
     started: bool,
     /// Granted and not used.
     credit: u32,
-    /// Consumed and not granted again.
-    consumed: u32,
+    /// Received and not taken.
+    waiting: u32,
     received: u64,
     discarding: bool,
     end: Option<Result<(), WireError>>,
@@ -126,6 +126,14 @@ pub(super) struct Taken {
 }
 
 impl Inflow {
+    /// A stream whose credit comes out of its connection's budget.
+    pub(super) fn new(budget: Arc<Budget>) -> Inflow {
+        Inflow {
+            state: Mutex::default(),
+            budget,
+        }
+    }
+
     /// Takes in a received chunk; the bytes to grant at once, which a reader that has gone does not.
     pub(super) fn accept(&self, chunk: Bytes) -> Result<u32, FlowViolation> {
         let mut state = lock(&self.state);
@@ -144,10 +152,11 @@ impl Inflow {
             return Err(FlowViolation::StreamTooLong);
         }
         state.credit -= len;
+        self.budget.release(len);
         if state.discarding {
-            state.consumed += len;
-            return Ok(state.take_grant());
+            return Ok(state.take_grant(&self.budget));
         }
+        state.waiting += len;
         state.put(chunk);
         wake(state.waker.take(), state);
         Ok(0)
@@ -157,6 +166,7 @@ impl Inflow {
     pub(super) fn end(&self, end: Result<(), WireError>) {
         let mut state = lock(&self.state);
         state.end.get_or_insert(end);
+        self.budget.release(std::mem::take(&mut state.credit));
         wake(state.waker.take(), state);
     }
 
@@ -164,8 +174,8 @@ impl Inflow {
     pub(super) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Taken> {
         let mut state = lock(&self.state);
         if let Some(chunk) = state.chunks.pop_front() {
-            state.consumed += chunk.len() as u32;
-            let grant = state.take_grant();
+            state.waiting -= chunk.len() as u32;
+            let grant = state.take_grant(&self.budget);
             return Poll::Ready(Taken {
                 chunk: Some(Ok(chunk.freeze())),
                 grant,
@@ -179,15 +189,14 @@ impl Inflow {
         Poll::Pending
     }
 
-    /// The first grant: the whole window, once.
+    /// The first grant, once.
     pub(super) fn start(&self) -> u32 {
         let mut state = lock(&self.state);
         if state.started || state.end.is_some() {
             return 0;
         }
         state.started = true;
-        state.credit = STREAM_WINDOW;
-        STREAM_WINDOW
+        state.take_grant(&self.budget)
     }
 
     /// Throws away what has come and what will; the bytes to grant at once.
@@ -195,10 +204,9 @@ impl Inflow {
         let first = self.start();
         let mut state = lock(&self.state);
         state.discarding = true;
-        let waiting: usize = state.chunks.iter().map(BytesMut::len).sum();
         state.chunks.clear();
-        state.consumed += waiting as u32;
-        first + state.take_grant()
+        state.waiting = 0;
+        first + state.take_grant(&self.budget)
     }
 
     pub(super) fn is_discarding(&self) -> bool {
@@ -207,6 +215,13 @@ impl Inflow {
 
     pub(super) fn has_ended(&self) -> bool {
         lock(&self.state).end.is_some()
+    }
+}
+
+impl Drop for Inflow {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.budget.release(state.credit);
     }
 }
 
@@ -220,12 +235,13 @@ impl InflowState {
         }
     }
 
-    fn take_grant(&mut self) -> u32 {
-        if self.consumed < GRANT_LEN_MIN || self.end.is_some() {
+    fn take_grant(&mut self, budget: &Budget) -> u32 {
+        if self.end.is_some() {
             return 0;
         }
-        self.credit += self.consumed;
-        std::mem::take(&mut self.consumed)
+        let granted = budget.grant(self.credit + self.waiting);
+        self.credit += granted;
+        granted
     }
 }
 

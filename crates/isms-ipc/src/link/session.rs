@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{
     answer::Answer,
+    budget::Budget,
     flag::Flag,
     flow::{Inflow, Outflow},
     stream::{StreamSender, credit_message},
@@ -43,6 +44,7 @@ pub(super) struct Session {
     service: Service,
     sender: Sender,
     requests_max: usize,
+    budget: Arc<Budget>,
     tables: Mutex<Tables>,
 }
 
@@ -101,6 +103,7 @@ impl Session {
             service,
             sender,
             requests_max: usize::MAX,
+            budget: Arc::default(),
             tables: Mutex::new(tables),
         }
     }
@@ -225,24 +228,34 @@ impl Session {
         record.outflow.clone_from(&outflow);
         tables.forget_served(call);
         drop(tables);
-        self.send_answer(&answer);
+        let sent = self.send_answer(&answer);
+        let flow = outflow?;
         let header = Header {
             flags: Flags::TO_CALLER,
             ..answer.header
         };
-        outflow.map(|flow| StreamSender::new(flow, Arc::clone(self), Role::Callee, header))
+        Some(match sent {
+            Ok(()) => StreamSender::new(flow, Arc::clone(self), Role::Callee, header),
+            Err(error) => {
+                self.outflow_ended(Role::Callee, call);
+                StreamSender::failed(error, header)
+            }
+        })
     }
 
-    fn send_answer(&self, answer: &Message) {
-        if let Err(error @ SendError::TooLarge { .. }) = self.sender.send(answer) {
-            let error = WireError::new(ErrorCode::Internal, format!("the answer cannot be sent: {error}"));
-            let header = Header {
-                kind: Kind::Error,
-                flags: Flags::NONE,
-                ..answer.header
-            };
-            let _ = self.sender.send(&Message::with_body(header, &error));
-        }
+    /// Fails when an error had to take the answer's place.
+    fn send_answer(&self, answer: &Message) -> Result<(), WireError> {
+        let Err(error @ SendError::TooLarge { .. }) = self.sender.send(answer) else {
+            return Ok(());
+        };
+        let error = WireError::new(ErrorCode::Internal, format!("the answer cannot be sent: {error}"));
+        let header = Header {
+            kind: Kind::Error,
+            flags: Flags::NONE,
+            ..answer.header
+        };
+        let _ = self.sender.send(&Message::with_body(header, &error));
+        Err(error)
     }
 
     /// Notes that this side's stream of a call has ended.

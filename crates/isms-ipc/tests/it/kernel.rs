@@ -25,11 +25,10 @@ pub(crate) struct FakeKernel {
     pub(crate) directory: TempDir,
 }
 
-/// The Kernel's end of one connection.
+/// The test's end of one connection.
 pub(crate) struct Peer {
     pub(crate) sender: Sender,
     pub(crate) receiver: Receiver,
-    pub(crate) register: Register,
 }
 
 impl FakeKernel {
@@ -66,23 +65,26 @@ impl FakeKernel {
     }
 
     /// Accepts a connection up to its register message.
-    pub(crate) async fn accept(&self) -> Peer {
+    pub(crate) async fn accept(&self) -> (Peer, Register) {
         let (stream, _) = soon(self.listener.accept()).await.unwrap();
-        let (sender, mut receiver) = Connection::establish(stream, Side::Bind).await.unwrap();
-        let message = soon(receiver.next()).await.unwrap().unwrap();
+        let (sender, receiver) = Connection::establish(stream, Side::Bind).await.unwrap();
+        let mut peer = Peer { sender, receiver };
+        let message = peer.next().await;
         assert_eq!(message.header.kind, Kind::Register);
-        Peer {
-            sender,
-            receiver,
-            register: message.decode_body().unwrap(),
-        }
+        (peer, message.decode_body().unwrap())
+    }
+
+    /// Accepts a connection and registers it.
+    pub(crate) async fn register(&self, request_credit: u32) -> Peer {
+        let (peer, register) = self.accept().await;
+        peer.confirm(&register, request_credit);
+        peer
     }
 
     /// A registered link, its inbox, and the Kernel's end.
     pub(crate) async fn link(&self, service: Service, request_credit: u32) -> (Link, Inbox, Peer) {
         let (link, mut inbox) = Link::open(self.options(service));
-        let peer = self.accept().await;
-        peer.confirm(request_credit);
+        let peer = self.register(request_credit).await;
         let registered = soon(inbox.next()).await.unwrap();
         assert!(
             matches!(registered, Inbound::Registered(Incarnation(7))),
@@ -93,10 +95,10 @@ impl FakeKernel {
 }
 
 impl Peer {
-    pub(crate) fn confirm(&self, request_credit: u32) {
-        let header = Header::new(Kind::Register, Service::Kernel, self.register.service);
+    pub(crate) fn confirm(&self, register: &Register, request_credit: u32) {
+        let header = Header::new(Kind::Register, Service::Kernel, register.service);
         let body = Registered {
-            generation: self.register.incarnation,
+            generation: register.incarnation,
             request_credit,
         };
         self.sender.send(&Message::with_body(header, &body)).unwrap();

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use isms_ipc::Inbound;
-use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError, limits::MESSAGE_LEN_MAX};
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, Service, WireError, kernel::StreamCredit,
+    limits::MESSAGE_LEN_MAX,
+};
 
 use crate::kernel::{FakeKernel, next_request, request, soon};
 
@@ -12,6 +15,14 @@ fn dispatch(call: u64) -> Message {
     let mut header = Header::new(Kind::Request, Service::Kernel, Service::Dbriver);
     header.call = call;
     Message::bare(header)
+}
+
+fn event() -> Message {
+    Message::bare(Header::new(Kind::Event, Service::Worker, Service::Gate))
+}
+
+fn demand() -> Message {
+    Message::bare(Header::new(Kind::Demand, Service::Kernel, Service::Doer))
 }
 
 #[tokio::test]
@@ -77,6 +88,154 @@ async fn a_dropped_call_is_cancelled_and_counts_until_it_is_answered() {
     };
     let (answer, ()) = tokio::join!(soon(calling), kernel_side);
     assert_eq!(answer.unwrap().message.header.kind, Kind::Reply);
+}
+
+#[tokio::test]
+async fn a_started_call_is_sent_before_anybody_waits_for_its_answer() {
+    let kernel = FakeKernel::start();
+    let (link, _inbox, mut peer) = kernel.link(Service::Gate, 10).await;
+    let pending = link.start(request(Service::Resadmin));
+    let asked = peer.next().await.header;
+    assert_eq!(
+        (asked.kind, asked.sender, asked.operation),
+        (Kind::Request, Service::Gate, 2)
+    );
+    peer.send(&Message::bare(asked.answer(Kind::Reply)).with_raw(&b"raw"[..]));
+    assert_eq!(soon(pending).await.unwrap().message.raw, "raw");
+}
+
+#[tokio::test]
+async fn a_call_that_cannot_be_started_tells_its_future_and_leaves_no_call_behind() {
+    let kernel = FakeKernel::start();
+    let (link, mut inbox, mut peer) = kernel.link(Service::Gate, 1).await;
+    let large = link.start(request(Service::Resadmin).with_raw(vec![0; MESSAGE_LEN_MAX]));
+    // The one place is still free.
+    let pending = link.start(request(Service::Resadmin));
+    let busy = link.start(request(Service::Resadmin));
+    for failed in [&large, &busy] {
+        failed.cancel();
+    }
+    assert_eq!(soon(large).await.unwrap_err().code, ErrorCode::TooLarge);
+    assert_eq!(soon(busy).await.unwrap_err().code, ErrorCode::Busy);
+    let asked = peer.next().await.header;
+    assert_eq!(asked.kind, Kind::Request);
+    peer.send(&Message::bare(asked.answer(Kind::Reply)));
+    soon(pending).await.unwrap();
+
+    link.send(event()).unwrap();
+    assert_eq!(
+        peer.next().await.header.kind,
+        Kind::Event,
+        "of the others nothing was said"
+    );
+    drop(peer);
+    assert!(matches!(soon(inbox.next()).await, Some(Inbound::Lost)));
+    let unavailable = link.start(request(Service::Resadmin));
+    unavailable.cancel();
+    assert_eq!(soon(unavailable).await.unwrap_err().code, ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_answer_asks_the_callee_and_still_waits_for_what_it_says() {
+    let kernel = FakeKernel::start();
+    let (link, _inbox, mut peer) = kernel.link(Service::Gate, 10).await;
+    for (answer, code) in [(Kind::Error, Some(ErrorCode::Cancelled)), (Kind::Reply, None)] {
+        let pending = link.start(request(Service::Resadmin));
+        pending.cancel();
+        let asked = peer.next().await.header;
+        let cancel = peer.next().await.header;
+        assert_eq!((cancel.kind, cancel.call), (Kind::Cancel, asked.call));
+        assert_eq!(cancel.target, Service::Resadmin);
+        let stopped = WireError::new(ErrorCode::Cancelled, "stopped");
+        peer.send(&match answer {
+            Kind::Error => Message::error_answer(&asked, &stopped),
+            _ => Message::bare(asked.answer(answer)),
+        });
+        assert_eq!(soon(pending).await.err().map(|error| error.code), code);
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_or_drop_after_the_answer_says_nothing_whether_it_was_taken_or_not() {
+    let kernel = FakeKernel::start();
+    let (link, mut inbox, mut peer) = kernel.link(Service::Gate, 10).await;
+    let (mut taken, untaken) = (
+        link.start(request(Service::Resadmin)),
+        link.start(request(Service::Resadmin)),
+    );
+    for _ in 0..2 {
+        let asked = peer.next().await.header;
+        peer.send(&Message::bare(asked.answer(Kind::Reply)));
+    }
+    peer.send(&demand());
+    soon(&mut taken).await.unwrap();
+    // What came after the answers has been seen, so they have been, too.
+    assert!(matches!(soon(inbox.next()).await, Some(Inbound::Other(_))));
+    for pending in [taken, untaken] {
+        pending.cancel();
+        drop(pending);
+    }
+    link.send(event()).unwrap();
+    assert_eq!(peer.next().await.header.kind, Kind::Event);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_cancels_the_stream_that_follows_it() {
+    let kernel = FakeKernel::start();
+    let (link, mut inbox, mut peer) = kernel.link(Service::Gate, 10).await;
+    let untaken = link.start(request(Service::Resadmin));
+    let asked = peer.next().await.header;
+    let mut reply = Message::bare(asked.answer(Kind::Reply));
+    reply.header.flags = Flags::STREAM;
+    peer.send(&reply);
+    peer.send(&demand());
+    assert!(matches!(soon(inbox.next()).await, Some(Inbound::Other(_))));
+    drop(untaken);
+    let cancel = peer.next().await.header;
+    assert_eq!((cancel.kind, cancel.call), (Kind::Cancel, asked.call));
+}
+
+#[tokio::test]
+async fn a_cancel_after_the_kernel_has_gone_changes_nothing() {
+    let kernel = FakeKernel::start();
+    let (link, mut inbox, peer) = kernel.link(Service::Gate, 10).await;
+    let pending = link.start(request(Service::Resadmin));
+    drop(peer);
+    assert!(matches!(soon(inbox.next()).await, Some(Inbound::Lost)));
+    pending.cancel();
+    assert_eq!(soon(pending).await.unwrap_err().code, ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn messages_about_calls_that_nobody_made_are_ignored() {
+    let kernel = FakeKernel::start();
+    let (link, _inbox, mut peer) = kernel.link(Service::Dbriver, 10).await;
+    let about = |kind, flags| Header {
+        kind,
+        flags,
+        ..dispatch(99).header
+    };
+    let error = WireError::new(ErrorCode::NotFound, "no such thing");
+    let streaming = Message::bare(about(Kind::Reply, Flags::STREAM));
+    peer.send(&Message::error_answer(&dispatch(99).header, &error));
+    peer.send(&Message::bare(about(Kind::Reply, Flags::NONE)));
+    peer.send(&streaming);
+    peer.send(&Message::bare(about(Kind::Cancel, Flags::NONE)));
+    for flags in [Flags::NONE, Flags::TO_CALLER] {
+        peer.send(&Message::with_body(
+            about(Kind::Credit, flags),
+            &StreamCredit { bytes: 10 },
+        ));
+        peer.send(&Message::bare(about(Kind::StreamChunk, flags)).with_raw(&b"raw"[..]));
+        peer.send(&Message::bare(about(Kind::StreamEnd, flags)));
+    }
+    let kernel_side = async {
+        let asked = peer.next().await.header;
+        assert_eq!(asked.kind, Kind::Request);
+        peer.send(&Message::bare(asked.answer(Kind::Reply)));
+    };
+    let (answer, ()) = soon(async { tokio::join!(link.call(request(Service::Resadmin)), kernel_side) }).await;
+    answer.unwrap();
 }
 
 #[tokio::test]
@@ -157,18 +316,13 @@ async fn a_cancel_reaches_the_one_who_works_on_the_call() {
 async fn events_pass_in_both_directions() {
     let kernel = FakeKernel::start();
     let (link, mut inbox, mut peer) = kernel.link(Service::Doer, 10).await;
-    let event = Message::bare(Header::new(Kind::Event, Service::Worker, Service::Gate)).with_raw(&b"log"[..]);
-    link.send(event).unwrap();
+    link.send(event().with_raw(&b"log"[..])).unwrap();
     let received = peer.next().await;
     assert_eq!(
         (received.header.sender, &received.raw[..]),
         (Service::Doer, &b"log"[..])
     );
-    peer.send(&Message::bare(Header::new(
-        Kind::Demand,
-        Service::Kernel,
-        Service::Doer,
-    )));
+    peer.send(&demand());
     let other = soon(inbox.next()).await.unwrap();
     assert!(
         matches!(&other, Inbound::Other(message) if message.header.kind == Kind::Demand),
@@ -182,8 +336,7 @@ async fn events_and_requests_are_refused_while_the_kernel_does_not_keep_up_and_a
     let (link, mut inbox, mut peer) = kernel.link(Service::Doer, 10).await;
     peer.send(&dispatch(9));
     let asked = next_request(&mut inbox).await;
-    let event =
-        Message::bare(Header::new(Kind::Event, Service::Doer, Service::Gate)).with_raw(vec![0; 60_000]);
+    let event = event().with_raw(vec![0; 60_000]);
     let error = (0..1000).find_map(|_| link.send(event.clone()).err()).unwrap();
     assert_eq!(error.code, ErrorCode::Busy);
     assert_eq!(

@@ -15,21 +15,15 @@ use crate::kernel::{FakeKernel, next_request, request, soon};
 async fn a_link_registers_with_its_incarnation_and_secret() {
     let kernel = FakeKernel::start();
     let (link, mut inbox) = Link::open(kernel.options(Service::Doer));
-    let peer = kernel.accept().await;
-    assert_eq!(
-        (peer.register.service, peer.register.incarnation.0),
-        (Service::Doer, 7)
-    );
-    assert_eq!(
-        (&peer.register.secret, peer.register.concurrency),
-        (&Secret([3; 32]), 16)
-    );
+    let (peer, register) = kernel.accept().await;
+    assert_eq!((register.service, register.incarnation.0), (Service::Doer, 7));
+    assert_eq!((&register.secret, register.concurrency), (&Secret([3; 32]), 16));
     assert!(!link.is_registered());
     assert_eq!(
         link.call(request(Service::Gate)).await.unwrap_err().code,
         ErrorCode::Unavailable
     );
-    peer.confirm(1);
+    peer.confirm(&register, 1);
     assert!(matches!(soon(inbox.next()).await, Some(Inbound::Registered(_))));
     assert!(link.is_registered());
 }
@@ -38,12 +32,11 @@ async fn a_link_registers_with_its_incarnation_and_secret() {
 async fn a_link_that_is_refused_tries_again() {
     let kernel = FakeKernel::start();
     let (_link, mut inbox) = Link::open(kernel.options(Service::Doer));
-    let peer = kernel.accept().await;
+    let (peer, _) = kernel.accept().await;
     let refusal = WireError::new(ErrorCode::Forbidden, "another one is registered");
     let header = Header::new(Kind::Register, Service::Doer, Service::Kernel);
     peer.send(&Message::error_answer(&header, &refusal));
-    let peer = kernel.accept().await;
-    peer.confirm(1);
+    let _peer = kernel.register(1).await;
     assert!(matches!(soon(inbox.next()).await, Some(Inbound::Registered(_))));
 }
 
@@ -79,9 +72,9 @@ async fn everything_under_way_ends_at_once_when_the_kernel_dies_and_the_link_reg
     assert!(!link.is_registered());
 
     let kernel = kernel.restart();
-    let mut peer = kernel.accept().await;
-    assert_eq!(peer.register.incarnation.0, 7);
-    peer.confirm(10);
+    let (mut peer, register) = kernel.accept().await;
+    assert_eq!(register.incarnation.0, 7);
+    peer.confirm(&register, 10);
     assert!(matches!(soon(inbox.next()).await, Some(Inbound::Registered(_))));
     // The late reply to the dead Kernel reaches nobody.
     working.responder.reply_empty();
@@ -126,8 +119,7 @@ async fn a_chunk_without_credit_cuts_the_connection() {
     };
     let (_stream, ()) = tokio::join!(calling, kernel_side);
     assert!(matches!(soon(inbox.next()).await, Some(Inbound::Lost)));
-    let peer = kernel.accept().await;
-    peer.confirm(10);
+    let _peer = kernel.register(10).await;
     assert!(matches!(soon(inbox.next()).await, Some(Inbound::Registered(_))));
 }
 

@@ -7,7 +7,7 @@ use isms_ipc::{Inbox, Link};
 use isms_protocol::{
     ErrorCode, Flags, Kind, Message, Service, WireError,
     kernel::StreamCredit,
-    limits::{CHUNK_LEN_MAX, INLINE_LEN_MAX, STREAM_WINDOW},
+    limits::{CHUNK_LEN_MAX, CONNECTION_UNSENT_MAX, INLINE_LEN_MAX, STREAM_WINDOW},
 };
 use tokio::task::JoinHandle;
 
@@ -299,4 +299,43 @@ async fn many_streams_at_once_share_the_connection() {
     };
     soon(async { tokio::join!(serving, calling) }).await;
     pair.finish().await;
+}
+
+#[tokio::test]
+async fn the_credit_of_many_streams_together_is_less_than_a_peer_may_leave_unread() {
+    const STREAMS: usize = 1000;
+    let kernel = FakeKernel::start();
+    let (link, _inbox, mut peer) = kernel.link(Service::Commserver, STREAMS as u32).await;
+    let pending: Vec<_> = (0..STREAMS).map(|_| link.start(request(Service::Doer))).collect();
+    for _ in 0..STREAMS {
+        let mut reply = peer.next().await.header.answer(Kind::Reply);
+        reply.flags = Flags::STREAM;
+        peer.send(&Message::bare(reply));
+    }
+    let (mut streams, mut credits, mut sum) = (Vec::new(), Vec::new(), 0);
+    for answer in pending {
+        let mut stream = soon(answer).await.unwrap().stream.unwrap();
+        tokio::select! {
+            biased;
+            chunk = stream.next() => panic!("nothing was sent, got {chunk:?}"),
+            credit = peer.next() => {
+                sum += credit.decode_body::<StreamCredit>().unwrap().bytes as usize;
+                credits.push(credit);
+            }
+        }
+        streams.push(stream);
+    }
+    assert!(sum < CONNECTION_UNSENT_MAX, "{sum} bytes may be under way");
+
+    // The last one has the least, and flows while all others sit on theirs.
+    let (mut stream, mut credit) = (streams.pop().unwrap(), credits.pop().unwrap());
+    for _ in 0..10 {
+        let len = credit.decode_body::<StreamCredit>().unwrap().bytes as usize;
+        let mut chunk = Message::bare(credit.header).with_raw(pattern(len));
+        (chunk.header.kind, chunk.header.flags) = (Kind::StreamChunk, Flags::TO_CALLER);
+        peer.send(&chunk);
+        assert_eq!(soon(stream.next()).await, Some(Ok(pattern(len))));
+        credit = peer.next().await;
+        assert_eq!(credit.header.kind, Kind::Credit);
+    }
 }

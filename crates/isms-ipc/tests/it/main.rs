@@ -7,6 +7,8 @@ mod blocking;
 mod connection;
 mod interop;
 mod kernel;
+mod link_answers;
+mod link_attached;
 mod link_calls;
 mod link_life;
 mod link_streams;

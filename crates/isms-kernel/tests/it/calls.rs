@@ -13,7 +13,7 @@ const DOEE: DoeeVersion = DoeeVersion::from_bytes([5; 16]);
 const PROJECT: ProjectId = ProjectId::from_bytes([6; 16]);
 const PRINCIPAL: PrincipalId = PrincipalId::from_bytes([7; 16]);
 
-fn invoke(call: u64) -> Header {
+pub(crate) fn invoke(call: u64) -> Header {
     Header {
         target_doee: DOEE,
         project: PROJECT,
@@ -29,7 +29,7 @@ fn invoke(call: u64) -> Header {
     }
 }
 
-fn transaction(parent: &Header, call: u64) -> Header {
+pub(crate) fn transaction(parent: &Header, call: u64) -> Header {
     let operation = dbriver::Operation::Transaction as u16;
     Header {
         parent: parent.process,
@@ -38,7 +38,7 @@ fn transaction(parent: &Header, call: u64) -> Header {
     }
 }
 
-fn slots(capacity: u32) -> Message {
+pub(crate) fn slots(capacity: u32) -> Message {
     let header = Header {
         target_doee: DOEE,
         ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
@@ -47,18 +47,13 @@ fn slots(capacity: u32) -> Message {
 }
 
 /// A Kernel with an edge and a Doer that works on one call.
-async fn working() -> (Kernel, Peer, Peer, Header) {
+pub(crate) async fn working() -> (Kernel, Peer, Peer, Header) {
     let mut kernel = Kernel::start();
     let edge = kernel.service(Service::Commserver).await;
     let mut doer = kernel.service(Service::Doer).await;
     doer.send(slots(1));
     edge.send(Message::bare(invoke(1)).with_raw(&b"question"[..]));
-    let dispatched = loop {
-        let message = doer.next().await.unwrap();
-        if message.header.kind == Kind::Request {
-            break message;
-        }
-    };
+    let dispatched = doer.expect_request().await;
     assert_eq!(&dispatched.raw[..], b"question");
     (kernel, edge, doer, dispatched.header)
 }
@@ -320,6 +315,6 @@ async fn events_reach_their_target_without_authority() {
     );
 }
 
-fn error(code: ErrorCode) -> isms_protocol::WireError {
+pub(crate) fn error(code: ErrorCode) -> isms_protocol::WireError {
     isms_protocol::WireError::new(code, "as asked")
 }

@@ -7,6 +7,7 @@ use isms_kernel::{Config, SupervisorChannel, run};
 use isms_protocol::{
     ErrorCode, Header, Incarnation, Kind, Message, Secret, Service, WireError,
     kernel::{Register, Registered},
+    limits,
     supervisor::{FromRole, ToRole},
 };
 use sha2::{Digest, Sha256};
@@ -19,6 +20,9 @@ use tokio::{
 
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests that each service takes at the same time.
+pub(crate) const CONCURRENCY: u64 = 8;
 
 /// A Kernel on its own thread and runtime, in its own folder.
 pub(crate) struct Kernel {
@@ -83,19 +87,22 @@ impl Kernel {
 
     /// Announces the first incarnation of a service and registers it.
     pub(crate) async fn service(&mut self, service: Service) -> Peer {
-        self.announce(service, 1).await;
+        self.incarnation(service, 1).await
+    }
+
+    /// Announces an incarnation of a service and registers it.
+    pub(crate) async fn incarnation(&mut self, service: Service, number: u32) -> Peer {
+        let incarnation = Incarnation(number);
+        self.announce(service, number).await;
         loop {
             // The announcement travels by another way than the registration, which may be faster.
             let mut peer = self.connect().await;
-            peer.send(register(service, 1, secret(1)));
+            peer.send(register(service, number, secret(number)));
             if let Some(answer) = peer.next().await {
                 let registered: Registered = answer.decode_body().unwrap();
-                assert_eq!(registered.generation, Incarnation(1));
-                self.wait_for(&FromRole::Registered {
-                    service,
-                    incarnation: Incarnation(1),
-                })
-                .await;
+                assert_eq!(registered.generation, incarnation);
+                self.wait_for(&FromRole::Registered { service, incarnation })
+                    .await;
                 return peer;
             }
         }
@@ -131,6 +138,13 @@ impl Peer {
         self.sender.send(&message).unwrap();
     }
 
+    /// Waits until the connection has taken most of what was sent.
+    pub(crate) async fn keep_up(&self) {
+        while self.sender.unsent_len() > limits::CONNECTION_UNSENT_MAX / 16 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The next message that is not a heartbeat; `None` when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Message> {
         let next = async {
@@ -162,6 +176,17 @@ impl Peer {
         message
     }
 
+    /// The next request, past what is said of demand.
+    pub(crate) async fn expect_request(&mut self) -> Message {
+        loop {
+            let message = self.next().await.expect("closed instead of a request");
+            if message.header.kind != Kind::Demand {
+                assert_eq!(message.header.kind, Kind::Request, "{message:?}");
+                return message;
+            }
+        }
+    }
+
     pub(crate) async fn expect_error(&mut self, code: ErrorCode) -> Message {
         let message = self.expect(Kind::Error).await;
         let error: WireError = message.decode_body().unwrap();
@@ -184,7 +209,7 @@ pub(crate) fn register(service: Service, incarnation: u32, secret: Secret) -> Me
         service,
         incarnation: Incarnation(incarnation),
         secret,
-        concurrency: 8,
+        concurrency: CONCURRENCY as u32,
     };
     Message::with_body(Header::new(Kind::Register, service, Service::Kernel), &register)
 }

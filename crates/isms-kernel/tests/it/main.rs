@@ -7,5 +7,7 @@
 
 mod attacks;
 mod calls;
+mod endings;
 mod harness;
 mod registration;
+mod streams;

@@ -2,6 +2,8 @@
 
 use std::task::Waker;
 
+use isms_protocol::limits::STREAM_WINDOW;
+
 use super::*;
 
 fn context() -> Context<'static> {
@@ -124,4 +126,56 @@ fn a_stream_that_nobody_reads_flows_on_into_nothing() {
     assert_eq!(inflow.accept(chunk(CHUNK_LEN_MAX)), Ok(0));
     assert_eq!(inflow.accept(chunk(CHUNK_LEN_MAX)), Ok(2 * CHUNK_LEN_MAX as u32));
     assert_eq!(lock(&inflow.state).chunks.len(), 0);
+}
+
+/// Streams whose credit nobody uses.
+fn idle(budget: &Arc<Budget>) -> Vec<Inflow> {
+    let streams: Vec<_> = (0..1000).map(|_| Inflow::new(Arc::clone(budget))).collect();
+    for stream in &streams {
+        assert!(stream.start() > 0);
+    }
+    streams
+}
+
+#[test]
+fn a_stream_beside_a_thousand_that_sit_on_their_credit_flows_on() {
+    let budget = Arc::<Budget>::default();
+    let _idle = idle(&budget);
+    let inflow = Inflow::new(Arc::clone(&budget));
+    let mut credit = inflow.start();
+    assert!(credit < STREAM_WINDOW);
+    for _ in 0..100 {
+        assert!(credit > 0, "it starves");
+        assert_eq!(inflow.accept(chunk(credit as usize)), Ok(0));
+        let (len, grant) = take(&inflow);
+        assert_eq!(len, credit as usize);
+        credit = grant;
+    }
+}
+
+#[test]
+fn what_a_stream_has_used_is_left_to_others() {
+    let budget = Arc::<Budget>::default();
+    let inflow = Inflow::new(Arc::clone(&budget));
+    inflow.start();
+    for _ in 0..1000 {
+        inflow.accept(chunk(CHUNK_LEN_MAX)).unwrap();
+        take(&inflow);
+    }
+    assert_eq!(Inflow::new(budget).start(), STREAM_WINDOW);
+}
+
+#[test]
+fn streams_that_have_ended_or_are_dropped_leave_their_credit_to_others() {
+    let budget = Arc::<Budget>::default();
+    let ended = idle(&budget);
+    assert!(Inflow::new(Arc::clone(&budget)).start() < STREAM_WINDOW);
+    for inflow in &ended {
+        inflow.end(Ok(()));
+        inflow.end(Ok(()));
+    }
+    assert_eq!(Inflow::new(Arc::clone(&budget)).start(), STREAM_WINDOW);
+    drop(ended);
+    drop(idle(&budget));
+    assert_eq!(Inflow::new(budget).start(), STREAM_WINDOW);
 }

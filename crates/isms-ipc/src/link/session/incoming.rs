@@ -66,7 +66,7 @@ impl Session {
     fn serve(self: &Arc<Session>, message: Message) -> Result<Inbound, Violation> {
         let header = message.header;
         let cancelled = Arc::<Flag>::default();
-        let inflow = header.flags.contains(Flags::STREAM).then(Arc::<Inflow>::default);
+        let inflow = header.flags.contains(Flags::STREAM).then(|| self.new_inflow());
         let record = Served {
             answered: false,
             cancelled: Arc::clone(&cancelled),
@@ -111,7 +111,7 @@ impl Session {
         };
         let slot = std::mem::replace(&mut record.answer, AnswerSlot::Given);
         let inflow = match &slot {
-            AnswerSlot::Awaited(_) => streaming.then(Arc::<Inflow>::default),
+            AnswerSlot::Awaited(_) => streaming.then(|| self.new_inflow()),
             AnswerSlot::Abandoned => None,
             // A second answer: the first one counts.
             AnswerSlot::Given => return,
@@ -212,6 +212,10 @@ impl Session {
             let broken = || WireError::new(ErrorCode::Unavailable, "the stream broke off before its end");
             inflow.end(if aborted { Err(broken()) } else { Ok(()) });
         }
+    }
+
+    fn new_inflow(&self) -> Arc<Inflow> {
+        Arc::new(Inflow::new(Arc::clone(&self.budget)))
     }
 
     /// The flow that a credit is for: marked, the stream of a request that this side has sent.
