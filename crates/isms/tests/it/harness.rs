@@ -160,6 +160,18 @@ impl Platform {
             .unwrap()
     }
 
+    /// The workers of a project as `isms ps` lists them; of no project: the empty ones.
+    pub(crate) fn workers(&self, project: &str) -> Vec<Value> {
+        let listed: Value =
+            serde_json::from_slice(&self.isms(&["ps", "--json"]).stdout).expect("isms ps prints JSON");
+        let workers = listed["workers"].as_array().unwrap();
+        workers
+            .iter()
+            .filter(|worker| worker["project_name"] == project)
+            .cloned()
+            .collect()
+    }
+
     pub(crate) fn admin_token(&self) -> String {
         std::fs::read_to_string(self.data.path().join("admin.token"))
             .unwrap()

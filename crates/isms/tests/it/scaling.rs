@@ -2,22 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use serde_json::Value;
-
 use crate::{
     harness::{Http, Platform, eventually},
     project::Project,
 };
-
-fn workers(platform: &Platform, project: &str) -> Vec<Value> {
-    let listed: Value = serde_json::from_slice(&platform.isms(&["ps", "--json"]).stdout).unwrap();
-    let workers = listed["workers"].as_array().unwrap();
-    workers
-        .iter()
-        .filter(|worker| worker["project_name"] == project)
-        .cloned()
-        .collect()
-}
 
 #[test]
 fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
@@ -42,13 +30,13 @@ fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
             .collect();
         let mut most = 0;
         while clients.iter().any(|client| !client.is_finished()) {
-            most = most.max(workers(&platform, "busy").len());
+            most = most.max(platform.workers("busy").len());
         }
         most
     });
     assert_eq!(most, 3);
     eventually("the idle workers' end", || {
-        (workers(&platform, "busy").len() == 1).then_some(())
+        (platform.workers("busy").len() == 1).then_some(())
     });
 }
 
@@ -58,19 +46,19 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         return;
     };
     let empty = || {
-        workers(&platform, "")
+        platform.workers("")
             .iter()
             .filter(|worker| worker["state"] == "empty")
             .count()
     };
     eventually("a full pool", || (empty() == 2).then_some(()));
     platform.deploy(Project::c("first", "return say(call, \"ok\");").path());
-    let pooled: Vec<u64> = workers(&platform, "")
+    let pooled: Vec<u64> = platform.workers("")
         .iter()
         .map(|worker| worker["worker"].as_u64().unwrap())
         .collect();
     assert_eq!(platform.get("/first/").text(), "ok");
-    let serving = workers(&platform, "first");
+    let serving = platform.workers("first");
     assert_eq!(serving.len(), 1);
     assert!(
         pooled.contains(&serving[0]["worker"].as_u64().unwrap()),
