@@ -150,14 +150,18 @@ impl Platform {
 
     /// Runs `isms` against this platform in a folder.
     pub(crate) fn isms_in(&self, folder: &Path, arguments: &[&str]) -> Output {
-        Command::new(self.binaries.join("isms"))
+        self.command(arguments).current_dir(folder).output().unwrap()
+    }
+
+    /// `isms` with arguments, not yet run.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.join("isms"));
+        command
             .args(arguments)
-            .current_dir(folder)
             .env("ISMS_URL", format!("http://{}", self.gate))
             .env("ISMS_TOKEN", self.admin_token())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
     }
 
     /// The workers of a project as `isms ps` lists them; of no project: the empty ones.
