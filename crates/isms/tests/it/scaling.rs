@@ -1,9 +1,7 @@
 //! Workers come and go with demand, and the pool makes a first call cheap.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-
 use crate::{
-    harness::{Http, Platform, eventually},
+    harness::{Http, Platform, await_calls, eventually, under_load},
     project::Project,
 };
 
@@ -46,14 +44,16 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         return;
     };
     let empty = || {
-        platform.workers("")
+        platform
+            .workers("")
             .iter()
             .filter(|worker| worker["state"] == "empty")
             .count()
     };
     eventually("a full pool", || (empty() == 2).then_some(()));
     platform.deploy(Project::c("first", "return say(call, \"ok\");").path());
-    let pooled: Vec<u64> = platform.workers("")
+    let pooled: Vec<u64> = platform
+        .workers("")
         .iter()
         .map(|worker| worker["worker"].as_u64().unwrap())
         .collect();
@@ -65,37 +65,6 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         "the call took a pooled sandbox"
     );
     eventually("a full pool again", || (empty() == 2).then_some(()));
-}
-
-/// Eight clients that call without pause, each call answered well, while `meanwhile` runs; it is given the number
-/// of calls that they have made.
-fn under_load(platform: &Platform, path: &str, meanwhile: impl FnOnce(&AtomicU32)) {
-    let (calls, stop) = (AtomicU32::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let mut http = Http::connect(platform.http);
-                while !stop.load(Relaxed) {
-                    let answer = http.send("GET", path, &[], b"");
-                    assert_eq!(answer.status, 200, "{}", answer.text());
-                    calls.fetch_add(1, Relaxed);
-                }
-            });
-        }
-        // A failed client ends the test by its panic, once the others have stopped.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(&calls)));
-        stop.store(true, Relaxed);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn await_calls(calls: &AtomicU32, more: u32) {
-    let until = calls.load(Relaxed) + more;
-    eventually("calls under load", || {
-        (calls.load(Relaxed) >= until).then_some(())
-    });
 }
 
 #[test]
