@@ -4,11 +4,13 @@ use std::{
     fs,
     io::IsTerminal,
     net::TcpListener,
+    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     build::{self, Profile},
@@ -69,7 +71,8 @@ pub(crate) fn run(once: bool) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    next_steps(&platform);
+    let token = platform.data().join("admin.token");
+    println!("{}", next_steps(&platform.http, &platform.gate, &token));
     platform.wait()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -103,26 +106,53 @@ fn report(monitor: &Monitor, readings: &[Reading], labels: &str) -> Result<()> {
     let windows = episodes::windows(labels)?;
     println!("\n{}", episodes::table(&anomalies, &windows)?);
     println!("summary: {summary}");
+    ensure_stored(&summary, readings.len())
+}
+
+fn ensure_stored(summary: &Value, sent: usize) -> Result<()> {
     let stored = summary["count"].as_u64().unwrap_or(0);
-    ensure!(
-        stored == readings.len() as u64,
-        "{stored} of {} readings are stored",
-        readings.len()
-    );
+    ensure!(stored == sent as u64, "{stored} of {sent} readings are stored");
     Ok(())
 }
 
-fn next_steps(platform: &Platform) {
-    println!(
+fn next_steps(http: &str, gate: &str, token: &Path) -> String {
+    format!(
         "\nThe platform stays until Ctrl-C. Try, in another terminal:\n\
          \n  curl http://{http}/machine-monitor/machines/{MACHINE}/summary\
          \n  export ISMS_URL=http://{gate} ISMS_TOKEN=$(cat {token})\
          \n  {isms} ps\
          \n  {isms} logs machine-monitor/anomaly -f\
          \n  {isms} new hello && {isms} deploy hello && curl http://{http}/hello/\n",
-        http = platform.http,
-        gate = platform.gate,
-        token = platform.data().join("admin.token").display(),
+        token = token.display(),
         isms = workspace::target().join("stage/release/isms").display(),
-    );
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_reading_that_was_not_stored_fails_the_demo() {
+        ensure_stored(&json!({ "count": 22_695 }), 22_695).unwrap();
+        let error = ensure_stored(&json!({ "count": 22_694 }), 22_695).unwrap_err();
+        assert_eq!(error.to_string(), "22694 of 22695 readings are stored");
+        ensure_stored(&json!({}), 22_695).unwrap_err();
+    }
+
+    #[test]
+    fn the_next_steps_ask_the_running_platform_and_deploy_a_doee_of_ones_own() {
+        let text = next_steps("127.0.0.1:1", "127.0.0.1:2", Path::new("d/admin.token"));
+        for step in [
+            "curl http://127.0.0.1:1/machine-monitor/machines/m1/summary",
+            "export ISMS_URL=http://127.0.0.1:2 ISMS_TOKEN=$(cat d/admin.token)",
+            "isms new hello",
+            "isms deploy hello",
+            "curl http://127.0.0.1:1/hello/",
+        ] {
+            assert!(text.contains(step), "{step} in {text}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
+mod commands;
 mod dependencies;
 mod documents;
 mod licences;

@@ -26,8 +26,8 @@ use crate::{ConnectionError, SendError, wire};
 pub(super) const BULK_PER_WRITE: usize = 2;
 /// Chunks of streams that may wait in all, of those who wait for their turn.
 const BULK_QUEUE_LEN_MAX: usize = 4;
-/// How long a peer may take what is left at the end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a peer may take what is left at the end, or send it.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Room that a buffer keeps when it has been written.
 const BUFFER_LEN_KEPT: usize = 256 * 1024;
 

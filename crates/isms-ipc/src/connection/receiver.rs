@@ -1,16 +1,24 @@
 //! The receiving end of a connection: the owner of the connection's life.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::ErrorKind,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use isms_protocol::Message;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Sleep, sleep},
+};
 
-use super::{outgoing::Outgoing, poll_read, socket::ReadHalf};
+use super::{
+    outgoing::{CLOSE_TIMEOUT, Outgoing},
+    poll_read,
+    socket::ReadHalf,
+};
 use crate::{
     ConnectionError, wire,
     zmtp::{Engine, Event},
@@ -23,6 +31,8 @@ pub struct Receiver {
     read: ReadHalf,
     outgoing: Arc<Outgoing>,
     writer: JoinHandle<()>,
+    /// Why nothing can be written any more, and until when the rest is read nevertheless.
+    unwritable: Option<(ConnectionError, Pin<Box<Sleep>>)>,
     ended: bool,
 }
 
@@ -38,6 +48,7 @@ impl Receiver {
             read,
             outgoing,
             writer,
+            unwritable: None,
             ended: false,
         }
     }
@@ -102,15 +113,23 @@ impl Receiver {
         Ok(message)
     }
 
-    /// The writer's end is the connection's end, though nothing more can be read.
+    /// The writer's end is the connection's end, though nothing more can be read. A write that failed
+    /// is not yet: it says that the peer has closed, and what it sent before that is still to come.
     fn poll_writer(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Message>, ConnectionError>> {
-        match self.outgoing.poll_end(context) {
-            Poll::Ready(failure) => {
-                self.end();
-                Poll::Ready(failure.map_or(Ok(None), Err))
+        let failure = if let Some((_, patience)) = &mut self.unwritable {
+            ready!(patience.as_mut().poll(context));
+            self.unwritable.take().map(|(error, _)| error)
+        } else {
+            match ready!(self.outgoing.poll_end(context)) {
+                Some(error @ ConnectionError::Write(_)) => {
+                    self.unwritable = Some((error, Box::pin(sleep(CLOSE_TIMEOUT))));
+                    return self.poll_writer(context);
+                }
+                failure => failure,
             }
-            Poll::Pending => Poll::Pending,
-        }
+        };
+        self.end();
+        Poll::Ready(failure.map_or(Ok(None), Err))
     }
 
     fn end(&mut self) {

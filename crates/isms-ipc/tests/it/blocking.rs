@@ -1,7 +1,9 @@
 //! The executor's driver against the roles'.
 
 use std::{
+    future::poll_fn,
     os::unix::net::UnixStream as StdStream,
+    task::Poll,
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +55,24 @@ async fn messages_of_all_sizes_are_echoed_until_the_peer_closes() {
     }
     receiver.shut_down().await;
     assert_eq!(thread.join().unwrap(), 6);
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_peer_are_heard_although_a_write_to_it_failed_before() {
+    let (sender, mut receiver, thread) = pair(|connection| connection).await;
+    let mut peer = thread.join().unwrap();
+    // The receiver finds nothing and waits; as a task like the writer's it runs again right after it,
+    // before the runtime has looked at the socket.
+    let waits = poll_fn(|context| Poll::Ready(receiver.poll_next(context).is_pending())).await;
+    assert!(waits);
+    let heard = tokio::spawn(async move { (receiver.next().await, receiver.next().await) });
+    tokio::task::yield_now().await;
+    peer.send(&message(1, 60_000)).unwrap();
+    drop(peer);
+    sender.send(&message(2, 0)).unwrap();
+    let (last_words, end) = soon(heard).await.unwrap();
+    assert_eq!(last_words.unwrap(), Some(message(1, 60_000)));
+    assert_eq!(end.unwrap(), None);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One connection.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, net::Shutdown, os::unix::net::UnixStream as StdStream, time::Duration};
 
 use bytes::Bytes;
 use isms_ipc::{Connection, ConnectionError, Receiver, SendError, Sender, Side};
@@ -116,6 +116,25 @@ async fn closing_does_not_wait_long_for_a_peer_that_does_not_read() {
     (0..100).for_each(|call| sender.send(&message(Kind::Event, call, 60_000)).unwrap());
     let before = Instant::now();
     receiver.shut_down().await;
+    assert!(before.elapsed() <= Duration::from_millis(1_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_more_but_stays_is_given_up() {
+    let (ours, theirs) = StdStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let deaf = theirs.try_clone().unwrap();
+    let (ours, theirs) = tokio::join!(
+        Connection::establish(UnixStream::from_std(ours).unwrap(), Side::Bind),
+        Connection::establish(UnixStream::from_std(theirs).unwrap(), Side::Connect)
+    );
+    let ((sender, mut receiver), _stays) = (ours.unwrap(), theirs.unwrap());
+    deaf.shutdown(Shutdown::Read).unwrap();
+    let before = Instant::now();
+    sender.send(&message(Kind::Event, 0, 0)).unwrap();
+    let error = soon(receiver.next()).await.unwrap_err();
+    assert!(matches!(error, ConnectionError::Write(_)), "{error:?}");
     assert!(before.elapsed() <= Duration::from_millis(1_100));
 }
 

@@ -1,7 +1,7 @@
 //! A Doee that misbehaves harms its caller at most: a clear error, and everybody else notices nothing.
 
 use crate::{
-    harness::{Platform, Response, eventually},
+    harness::{Platform, Response, await_calls, eventually, under_load},
     project::{Project, c_doee, c_doee_with, manifest},
 };
 
@@ -26,6 +26,15 @@ fn detail(answer: &Response) -> String {
         answer.text()
     );
     answer.json()["detail"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A Doee of the SDK's class, with these members beside an `execute` of this body.
+fn cpp(name: &str, members: &str, execute: &str) -> Project {
+    let source = format!(
+        "#include <isms/doee.hpp>\n#include <cstdlib>\n#include <stdexcept>\nISMS_DOEE(Test) {{\n  {members}\n  \
+         void terminate() override {{}}\n  isms::Response execute(isms::Request &) override {{ {execute} }}\n}};\n"
+    );
+    Project::new(&manifest(name, "").replace("\"c\"", "\"cpp\"")).file("doees/main/main.cpp", source)
 }
 
 #[track_caller]
@@ -70,11 +79,38 @@ fn a_crash_in_a_constructor_create_or_initialize_tells_each_caller() {
         502,
         "while it loaded and initialized its Doee",
     );
+    let class = "int thing = (abort(), 0); void initialize(isms::Context &) override {}";
+    check(
+        &platform,
+        &cpp("class", class, "return isms::Response::text(\"x\");"),
+        "/class/",
+        502,
+        "while it loaded and initialized its Doee",
+    );
     let project = Project::new(&manifest("init", "")).file(
         "doees/main/main.c",
         c_doee_with("", "abort();", "return say(call, \"x\");", ""),
     );
     check(&platform, &project, "/init/", 502, "the worker died of signal");
+}
+
+#[test]
+fn a_constructor_may_no_more_than_the_rest_of_its_doee() {
+    let Some(platform) = with_neighbour() else { return };
+    let early = "#include <fcntl.h>\n#include <sys/socket.h>\nstatic int file, connection, child, program;\n\
+        __attribute__((constructor)) static void early(void) { char *none[] = {NULL};\n\
+        file = open(\"/stolen\", O_CREAT | O_WRONLY, 0600); connection = socket(AF_INET, SOCK_STREAM, 0);\n\
+        child = fork(); program = execve(\"/proc/self/exe\", none, none); }";
+    let tell = "char t[64]; snprintf(t, sizeof t, \"%d %d %d %d\", file, connection, child, program);\n\
+        return say(call, t);";
+    let project = Project::new(&manifest("early", "")).file(
+        "doees/main/main.c",
+        c_doee_with(early, "return ISMS_OK;", tell, ""),
+    );
+    platform.deploy(project.path());
+    let answer = platform.get("/early/");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "-1 -1 -1 -1"));
+    check_neighbour(&platform);
 }
 
 #[test]
@@ -182,12 +218,31 @@ fn a_doee_that_floods_its_log_is_cut_and_answers() {
 #[test]
 fn an_exception_across_the_abi_is_an_error_of_the_doee() {
     let Some(platform) = with_neighbour() else { return };
-    let source = "#include <isms/doee.hpp>\n#include <stdexcept>\nISMS_DOEE(Thrower) {\n  \
-        void initialize(isms::Context &) override {}\n  void terminate() override {}\n  \
-        isms::Response execute(isms::Request &) override { throw std::runtime_error(\"out of cheese\"); }\n};\n";
-    let project =
-        Project::new(&manifest("throws", "").replace("\"c\"", "\"cpp\"")).file("doees/main/main.cpp", source);
+    let project = cpp(
+        "throws",
+        "void initialize(isms::Context &) override {}",
+        "throw std::runtime_error(\"out of cheese\");",
+    );
     check(&platform, &project, "/throws/", 500, "out of cheese");
+}
+
+#[test]
+fn an_exception_that_nothing_catches_ends_its_worker_and_no_more() {
+    let Some(platform) = with_neighbour() else { return };
+    let source = c_doee("if (query_is(call, \"now\")) throw 1; return say(call, \"alive\");").replace(
+        "const isms_doee_table *isms_doee_v1",
+        "extern \"C\" ISMS_DOEE_EXPORT const isms_doee_table *isms_doee_v1",
+    );
+    let project =
+        Project::new(&manifest("bare", "").replace("\"c\"", "\"cpp\"")).file("doees/main/main.cpp", source);
+    check(
+        &platform,
+        &project,
+        "/bare/?now",
+        502,
+        "the worker died of signal",
+    );
+    assert_eq!(platform.get("/bare/").text(), "alive");
 }
 
 #[test]
@@ -204,4 +259,29 @@ fn a_binary_that_is_no_doee_is_named() {
     let other_abi = c_doee("return say(call, \"x\");").replace("ISMS_DOEE_ABI, 0, create", "99, 0, create");
     let project = Project::new(&manifest("abi99", "")).file("doees/main/main.c", other_abi);
     check(&platform, &project, "/abi99/", 500, "99");
+}
+
+#[test]
+fn a_neighbour_is_served_all_the_while_others_crash_hang_and_eat_memory() {
+    let Some(platform) = with_neighbour() else { return };
+    let eat =
+        "for (;;) { char *p = malloc(1 << 20); if (!p) abort(); memset(p, 1, 1 << 20); } return ISMS_OK;";
+    for (name, execute) in [
+        ("crashes", "abort(); return ISMS_OK;"),
+        ("hangs", "for (;;) pause(); return ISMS_OK;"),
+        ("eats", eat),
+    ] {
+        platform.deploy(Project::c_with(name, "memory_mb = 32\ntimeout_ms = 500", execute).path());
+    }
+    under_load(&platform, "/neighbour/", |calls| {
+        let statuses = std::thread::scope(|scope| {
+            let others = ["/crashes/", "/hangs/", "/eats/"].map(|path| {
+                let platform = &platform;
+                scope.spawn(move || [(); 3].map(|()| platform.get(path).status))
+            });
+            others.map(|other| other.join().unwrap())
+        });
+        assert_eq!(statuses, [[502; 3], [504; 3], [502; 3]]);
+        await_calls(calls, 100);
+    });
 }

@@ -1,9 +1,13 @@
 //! From a folder to a serving project, and what is refused on the way.
 
-use std::process::Output;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+};
 
 use crate::{
-    harness::{Platform, eventually},
+    harness::{Platform, SOON, eventually},
     project::{Project, c_doee, manifest},
 };
 
@@ -81,29 +85,40 @@ fn an_unchanged_doee_keeps_its_version_and_its_warm_worker() {
     assert_eq!(platform.get("/counter/").text(), "2");
 }
 
-#[test]
-fn a_prebuilt_binary_is_served_without_a_build() {
-    let Some(platform) = Platform::start() else { return };
+/// A C source as a shared object, built by the host's compiler.
+fn prebuilt(source: &str) -> Vec<u8> {
     let scratch = tempfile::tempdir().unwrap();
-    let (source, binary) = (scratch.path().join("main.c"), scratch.path().join("main.so"));
-    std::fs::write(&source, c_doee("return say(call, \"prebuilt\");")).unwrap();
-    let include = crate::harness::repository().join("sdk/c/include");
-    let status = std::process::Command::new("cc")
+    let (path, binary) = (scratch.path().join("main.c"), scratch.path().join("main.so"));
+    std::fs::write(&path, source).unwrap();
+    let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-O2", "-o"])
         .arg(&binary)
-        .arg(&source)
+        .arg(&path)
         .arg("-I")
-        .arg(include)
-        .status()
-        .unwrap();
-    assert!(status.success());
+        .arg(crate::harness::repository().join("sdk/c/include"))
+        .status();
+    assert!(status.unwrap().success());
+    std::fs::read(&binary).unwrap()
+}
+
+#[test]
+fn a_prebuilt_binary_is_served_without_a_build_and_what_is_no_doee_is_refused() {
+    let Some(platform) = Platform::start() else { return };
     let manifest = manifest("prebuilt", "").replace("source = \"doees/main\"", "binary = \"main.so\"");
-    let project = Project::new(&manifest).file("main.so", std::fs::read(&binary).unwrap());
-    platform.deploy(project.path());
+    let project = |binary: &[u8]| Project::new(&manifest).file("main.so", binary);
+    let doee = c_doee("return say(call, \"prebuilt\");");
+    platform.deploy(project(&prebuilt(&doee)).path());
     assert_eq!(platform.get("/prebuilt/").text(), "prebuilt");
-    let garbage = Project::new(&manifest).file("main.so", b"not an ELF file");
-    let error = refused(&platform, &garbage);
-    assert!(error.contains("main"), "{error}");
+    let error = refused(&platform, &project(b"not an ELF file"));
+    assert!(error.contains("main") && error.contains("ELF"), "{error}");
+    let error = refused(
+        &platform,
+        &project(&prebuilt("int unrelated(void) { return 1; }\n")),
+    );
+    assert!(
+        error.contains("main") && error.contains("isms_doee_v1"),
+        "{error}"
+    );
     assert_eq!(platform.get("/prebuilt/").text(), "prebuilt");
 }
 
@@ -142,6 +157,34 @@ fn invoke_calls_a_doee_directly_and_logs_show_what_it_said() {
     });
     let output = platform.isms(&["invoke", "talker/nobody"]);
     assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn logs_that_are_followed_come_while_they_are_written() {
+    let Some(platform) = Platform::start() else { return };
+    let execute = "isms_text body; isms_body(call, &body); isms_log(call, ISMS_LOG_INFO, body); return say(call, \"ok\");";
+    platform.deploy(Project::c("talker", execute).path());
+    let mut follower = platform
+        .command(&["logs", "talker/main", "-f"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(follower.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        stdout
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send(line))
+    });
+    for word in ["first", "second"] {
+        assert_eq!(platform.request("POST", "/talker/", word).status, 200);
+        let line = lines.recv_timeout(SOON).unwrap();
+        assert!(line.ends_with(&format!("info  {word}")), "{line}");
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    reader.join().unwrap().unwrap();
 }
 
 #[test]

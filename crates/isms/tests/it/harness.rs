@@ -11,10 +11,12 @@ use std::{
 use serde_json::Value;
 
 mod http;
+mod load;
 mod processes;
 mod roles;
 
 pub(crate) use http::{Http, Response, exchange};
+pub(crate) use load::{await_calls, under_load};
 pub(crate) use processes::{Process, descendants};
 pub(crate) use roles::{Roles, register};
 
@@ -133,11 +135,8 @@ impl Platform {
     /// A worker of a project that waits for calls; those of older versions are draining.
     pub(crate) fn worker_of(&self, project: &str) -> Process {
         eventually("an idle worker", || {
-            let ps = self.isms(&["ps", "--json"]).stdout;
-            let ps: Value = serde_json::from_slice(&ps).expect("isms ps prints JSON");
-            let mut workers = ps["workers"].as_array().unwrap().iter();
-            let worker =
-                workers.find(|worker| worker["project_name"] == project && worker["state"] == "idle")?;
+            let mut workers = self.workers(project).into_iter();
+            let worker = workers.find(|worker| worker["state"] == "idle")?;
             let mut processes = descendants(self.pid()).into_iter();
             processes.find(|process| worker["pid"] == process.pid)
         })
@@ -150,14 +149,30 @@ impl Platform {
 
     /// Runs `isms` against this platform in a folder.
     pub(crate) fn isms_in(&self, folder: &Path, arguments: &[&str]) -> Output {
-        Command::new(self.binaries.join("isms"))
+        self.command(arguments).current_dir(folder).output().unwrap()
+    }
+
+    /// `isms` with arguments, not yet run.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.join("isms"));
+        command
             .args(arguments)
-            .current_dir(folder)
             .env("ISMS_URL", format!("http://{}", self.gate))
             .env("ISMS_TOKEN", self.admin_token())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The workers of a project as `isms ps` lists them; of no project: the empty ones.
+    pub(crate) fn workers(&self, project: &str) -> Vec<Value> {
+        let listed: Value =
+            serde_json::from_slice(&self.isms(&["ps", "--json"]).stdout).expect("isms ps prints JSON");
+        let workers = listed["workers"].as_array().unwrap();
+        workers
+            .iter()
+            .filter(|worker| worker["project_name"] == project)
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn admin_token(&self) -> String {

@@ -1,5 +1,10 @@
 //! What a client may send to CommServer and Control Gate, well formed or not.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use crate::{
     harness::{Http, Platform, exchange},
     project::{Project, manifest},
@@ -149,4 +154,38 @@ fn a_token_does_what_its_rights_say_and_nothing_after_it_is_revoked() {
     crate::harness::eventually("the end of the token", || {
         (ask("GET", "/api/v1/projects") == 401).then_some(())
     });
+}
+
+/// Files below a folder that hold these bytes.
+fn files_with(folder: &Path, bytes: &[u8], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files_with(&entry.path(), bytes, found);
+        } else if kind.is_file() {
+            let text = fs::read(entry.path()).unwrap();
+            if text.windows(bytes.len()).any(|window| window == bytes) {
+                found.push(entry.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_token_lies_in_the_data_directory_but_the_administrators_in_its_file() {
+    let Some(platform) = Platform::start() else { return };
+    let created = platform.isms(&["token", "create", "a-device", "--json"]);
+    let created: serde_json::Value = serde_json::from_slice(&created.stdout).unwrap();
+    let token = created["token"].as_str().unwrap();
+    let holding = |text: &str| {
+        let mut found = Vec::new();
+        files_with(platform.data.path(), text.as_bytes(), &mut found);
+        found
+    };
+    assert!(!holding("a-device").is_empty());
+    assert_eq!(holding(token), Vec::<PathBuf>::new());
+    assert_eq!(
+        holding(&platform.admin_token()),
+        [platform.data.path().join("admin.token")]
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    os::unix::fs::MetadataExt,
     process::{Command, Output, Stdio},
 };
 
@@ -37,7 +38,7 @@ fn the_platform_starts_each_role_as_a_process_of_its_own_and_stops_them_all() {
 }
 
 #[test]
-fn as_root_every_role_but_the_spawner_has_a_uid_of_its_own() {
+fn as_root_every_role_but_the_spawner_has_a_uid_and_a_part_of_the_data_of_its_own() {
     let Some(platform) = Platform::start() else { return };
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can give roles their own uids");
@@ -53,14 +54,62 @@ fn as_root_every_role_but_the_spawner_has_a_uid_of_its_own() {
             .to_owned();
         line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
     };
-    let mut uids: Vec<u32> = ["kernel", "doer", "dbriver", "commserver", "resadmin", "gate"]
-        .into_iter()
-        .map(uid)
-        .collect();
+    let roles = ["kernel", "doer", "dbriver", "commserver", "resadmin", "gate"];
+    let mut uids: Vec<u32> = roles.into_iter().map(uid).collect();
     uids.sort_unstable();
     uids.dedup();
     assert_eq!(uids.len(), 6, "{uids:?}");
     assert!(!uids.contains(&0));
+    for role in roles {
+        let part = std::fs::metadata(platform.data.path().join(role)).unwrap();
+        assert_eq!((part.uid(), part.mode() & 0o777), (uid(role), 0o700), "{role}");
+    }
+}
+
+#[test]
+fn the_arguments_and_the_environment_of_a_role_hold_no_secret() {
+    let Some(platform) = Platform::start() else { return };
+    let environment = |pid: u32| std::fs::read(format!("/proc/{pid}/environ"));
+    let inherited = environment(platform.pid()).unwrap();
+    let processes = descendants(platform.pid());
+    assert!(
+        processes.iter().any(|process| process.is_role("gate")),
+        "{processes:?}"
+    );
+    for process in processes {
+        // A role's name, and nothing for a worker.
+        assert!(process.command.len() <= 2, "{:?}", process.command);
+        // What cannot be read shows nothing.
+        let Ok(environment) = environment(process.pid) else {
+            continue;
+        };
+        assert!(
+            environment.is_empty() || environment == inherited,
+            "{:?} has {}",
+            process.command,
+            String::from_utf8_lossy(&environment)
+        );
+    }
+}
+
+#[test]
+fn isms_doctor_shows_every_layer_of_isolation_and_whether_it_is_proven() {
+    let Some(platform) = Platform::start() else { return };
+    let output = platform.isms(&["doctor", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let isolation: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(isolation["sufficient"], true);
+    let layers = isolation["layers"].as_array().unwrap();
+    let unproven = layers
+        .iter()
+        .filter(|layer| layer["required"] == true && layer["proven"] != true);
+    assert_eq!(unproven.count(), 0, "{isolation}");
+    let shown = platform.isms(&["doctor"]).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    for layer in layers {
+        assert!(shown.contains(layer["name"].as_str().unwrap()), "{shown}");
+    }
+    assert_eq!(shown.lines().count(), layers.len());
 }
 
 #[test]
@@ -91,10 +140,13 @@ fn isms_down_stops_the_platform_of_a_data_directory() {
     );
 }
 
+/// A port that the system picks.
+const ANY: &str = "127.0.0.1:0";
+
 /// Runs `isms up` that is expected to fail.
 fn up(arguments: &[&str]) -> Option<Output> {
     let output = Command::new(binaries()?.join("isms"))
-        .args(["up", "--gate", "127.0.0.1:0"])
+        .arg("up")
         .args(arguments)
         .stdin(Stdio::null())
         .output()
@@ -110,19 +162,22 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn a_port_in_use_is_named_with_the_flag_that_changes_it() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind(ANY).unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
     let data = tempfile::tempdir().unwrap();
-    let Some(output) = up(&["--http", &address, "--data", data.path().to_str().unwrap()]) else {
-        return;
-    };
-    let error = stderr(&output);
-    assert!(error.contains(&address) && error.contains("--http"), "{error}");
+    let data = data.path().to_str().unwrap();
+    for (http, gate, flag) in [(taken.as_str(), ANY, "--http"), (ANY, taken.as_str(), "--gate")] {
+        let Some(output) = up(&["--http", http, "--gate", gate, "--data", data]) else {
+            return;
+        };
+        let error = stderr(&output);
+        assert!(error.contains(&taken) && error.contains(flag), "{error}");
+    }
 }
 
 #[test]
 fn a_data_directory_that_cannot_be_written_is_named_with_the_way_out() {
-    let Some(output) = up(&["--http", "127.0.0.1:0", "--data", "/proc/isms"]) else {
+    let Some(output) = up(&["--http", ANY, "--gate", ANY, "--data", "/proc/isms"]) else {
         return;
     };
     let error = stderr(&output);
@@ -136,7 +191,7 @@ fn a_data_directory_that_cannot_be_written_is_named_with_the_way_out() {
 fn a_second_platform_on_the_same_data_is_refused_and_the_first_goes_on() {
     let Some(platform) = Platform::start() else { return };
     let data = platform.data.path().to_str().unwrap();
-    let Some(output) = up(&["--http", "127.0.0.1:0", "--data", data]) else {
+    let Some(output) = up(&["--http", ANY, "--gate", ANY, "--data", data]) else {
         return;
     };
     assert!(stderr(&output).contains("another isms"), "{}", stderr(&output));

@@ -1,23 +1,9 @@
 //! Workers come and go with demand, and the pool makes a first call cheap.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-
-use serde_json::Value;
-
 use crate::{
-    harness::{Http, Platform, eventually},
+    harness::{Http, Platform, await_calls, eventually, under_load},
     project::Project,
 };
-
-fn workers(platform: &Platform, project: &str) -> Vec<Value> {
-    let listed: Value = serde_json::from_slice(&platform.isms(&["ps", "--json"]).stdout).unwrap();
-    let workers = listed["workers"].as_array().unwrap();
-    workers
-        .iter()
-        .filter(|worker| worker["project_name"] == project)
-        .cloned()
-        .collect()
-}
 
 #[test]
 fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
@@ -42,13 +28,13 @@ fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
             .collect();
         let mut most = 0;
         while clients.iter().any(|client| !client.is_finished()) {
-            most = most.max(workers(&platform, "busy").len());
+            most = most.max(platform.workers("busy").len());
         }
         most
     });
     assert_eq!(most, 3);
     eventually("the idle workers' end", || {
-        (workers(&platform, "busy").len() == 1).then_some(())
+        (platform.workers("busy").len() == 1).then_some(())
     });
 }
 
@@ -58,56 +44,27 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         return;
     };
     let empty = || {
-        workers(&platform, "")
+        platform
+            .workers("")
             .iter()
             .filter(|worker| worker["state"] == "empty")
             .count()
     };
     eventually("a full pool", || (empty() == 2).then_some(()));
     platform.deploy(Project::c("first", "return say(call, \"ok\");").path());
-    let pooled: Vec<u64> = workers(&platform, "")
+    let pooled: Vec<u64> = platform
+        .workers("")
         .iter()
         .map(|worker| worker["worker"].as_u64().unwrap())
         .collect();
     assert_eq!(platform.get("/first/").text(), "ok");
-    let serving = workers(&platform, "first");
+    let serving = platform.workers("first");
     assert_eq!(serving.len(), 1);
     assert!(
         pooled.contains(&serving[0]["worker"].as_u64().unwrap()),
         "the call took a pooled sandbox"
     );
     eventually("a full pool again", || (empty() == 2).then_some(()));
-}
-
-/// Eight clients that call without pause, each call answered well, while `meanwhile` runs; it is given the number
-/// of calls that they have made.
-fn under_load(platform: &Platform, path: &str, meanwhile: impl FnOnce(&AtomicU32)) {
-    let (calls, stop) = (AtomicU32::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let mut http = Http::connect(platform.http);
-                while !stop.load(Relaxed) {
-                    let answer = http.send("GET", path, &[], b"");
-                    assert_eq!(answer.status, 200, "{}", answer.text());
-                    calls.fetch_add(1, Relaxed);
-                }
-            });
-        }
-        // A failed client ends the test by its panic, once the others have stopped.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(&calls)));
-        stop.store(true, Relaxed);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn await_calls(calls: &AtomicU32, more: u32) {
-    let until = calls.load(Relaxed) + more;
-    eventually("calls under load", || {
-        (calls.load(Relaxed) >= until).then_some(())
-    });
 }
 
 #[test]

@@ -36,6 +36,31 @@ const PIECES: [&str; 24] = [
 ];
 
 #[test]
+fn a_connection_that_writes_syncs_each_commit() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("synced.sqlite");
+    for mode in [Mode::Create, Mode::Write] {
+        runtime.block_on(async {
+            let mut connection = Connection::open(&path, mode, 64).await.unwrap();
+            let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+                .fetch_one(connection.sqlite())
+                .await
+                .unwrap();
+            let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+                .fetch_one(connection.sqlite())
+                .await
+                .unwrap();
+            // FULL: with a write-ahead log, synced before COMMIT returns.
+            assert_eq!((synchronous, journal.as_str()), (2, "wal"), "{mode:?}");
+        });
+    }
+}
+
+#[test]
 fn what_the_classifier_takes_for_one_statement_is_one_for_sqlite() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
