@@ -266,12 +266,13 @@ fn a_neighbour_is_served_all_the_while_others_crash_hang_and_eat_memory() {
     let Some(platform) = with_neighbour() else { return };
     let eat =
         "for (;;) { char *p = malloc(1 << 20); if (!p) abort(); memset(p, 1, 1 << 20); } return ISMS_OK;";
-    for (name, execute) in [
-        ("crashes", "abort(); return ISMS_OK;"),
-        ("hangs", "for (;;) pause(); return ISMS_OK;"),
-        ("eats", eat),
+    for (name, timeout_ms, execute) in [
+        ("crashes", 20_000, "abort(); return ISMS_OK;"),
+        ("hangs", 500, "for (;;) pause(); return ISMS_OK;"),
+        ("eats", 20_000, eat),
     ] {
-        platform.deploy(Project::c_with(name, "memory_mb = 32\ntimeout_ms = 500", execute).path());
+        let keys = format!("memory_mb = 32\ntimeout_ms = {timeout_ms}");
+        platform.deploy(Project::c_with(name, &keys, execute).path());
     }
     under_load(&platform, "/neighbour/", |calls| {
         let statuses = std::thread::scope(|scope| {

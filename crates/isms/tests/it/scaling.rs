@@ -58,10 +58,11 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
         .map(|worker| worker["worker"].as_u64().unwrap())
         .collect();
     assert_eq!(platform.get("/first/").text(), "ok");
+    // On a slow machine the call may have waited so long that a second worker was started for it.
     let serving = platform.workers("first");
-    assert_eq!(serving.len(), 1);
+    let answered = serving.iter().find(|worker| worker["calls"] == 1).unwrap();
     assert!(
-        pooled.contains(&serving[0]["worker"].as_u64().unwrap()),
+        pooled.contains(&answered["worker"].as_u64().unwrap()),
         "the call took a pooled sandbox"
     );
     eventually("a full pool again", || (empty() == 2).then_some(()));
