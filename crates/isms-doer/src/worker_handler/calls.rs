@@ -92,6 +92,8 @@ impl WorkerHandler {
             return;
         };
         let Some(index) = record.calls_held.iter().position(|held| *held == task) else {
+            // It had been taken back, and is answered all the same by a worker that lies.
+            self.admin.remove(task);
             return;
         };
         record.calls_held.remove(index);

@@ -119,7 +119,11 @@ impl WorkerHandler {
                     actions,
                 );
             }
-            _ => self.scale(version, now, actions),
+            _ => {
+                // What it gave back may find another worker free, of which no event would tell.
+                self.feed(version, now, actions);
+                self.scale(version, now, actions);
+            }
         }
     }
 

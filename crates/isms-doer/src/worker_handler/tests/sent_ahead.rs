@@ -1,6 +1,6 @@
 //! Calls that a worker is sent ahead of their turn.
 
-use super::*;
+use super::{super::prefetch::STALLED_AFTER, *};
 
 impl Scene {
     /// As [`Scene::running`], where calls are known to be short.
@@ -144,4 +144,45 @@ fn a_cancelled_call_that_cannot_be_taken_back_is_asked_when_its_turn_comes() {
     scene.on(accepted(2));
     scene.on(Event::Cancelled { task: TaskId(2) });
     scene.expect(answered(1), &[Action::AskCancel { task: TaskId(2) }]);
+}
+
+#[test]
+fn what_a_dead_worker_had_not_begun_goes_to_one_that_is_idle() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    // Task 1 turns out long: task 2 is taken back, and worker 2 starts for it.
+    scene.after(STALLED_AFTER).on(Event::Tick);
+    scene.on(Event::Recalled {
+        worker: WorkerId(1),
+        tasks: vec![TaskId(2)],
+    });
+    scene.on(Event::Empty { worker: WorkerId(2) });
+    assert!(
+        scene
+            .on(Event::Initialized { worker: WorkerId(2) })
+            .contains(&run(2, 2))
+    );
+    scene.on(answered(1));
+    // Worker 1 has task 3 and dies before it begins; by then worker 2 is idle.
+    scene.expect(accepted(3), &[run(1, 3)]);
+    scene.on(Event::Answered {
+        worker: WorkerId(2),
+        task: TaskId(2),
+        run_time: Duration::ZERO,
+    });
+    let actions = scene.on(exited("was killed", &[]));
+    assert_eq!(actions[..2], [Action::Requeue { task: TaskId(3) }, run(2, 3)]);
+}
+
+#[test]
+fn an_answer_to_a_call_that_was_taken_back_ends_it() {
+    let mut scene = Scene::quick();
+    scene.on(accepted(2));
+    scene.after(STALLED_AFTER).on(Event::Tick);
+    scene.on(Event::Recalled {
+        worker: WorkerId(1),
+        tasks: vec![TaskId(2)],
+    });
+    scene.expect(answered(2), &[]);
+    scene.expect(answered(1), &[]);
 }
