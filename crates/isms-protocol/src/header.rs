@@ -45,7 +45,7 @@ pub enum Kind {
     Slots = 11,
     /// Kernel → Doer: how many calls of a Doee version wait (`kernel::Demand`).
     Demand = 12,
-    /// Callee → caller: the call has begun; header only. Workers tell the Doer by their status page instead.
+    /// Callee → caller: the call has begun; header only. Nobody sends it: workers tell by their status page.
     Begun = 13,
 }
 

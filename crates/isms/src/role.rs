@@ -43,7 +43,7 @@ pub(crate) fn run(service: Service) -> Result<()> {
         .context("a role is started by `isms up`, not by hand: it inherits a channel from the supervisor")?;
     let (bootstrap, descriptors) = receive_bootstrap(service, &channel)?;
     if let Some((uid, gid)) = bootstrap.user {
-        process::drop_to(uid, gid, &[]).with_context(|| format!("cannot become user {uid}"))?;
+        process::drop_to(uid, gid).with_context(|| format!("cannot become user {uid}"))?;
     }
     process::set_dumpable(false).context("cannot forbid dumps of this process")?;
     // After the change of user, which clears the request.

@@ -83,12 +83,6 @@ impl Responder {
         self.answer_error(&error);
     }
 
-    /// Tells that the work on the request has begun.
-    pub fn begun(&self) {
-        // When it cannot be sent the connection has ended, and the call with it.
-        let _ = self.session.send(Message::bare(self.header.answer(Kind::Begun)));
-    }
-
     /// Waits until nobody wants the answer: the caller cancelled, or the connection has ended.
     pub async fn cancelled(&self) {
         self.cancelled.wait().await;

@@ -239,7 +239,7 @@ async fn messages_about_calls_that_nobody_made_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_request_is_begun_and_answered_with_its_own_call_and_process() {
+async fn a_request_is_answered_with_its_own_call_and_process() {
     let kernel = FakeKernel::start();
     let (_link, mut inbox, mut peer) = kernel.link(Service::Dbriver, 10).await;
     let mut message = dispatch(77).with_raw(&b"payload"[..]);
@@ -254,16 +254,7 @@ async fn a_request_is_begun_and_answered_with_its_own_call_and_process() {
         "{left:?}"
     );
     assert_eq!(request.payload(7).await.unwrap(), "payload");
-    request.responder.begun();
     request.responder.reply(&42_u8, Bytes::from_static(b"r"));
-    let begun = peer.next().await;
-    assert_eq!(
-        begun.header,
-        Header {
-            remaining_us: 5_000_000,
-            ..message.header.answer(Kind::Begun)
-        }
-    );
     let reply = peer.next().await;
     assert_eq!(reply.header, message.header.answer(Kind::Reply));
     assert_eq!(

@@ -3,8 +3,8 @@
 
 use std::{mem::MaybeUninit, time::Duration};
 
-/// Time on CLOCK_MONOTONIC. Through libc, which finds the kernel's shared page without `/proc`: in a worker
-/// others must make a system call.
+/// Time on CLOCK_MONOTONIC, read without a system call in a worker too: libc gets the address of the kernel's
+/// clock from the kernel, where rustix would look for it in `/proc`.
 pub fn monotonic() -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: `time` may be written to, and zeroes are a value should it not be.

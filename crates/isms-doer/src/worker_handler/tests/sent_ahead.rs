@@ -13,6 +13,30 @@ impl Scene {
         scene.on(accepted(1));
         scene
     }
+
+    /// As [`Scene::quick`], where task 1 has turned out long and task 2 was taken back.
+    fn stalled() -> Scene {
+        let mut scene = Scene::quick();
+        scene.on(accepted(2));
+        scene.after(STALLED_AFTER).on(Event::Tick);
+        scene.on(recalled(&[2]));
+        scene
+    }
+}
+
+fn recall(tasks: &[u64]) -> Action {
+    Action::Recall {
+        worker: WorkerId(1),
+        tasks: tasks.iter().copied().map(TaskId).collect(),
+    }
+}
+
+/// Worker 1 has given these back.
+fn recalled(tasks: &[u64]) -> Event {
+    Event::Recalled {
+        worker: WorkerId(1),
+        tasks: tasks.iter().copied().map(TaskId).collect(),
+    }
 }
 
 #[test]
@@ -48,23 +72,12 @@ fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
     let mut scene = Scene::quick();
     scene.on(accepted(2));
     scene.on(accepted(3));
-    let tasks = || vec![TaskId(2), TaskId(3)];
     scene.after(Duration::from_millis(1)).expect(Event::Tick, &[]);
-    scene.after(Duration::from_millis(1)).expect(
-        Event::Tick,
-        &[
-            Action::Recall {
-                worker: WorkerId(1),
-                tasks: tasks(),
-            },
-            publish(1),
-        ],
-    );
+    scene
+        .after(Duration::from_millis(1))
+        .expect(Event::Tick, &[recall(&[2, 3]), publish(1)]);
     scene.expect(
-        Event::Recalled {
-            worker: WorkerId(1),
-            tasks: tasks(),
-        },
+        recalled(&[2, 3]),
         &[
             Action::Requeue { task: TaskId(3) },
             Action::Requeue { task: TaskId(2) },
@@ -124,18 +137,9 @@ fn a_call_under_which_workers_die_before_it_begins_fails_in_the_end() {
 fn a_cancelled_call_that_was_sent_ahead_is_taken_back() {
     let mut scene = Scene::quick();
     scene.on(accepted(2));
-    let tasks = || vec![TaskId(2)];
-    let recall = Action::Recall {
-        worker: WorkerId(1),
-        tasks: tasks(),
-    };
-    scene.expect(Event::Cancelled { task: TaskId(2) }, &[recall]);
-    let recalled = Event::Recalled {
-        worker: WorkerId(1),
-        tasks: tasks(),
-    };
+    scene.expect(Event::Cancelled { task: TaskId(2) }, &[recall(&[2])]);
     let cancelled = fail(2, ErrorCode::Cancelled, "the call was cancelled by its caller");
-    scene.expect(recalled, &[cancelled]);
+    scene.expect(recalled(&[2]), &[cancelled]);
 }
 
 #[test]
@@ -148,14 +152,7 @@ fn a_cancelled_call_that_cannot_be_taken_back_is_asked_when_its_turn_comes() {
 
 #[test]
 fn what_a_dead_worker_had_not_begun_goes_to_one_that_is_idle() {
-    let mut scene = Scene::quick();
-    scene.on(accepted(2));
-    // Task 1 turns out long: task 2 is taken back, and worker 2 starts for it.
-    scene.after(STALLED_AFTER).on(Event::Tick);
-    scene.on(Event::Recalled {
-        worker: WorkerId(1),
-        tasks: vec![TaskId(2)],
-    });
+    let mut scene = Scene::stalled();
     scene.on(Event::Empty { worker: WorkerId(2) });
     assert!(
         scene
@@ -176,13 +173,7 @@ fn what_a_dead_worker_had_not_begun_goes_to_one_that_is_idle() {
 
 #[test]
 fn an_answer_to_a_call_that_was_taken_back_ends_it() {
-    let mut scene = Scene::quick();
-    scene.on(accepted(2));
-    scene.after(STALLED_AFTER).on(Event::Tick);
-    scene.on(Event::Recalled {
-        worker: WorkerId(1),
-        tasks: vec![TaskId(2)],
-    });
+    let mut scene = Scene::stalled();
     scene.expect(answered(2), &[]);
     scene.expect(answered(1), &[]);
 }
