@@ -44,7 +44,9 @@ pub(crate) enum DatabaseError {
     Sqlite { statement: usize, message: String },
     #[error("the commit failed: {message}; nothing was changed")]
     Commit { message: String },
-    #[error("statement {statement} met a failing disk: {message}; nothing was changed")]
+    #[error(
+        "statement {statement} met a failing disk: {message}; look whether it was stored before you repeat it"
+    )]
     Disk { statement: usize, message: String },
     #[error("the database was closed by a failure; try again")]
     Closed,
