@@ -8,7 +8,7 @@ use isms_protocol::{
     doer::{Build, BuildReply, Operation},
     limits::ARTIFACT_LEN_MAX,
 };
-use isms_sandbox::{native::Profile, spawner::Request};
+use isms_sandbox::spawner::{Environment, Request};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{connection::attach, service::Doer};
@@ -142,7 +142,7 @@ impl Running {
         doer.spawner
             .send(&Request::Spawn {
                 worker: builder,
-                profile: Profile::Builder,
+                environment: Environment::BUILDER,
                 limits,
             })
             .map_err(|error| unavailable(format!("cannot ask for a builder: {error}")))?;

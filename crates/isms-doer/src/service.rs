@@ -18,10 +18,7 @@ use isms_protocol::{
     limits::DRAIN_TIMEOUT,
     worker::Control,
 };
-use isms_sandbox::{
-    native::Profile,
-    spawner::{Event as SpawnerEvent, Request},
-};
+use isms_sandbox::spawner::{Environment, Event as SpawnerEvent, Request};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -357,7 +354,7 @@ impl Doer {
                 let limits = self.config.worker_limits(self.config.pool_memory_mb);
                 let request = Request::Spawn {
                     worker: worker.0,
-                    profile: Profile::Worker,
+                    environment: Environment::WORKER,
                     limits,
                 };
                 if let Err(error) = self.spawner.send(&request) {

@@ -10,10 +10,12 @@
 mod channel;
 mod codec;
 mod config;
+mod environment;
 mod run;
 mod uids;
 mod worker;
 
 pub use codec::{DecodeError, EVENT_LEN_MAX, Event, FromSpawner, REQUEST_LEN, Request, ToSpawner};
 pub use config::{SpawnerConfig, UidRange};
+pub use environment::{Backend, Environment, HOLES_MAX, Holes, ImageHash};
 pub use run::{RunError, run};

@@ -75,6 +75,11 @@ impl DataDir {
         self.path.join("run")
     }
 
+    /// The images that Resadmin keeps and the spawner makes roots of.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.path.join("resadmin/images")
+    }
+
     /// Reserves a block of incarnation numbers, durably.
     pub(crate) fn reserve_incarnations(&self) -> Result<Range<u32>> {
         let path = self.path.join("incarnation");

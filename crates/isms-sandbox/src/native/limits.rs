@@ -8,7 +8,7 @@ pub(super) const MEMORY_MIN: u64 = 8 * 1024 * 1024;
 pub(super) const CPU_PERMILLE_MIN: u32 = 50;
 
 /// What runs in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Profile {
     /// `doee-executor`: one Doee.
     Worker,

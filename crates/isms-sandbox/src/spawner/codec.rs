@@ -2,13 +2,14 @@
 //!
 //! Everything unknown, truncated, too long or with a reserved byte set is refused as a whole.
 
+use super::environment::{Backend, Environment, Holes, ImageHash};
 use crate::{
     native::{Limits, Profile},
     probe::LayerReport,
 };
 
 /// Length of every request.
-pub const REQUEST_LEN: usize = 32;
+pub const REQUEST_LEN: usize = 80;
 /// Length of the longest event.
 pub const EVENT_LEN_MAX: usize = 36 * 1024;
 /// Text of a failure.
@@ -25,8 +26,8 @@ pub enum Request {
     Spawn {
         /// Number that the Doer gives it, never used before in this generation.
         worker: u64,
-        /// What runs inside.
-        profile: Profile,
+        /// What it consists of.
+        environment: Environment,
         /// What it may use, within the administrator's maxima.
         limits: Limits,
     },
@@ -152,27 +153,29 @@ impl FromSpawner {
     }
 }
 
-// Layout of a request: kind u8 · profile u8 · 6 zero bytes · worker u64 · memory u64 · cpu u32 · pids u32.
+// Layout of a request: kind u8 · profile u8 · backend u8 · flags u8 (1: an image, 2: network) · 4 zero bytes · worker
+// u64 · memory u64 · cpu u32 · pids u32 · devices u64 · directories u64 · image [u8; 32].
+const FLAG_IMAGE: u8 = 1;
+const FLAG_NETWORK: u8 = 2;
+
 impl Request {
     /// The datagram.
     pub fn encode(&self) -> [u8; REQUEST_LEN] {
-        let (kind, profile, worker, limits) = match *self {
-            Self::Spawn {
-                worker,
-                profile,
-                limits,
-            } => (1, profile.to_byte(), worker, Some(limits)),
-            Self::Kill { worker } => (2, 0, worker, None),
-            Self::Limit { worker, limits } => (3, 0, worker, Some(limits)),
+        let (kind, worker, limits) = match *self {
+            Self::Spawn { worker, limits, .. } => (1, worker, Some(limits)),
+            Self::Kill { worker } => (2, worker, None),
+            Self::Limit { worker, limits } => (3, worker, Some(limits)),
         };
         let mut bytes = [0; REQUEST_LEN];
         bytes[0] = kind;
-        bytes[1] = profile;
         bytes[8..16].copy_from_slice(&worker.to_le_bytes());
         if let Some(limits) = limits {
             bytes[16..24].copy_from_slice(&limits.memory_bytes.to_le_bytes());
             bytes[24..28].copy_from_slice(&limits.cpu_permille.to_le_bytes());
             bytes[28..32].copy_from_slice(&limits.pids.to_le_bytes());
+        }
+        if let Self::Spawn { environment, .. } = self {
+            environment.encode(&mut bytes);
         }
         bytes
     }
@@ -190,7 +193,7 @@ impl Request {
         let request = match bytes[0] {
             1 => Self::Spawn {
                 worker,
-                profile: Profile::from_byte(bytes[1]).ok_or(DecodeError::Value)?,
+                environment: Environment::decode([bytes[1], bytes[2], bytes[3]], &mut reader)?,
                 limits,
             },
             2 => Self::Kill { worker },
@@ -200,6 +203,42 @@ impl Request {
         // Reserved bytes, and fields that the kind does not use, are zero: one encoding per request.
         if request.encode() == *bytes {
             Ok(request)
+        } else {
+            Err(DecodeError::Value)
+        }
+    }
+}
+
+impl Environment {
+    fn encode(&self, bytes: &mut [u8; REQUEST_LEN]) {
+        bytes[1] = self.profile.to_byte();
+        bytes[2] = self.backend.to_byte();
+        if self.holes.network {
+            bytes[3] |= FLAG_NETWORK;
+        }
+        bytes[32..40].copy_from_slice(&self.holes.devices.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.holes.directories.to_le_bytes());
+        if let Some(ImageHash(hash)) = self.image {
+            bytes[3] |= FLAG_IMAGE;
+            bytes[48..].copy_from_slice(&hash);
+        }
+    }
+
+    fn decode([profile, backend, flags]: [u8; 3], reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let environment = Self {
+            profile: Profile::from_byte(profile).ok_or(DecodeError::Value)?,
+            backend: Backend::from_byte(backend).ok_or(DecodeError::Value)?,
+            holes: Holes {
+                devices: reader.u64()?,
+                directories: reader.u64()?,
+                network: flags & FLAG_NETWORK != 0,
+            },
+            image: (flags & FLAG_IMAGE != 0)
+                .then(|| reader.take().map(ImageHash))
+                .transpose()?,
+        };
+        if environment.is_possible() {
+            Ok(environment)
         } else {
             Err(DecodeError::Value)
         }

@@ -30,6 +30,14 @@ pub struct SpawnerConfig {
     pub worker_maxima: Limits,
     /// The most that a builder may be given.
     pub builder_maxima: Limits,
+    /// Directory of the images, each a SIF file named by its hash in hexadecimal digits.
+    pub images: PathBuf,
+    /// Device nodes that workers may be given; a request names one by its index.
+    pub device_nodes: Vec<PathBuf>,
+    /// Directories that workers may be given to read; a request names one by its index.
+    pub directories: Vec<PathBuf>,
+    /// Builders may be given the host's network.
+    pub builder_network: bool,
     /// Layers without which no worker starts; empty: [`probe::REQUIRED`](crate::probe::REQUIRED).
     pub required_layers: Vec<String>,
 }

@@ -14,6 +14,7 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
+    environment::Environment,
     uids::Uids,
     worker::{News, Worker},
 };
@@ -279,9 +280,9 @@ impl Spawner {
         match request {
             Request::Spawn {
                 worker,
-                profile,
+                environment,
                 limits,
-            } => match self.spawn(worker, profile, &limits) {
+            } => match self.spawn(worker, environment, &limits) {
                 Ok(started) => self.workers.push(started),
                 Err(message) => self.tell(Event::Failed { worker, message }, Vec::new()),
             },
@@ -308,7 +309,11 @@ impl Spawner {
     }
 
     /// Starts a sandbox, or says why not.
-    fn spawn(&mut self, number: u64, profile: Profile, limits: &Limits) -> Result<Worker, String> {
+    fn spawn(&mut self, number: u64, environment: Environment, limits: &Limits) -> Result<Worker, String> {
+        let profile = environment.profile;
+        if environment != Environment::WORKER && environment != Environment::BUILDER {
+            return Err("images and openings are not served yet".to_owned());
+        }
         if !self.sufficient {
             return Err(
                 "this machine does not isolate workers enough; `isms doctor` names the layers".to_owned(),

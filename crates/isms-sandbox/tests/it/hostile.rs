@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use isms_sandbox::{
     linux::seqpacket,
-    native::{Limits, Profile},
-    spawner::{Event, Request},
+    native::Limits,
+    spawner::{Environment, Event, Request},
 };
 
 use crate::platform::{LIMITS, MAXIMA, Platform, WORKERS_MAX};
@@ -25,7 +25,7 @@ fn a_doer_that_says_something_unknown_is_cut_off_and_its_workers_die() {
     };
     let good = Request::Spawn {
         worker: 2,
-        profile: Profile::Worker,
+        environment: Environment::WORKER,
         limits: LIMITS,
     }
     .encode();
@@ -35,7 +35,7 @@ fn a_doer_that_says_something_unknown_is_cut_off_and_its_workers_die() {
     reserved[5] = 1;
     let lies: [&[u8]; 5] = [
         b"x",
-        &good[..31],
+        &good[..79],
         &[&good[..], b"x"].concat(),
         &unknown_profile,
         &reserved,
@@ -57,7 +57,7 @@ fn limits_beyond_the_administrator_s_are_refused() {
             &platform,
             Request::Spawn {
                 worker: 1,
-                profile: Profile::Worker,
+                environment: Environment::WORKER,
                 limits,
             },
         )
@@ -112,14 +112,14 @@ fn a_worker_that_is_to_get_more_than_allowed_is_killed() {
 fn more_workers_than_allowed_and_numbers_in_use_are_refused() {
     let Some(platform) = Platform::start() else { return };
     let workers: Vec<_> = (0..WORKERS_MAX.into())
-        .map(|number| platform.spawn(number, Profile::Worker, LIMITS))
+        .map(|number| platform.spawn(number, Environment::WORKER, LIMITS))
         .collect();
     let spawn = |worker| {
         failure(
             &platform,
             Request::Spawn {
                 worker,
-                profile: Profile::Worker,
+                environment: Environment::WORKER,
                 limits: LIMITS,
             },
         )

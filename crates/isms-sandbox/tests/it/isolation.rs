@@ -10,7 +10,7 @@ use std::{
 
 use isms_sandbox::{
     linux::{lockdown, memfd, process::effective_uid, seqpacket},
-    native::Profile,
+    spawner::Environment,
 };
 
 use crate::platform::{LIMITS, Platform, receive};
@@ -118,7 +118,7 @@ fn each_worker_has_a_uid_of_its_own_on_the_host() {
     if !platform.has("sub-uid") {
         return;
     }
-    let workers = [1, 2, 3].map(|number| platform.spawn(number, Profile::Worker, LIMITS));
+    let workers = [1, 2, 3].map(|number| platform.spawn(number, Environment::WORKER, LIMITS));
     let uids = workers.each_ref().map(|worker| {
         let status = fs::read_to_string(format!("/proc/{}/status", worker.pid)).unwrap();
         let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
@@ -160,7 +160,7 @@ fn output_data_and_a_sealed_library_reach_where_they_belong() {
 #[test]
 fn a_builder_runs_the_toolchain_and_sees_nothing_else_of_the_host() {
     let Some(platform) = Platform::start() else { return };
-    let builder = platform.spawn(1, Profile::Builder, LIMITS);
+    let builder = platform.spawn(1, Environment::BUILDER, LIMITS);
     assert_eq!(builder.ask("run /bin/sh"), "ok");
     assert_eq!(builder.ask("list /sdk"), "include");
     assert_eq!(builder.ask("list /etc"), "alternatives");

@@ -7,8 +7,7 @@ use std::{
 
 use isms_sandbox::{
     linux::seqpacket,
-    native::Profile,
-    spawner::{Event, FromSpawner, Request, ToSpawner},
+    spawner::{Environment, Event, FromSpawner, Request, ToSpawner},
 };
 
 use crate::platform::{LIMITS, Platform, WORKERS_MAX};
@@ -54,7 +53,7 @@ fn many_workers_come_and_go_without_using_anything_up() {
     let Some(platform) = Platform::start() else { return };
     // More than there are uids, more than there may be workers at a time.
     for round in 0..20 {
-        let worker = platform.spawn(round, Profile::Worker, LIMITS);
+        let worker = platform.spawn(round, Environment::WORKER, LIMITS);
         platform.send(Request::Kill { worker: round });
         worker.wait_for_death();
         let (event, _) = platform.event().unwrap();
@@ -88,8 +87,8 @@ fn workers_die_with_a_killed_spawner_and_the_next_one_sweeps_their_groups() {
         return;
     };
     let workers = [
-        platform.spawn(1, Profile::Worker, LIMITS),
-        platform.spawn(2, Profile::Builder, LIMITS),
+        platform.spawn(1, Environment::WORKER, LIMITS),
+        platform.spawn(2, Environment::BUILDER, LIMITS),
     ];
     assert_eq!(workers[1].ask("forks 3"), "3");
     platform.spawner.kill().unwrap();
@@ -152,7 +151,7 @@ fn nothing_is_left_when_the_supervisor_dies() {
         return;
     };
     let workers: Vec<_> = (0..WORKERS_MAX.into())
-        .map(|number| platform.spawn(number, Profile::Worker, LIMITS))
+        .map(|number| platform.spawn(number, Environment::WORKER, LIMITS))
         .collect();
     let socket = platform.directory.join("run/role.sock");
     let _listener = UnixListener::bind(&socket).unwrap();

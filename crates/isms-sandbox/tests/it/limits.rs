@@ -1,8 +1,8 @@
 //! Limits hold, and can be changed while a worker is empty.
 
 use isms_sandbox::{
-    native::{Limits, Profile},
-    spawner::{Event, Request},
+    native::Limits,
+    spawner::{Environment, Event, Request},
 };
 
 use crate::platform::{LIMITS, Platform};
@@ -39,7 +39,7 @@ fn a_worker_starts_threads_up_to_its_limit_and_never_a_process() {
 #[test]
 fn a_builder_starts_processes_up_to_its_limit_and_all_die_with_it() {
     let Some(platform) = Platform::start() else { return };
-    let builder = platform.spawn(1, Profile::Builder, LIMITS);
+    let builder = platform.spawn(1, Environment::BUILDER, LIMITS);
     assert_eq!(builder.ask("forks 100"), (LIMITS.pids - 1).to_string());
     platform.send(Request::Kill { worker: 1 });
     builder.wait_for_death();
@@ -71,7 +71,7 @@ fn limits_set_at_assignment_hold_from_then_on() {
     // The spawner handles requests in order: once this has failed, the limit is set.
     platform.send(Request::Spawn {
         worker: 1,
-        profile: Profile::Worker,
+        environment: Environment::WORKER,
         limits,
     });
     let (event, _) = platform.event().unwrap();

@@ -22,9 +22,11 @@ use isms_sandbox::{
         launch::{self, Launch},
         seqpacket,
     },
-    native::{Limits, Profile},
+    native::Limits,
     probe::LayerReport,
-    spawner::{self, EVENT_LEN_MAX, Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
+    spawner::{
+        self, EVENT_LEN_MAX, Environment, Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange,
+    },
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -160,10 +162,10 @@ impl Platform {
     }
 
     /// Starts a sandbox and waits until its program is up.
-    pub(crate) fn spawn(&self, worker: u64, profile: Profile, limits: Limits) -> Sandbox {
+    pub(crate) fn spawn(&self, worker: u64, environment: Environment, limits: Limits) -> Sandbox {
         self.send(Request::Spawn {
             worker,
-            profile,
+            environment,
             limits,
         });
         let (event, descriptors) = self.event().unwrap();
@@ -185,7 +187,7 @@ impl Platform {
     }
 
     pub(crate) fn worker(&self) -> Sandbox {
-        self.spawn(1, Profile::Worker, LIMITS)
+        self.spawn(1, Environment::WORKER, LIMITS)
     }
 
     pub(crate) fn has(&self, layer: &str) -> bool {
@@ -320,6 +322,10 @@ fn spawner_process() {
         workers_max: WORKERS_MAX,
         worker_maxima: MAXIMA,
         builder_maxima: MAXIMA,
+        images: directory.join("images"),
+        device_nodes: Vec::new(),
+        directories: Vec::new(),
+        builder_network: false,
         required_layers: Vec::new(),
     };
     spawner::run(config, supervisor).unwrap();

@@ -73,6 +73,10 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
             cpu_permille: 4000,
             pids: 256,
         },
+        images: supervisor.data.images(),
+        device_nodes: Vec::new(),
+        directories: Vec::new(),
+        builder_network: false,
         required_layers: Vec::new(),
     })
 }

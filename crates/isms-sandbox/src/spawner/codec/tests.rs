@@ -8,21 +8,50 @@ const LIMITS: Limits = Limits {
     pids: 0x0a0b_0c0d,
 };
 
-fn requests() -> [Request; 4] {
+const IMAGE: Environment = Environment {
+    backend: Backend::Apptainer,
+    image: Some(ImageHash([0xab; 32])),
+    holes: Holes {
+        devices: 1 << 63,
+        directories: 5,
+        network: false,
+    },
+    ..Environment::WORKER
+};
+const NETWORK: Environment = Environment {
+    holes: Holes {
+        devices: 0,
+        directories: 0,
+        network: true,
+    },
+    ..Environment::BUILDER
+};
+
+fn requests() -> [Request; 6] {
     [
         Request::Spawn {
             worker: 7,
-            profile: Profile::Worker,
+            environment: Environment::WORKER,
             limits: LIMITS,
         },
         Request::Spawn {
             worker: u64::MAX,
-            profile: Profile::Builder,
+            environment: Environment::BUILDER,
             limits: LIMITS,
         },
         Request::Kill { worker: 0 },
         Request::Limit {
             worker: 9,
+            limits: LIMITS,
+        },
+        Request::Spawn {
+            worker: 8,
+            environment: IMAGE,
+            limits: LIMITS,
+        },
+        Request::Spawn {
+            worker: 8,
+            environment: NETWORK,
             limits: LIMITS,
         },
     ]
@@ -71,14 +100,43 @@ fn events() -> Vec<Event> {
 fn a_request_has_these_bytes() {
     let spawn = Request::Spawn {
         worker: 0x1122,
-        profile: Profile::Builder,
+        environment: IMAGE,
         limits: LIMITS,
     };
     let expected = [
-        1, 1, 0, 0, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4, 3, 2, 1, 0x0d, 0x0c,
-        0x0b, 0x0a,
+        1, 0, 1, 1, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4, 3, 2, 1, 0x0d, 0x0c,
+        0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0x80, 5, 0, 0, 0, 0, 0, 0, 0,
     ];
-    assert_eq!(spawn.encode(), expected);
+    assert_eq!(spawn.encode(), [&expected[..], &[0xab; 32]].concat()[..]);
+}
+
+#[test]
+fn what_cannot_exist_is_refused() {
+    let refused = |environment| {
+        let request = Request::Spawn {
+            worker: 1,
+            environment,
+            limits: LIMITS,
+        };
+        assert_eq!(
+            Request::decode(&request.encode()),
+            Err(DecodeError::Value),
+            "{request:?}"
+        );
+    };
+    refused(Environment { image: None, ..IMAGE });
+    refused(Environment {
+        profile: Profile::Builder,
+        ..IMAGE
+    });
+    refused(Environment {
+        holes: IMAGE.holes,
+        ..Environment::BUILDER
+    });
+    refused(Environment {
+        holes: NETWORK.holes,
+        ..Environment::WORKER
+    });
 }
 
 #[test]
@@ -127,7 +185,18 @@ fn unknown_kinds_profiles_and_set_reserved_bytes_are_refused() {
         bytes[position] = value;
         Request::decode(&bytes)
     };
-    for (position, value) in [(0, 0), (0, 4), (0, 255), (1, 1), (2, 1), (7, 1), (16, 1), (31, 1)] {
+    for (position, value) in [
+        (0, 0),
+        (0, 4),
+        (0, 255),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (7, 1),
+        (16, 1),
+        (31, 1),
+        (79, 1),
+    ] {
         assert_eq!(
             changed(position, value),
             Err(DecodeError::Value),
@@ -137,6 +206,11 @@ fn unknown_kinds_profiles_and_set_reserved_bytes_are_refused() {
     let mut spawn = requests()[0].encode();
     spawn[1] = 2;
     assert_eq!(Request::decode(&spawn), Err(DecodeError::Value));
+    spawn[1] = 0;
+    for flags in [1 << 2, 1 << 7] {
+        spawn[3] = flags;
+        assert_eq!(Request::decode(&spawn), Err(DecodeError::Value), "flags {flags}");
+    }
 }
 
 #[test]
