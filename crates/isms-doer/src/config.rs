@@ -35,7 +35,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             pool_size: 2,
-            workers_max: limits::WORKERS_MAX,
+            workers_max: limits::WORKERS_DEFAULT,
             idle_s: 60,
             worker_cpu_permille: 1000,
             worker_pids: 64,

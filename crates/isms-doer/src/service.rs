@@ -236,9 +236,15 @@ impl Doer {
             Some(Operation::Build) => {
                 spawn_local(builder::serve(doer, request));
             }
-            Some(Operation::Workers) => request
-                .responder
-                .reply(&status::workers(self), bytes::Bytes::new()),
+            Some(Operation::Workers) => match request.message.decode_body() {
+                Ok(after) => {
+                    let workers = status::workers(self, after);
+                    request.responder.reply(&workers, bytes::Bytes::new());
+                }
+                Err(error) => request
+                    .responder
+                    .error(WireError::new(ErrorCode::Invalid, error.to_string())),
+            },
             Some(Operation::Retire) => {
                 self.retire(request.message.header.target_doee);
                 request.responder.reply_empty();

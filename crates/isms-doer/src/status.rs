@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use isms_protocol::{
     DoeeVersion, ProcessId, ProjectId,
-    doer::{Isolation, IsolationLayer, WorkerStatus, Workers},
+    doer::{Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
+    limits::WORKERS_LISTED_MAX,
 };
 use isms_sandbox::probe::LayerReport;
 
 use crate::service::Doer;
 
-/// The answer of `Operation::Workers`.
-pub(crate) fn workers(doer: &Doer) -> Workers {
+/// The answer of `Operation::Workers`: a part of the list, which a message holds.
+pub(crate) fn workers(doer: &Doer, after: WorkersAfter) -> Workers {
     let state = doer.state.borrow();
     let now = Instant::now();
     let (waiting, sent) = state.handler.admin.lengths();
@@ -20,7 +21,12 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
         .values()
         .map(|connection| connection.begun().len())
         .sum();
-    let workers = state.handler.workers().map(|(id, worker)| {
+    let mut listed = state
+        .handler
+        .workers()
+        .filter(|(id, _)| id.0 > after.worker)
+        .peekable();
+    let workers = listed.by_ref().take(WORKERS_LISTED_MAX).map(|(id, worker)| {
         let connection = state.workers.get(&id);
         let doee = connection.and_then(|connection| connection.doee());
         let spec = doee.as_ref().map(|doee| &doee.spec);
@@ -41,6 +47,7 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
     });
     Workers {
         workers: workers.collect(),
+        more: listed.peek().is_some(),
         waiting: waiting as u32,
         ready: sent.saturating_sub(running) as u32,
         running: running as u32,

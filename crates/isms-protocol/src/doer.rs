@@ -12,7 +12,7 @@ crate::service::operations! {
     /// Builds a Doee: body [`Build`], the source tree as a tar stream; the reply's body is a
     /// [`BuildReply`], its payload the shared object as a stream.
     Build = 2, "build";
-    /// Lists the [`Workers`]. No request body.
+    /// Lists the [`Workers`], a part at a time: [`WorkersAfter`].
     Workers = 3, "workers";
     /// Drains and forgets a Doee version (`target_doee`) that is no longer deployed. Empty reply.
     Retire = 4, "retire";
@@ -94,6 +94,13 @@ pub struct BuildReply {
     pub duration_ms: u64,
 }
 
+/// Request of [`Operation::Workers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersAfter {
+    /// Those with higher numbers are listed; 0: from the first.
+    pub worker: u64,
+}
+
 /// Answer of [`Operation::Workers`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workers {
@@ -105,6 +112,9 @@ pub struct Workers {
     pub ready: u32,
     /// Tasks that have begun.
     pub running: u32,
+    /// There are workers after the last of these.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// One worker.

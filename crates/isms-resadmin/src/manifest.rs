@@ -11,7 +11,7 @@ use isms_protocol::{
     Class,
     commserver::Auth,
     doer::{Language, Parameter},
-    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_MAX},
+    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_DEFAULT},
 };
 
 use reader::{Manifest as Text, Section};
@@ -234,7 +234,7 @@ fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
     };
     let workers = item.section()?;
     workers.check_keys(&["min", "max"], &[])?;
-    let limit = WORKERS_MAX as i64;
+    let limit = WORKERS_DEFAULT as i64;
     let max = workers.integer("max", 1, limit, 8)? as u32;
     let min = workers.integer("min", 0, limit, 0)? as u32;
     if min > max {

@@ -45,7 +45,7 @@ struct WorkersSection {
 impl Default for WorkersSection {
     fn default() -> WorkersSection {
         WorkersSection {
-            max: isms_protocol::limits::WORKERS_MAX,
+            max: isms_protocol::limits::WORKERS_DEFAULT,
             pool: 2,
             idle_s: 60,
             memory_mb_max: 1024,
@@ -196,6 +196,6 @@ mod tests {
     #[test]
     fn numbers_out_of_range_say_what_is_allowed() {
         let error = merge("data = '/x'\nworkers = { max = 0 }", Overrides::default()).unwrap_err();
-        assert_eq!(error, "workers.max is 0, allowed are 1 to 256");
+        assert_eq!(error, "workers.max is 0, allowed are 1 to 2048");
     }
 }

@@ -215,8 +215,10 @@ fn doer_bodies() -> Vec<Sample> {
                 waiting: 1,
                 ready: 2,
                 running: 3,
+                more: true,
             },
         ),
+        sample("doer/workers-after", &doer::WorkersAfter { worker: 129 }),
         sample("doer/spec", &doee_spec()),
         sample("doer/isolation", &isolation()),
     ]
