@@ -13,6 +13,7 @@ mod child;
 mod elf;
 mod landlock;
 mod limits;
+mod network;
 mod rlimit;
 mod sandbox;
 mod start;

@@ -11,6 +11,7 @@ use super::{
     Group, Limits, Profile, Template,
     child::{self, Entry, INNER_ID, Plan},
     landlock::Ruleset,
+    network::Networks,
     rlimit,
     sandbox::{Ends, Handshake, Sandbox},
 };
@@ -45,6 +46,7 @@ pub(crate) struct Native {
     landlock: Option<Ruleset>,
     null: OwnedFd,
     memory_by_cgroup: bool,
+    networks: Networks,
 }
 
 #[derive(Debug)]
@@ -125,12 +127,18 @@ impl Native {
                 .map_err(NativeError::Null)?
                 .into(),
             memory_by_cgroup,
+            networks: Networks::new(),
         })
     }
 
     /// Whether the kernel has Landlock.
     pub(crate) fn has_landlock(&self) -> bool {
         self.landlock.is_some()
+    }
+
+    /// Makes ahead what the next sandbox needs and takes long.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        self.networks.prepare()
     }
 
     /// Starts a sandbox. It is ready when its [`Sandbox::progress`] says so.
@@ -166,7 +174,7 @@ impl Native {
             argument: kind.template.argument(),
             entry,
         };
-        let (pid, pidfd) = clone(&plan, group).map_err(StartError::Clone)?;
+        let (pid, pidfd) = clone(&plan, group, self.networks.take()).map_err(StartError::Clone)?;
         // From here on dropping the sandbox kills and reaps it.
         let sandbox = Sandbox::new(
             pid,
@@ -236,13 +244,13 @@ impl Prepared {
 }
 
 /// Clones the first process of the sandbox; it runs [`child::run`].
-fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
+fn clone(plan: &Plan<'_>, group: Option<&Group>, network: libc::c_int) -> io::Result<(u32, OwnedFd)> {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let namespaces = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
+        | network
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;

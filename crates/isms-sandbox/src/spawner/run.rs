@@ -24,7 +24,7 @@ use crate::{
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Controller, Entry, Limits, Native, NativeError, Profile, StageError, Template},
+    native::{Cgroups, Controller, Entry, Group, Limits, Native, NativeError, Profile, StageError, Template},
     probe::{self, LayerReport},
 };
 
@@ -89,6 +89,9 @@ struct Spawner {
     workers: Vec<Worker>,
     /// Names groups; never used twice.
     groups: u64,
+    /// A group for the next sandbox, with its limits: those of the last one.
+    spare: Option<(Group, Limits)>,
+    usual: Limits,
     heartbeat_due: Instant,
 }
 
@@ -119,6 +122,7 @@ impl Spawner {
     ) -> Result<Self, RunError> {
         let cgroups = Cgroups::open(&config.data_directory);
         let native = stage(&config, &cgroups, templates)?;
+        let maxima = config.worker_maxima;
         let privileged = process::effective_uid() == 0;
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
@@ -147,6 +151,8 @@ impl Spawner {
             generation: 0,
             workers: Vec::new(),
             groups: 0,
+            spare: None,
+            usual: maxima,
             heartbeat_due: Instant::now(),
         })
     }
@@ -159,6 +165,7 @@ impl Spawner {
             }
             self.hear_doer();
             self.look_after_workers();
+            self.prepare_next();
             if Instant::now() >= self.heartbeat_due {
                 self.heartbeat_due = Instant::now() + HEARTBEAT_INTERVAL;
                 if self.say(FromSpawner::Heartbeat).is_none() {
@@ -351,9 +358,9 @@ impl Spawner {
         limits: &Limits,
         ids: crate::native::Ids,
     ) -> Result<Worker, String> {
-        self.groups += 1;
-        let created = self.cgroups.create(self.groups, limits);
-        let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
+        let mut group = self
+            .take_group(limits)
+            .map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         match self
             .native
             .start(profile, limits, ids, group.as_ref(), &Entry::Program)
@@ -365,6 +372,40 @@ impl Spawner {
                 }
                 Err(error.to_string())
             }
+        }
+    }
+
+    /// A group with these limits: the spare one, or a new one.
+    fn take_group(&mut self, limits: &Limits) -> io::Result<Option<Group>> {
+        self.usual = *limits;
+        let Some((mut group, limited)) = self.spare.take() else {
+            return self.make_group(limits);
+        };
+        if limited != *limits
+            && let Err(error) = group.limit(limits)
+        {
+            group.remove();
+            return Err(error);
+        }
+        Ok(Some(group))
+    }
+
+    fn make_group(&mut self, limits: &Limits) -> io::Result<Option<Group>> {
+        self.groups += 1;
+        self.cgroups.create(self.groups, limits)
+    }
+
+    /// Makes ahead what the next sandbox needs, once no start is under way that it would hold up. What cannot be made
+    /// now is tried again, and reported, when it is needed.
+    fn prepare_next(&mut self) {
+        if !self.sufficient || self.workers.iter().any(Worker::is_starting) {
+            return;
+        }
+        let _ = self.native.prepare();
+        if self.spare.is_none() {
+            let limits = self.usual;
+            let group = self.make_group(&limits).ok().flatten();
+            self.spare = group.map(|group| (group, limits));
         }
     }
 
@@ -406,6 +447,9 @@ impl Spawner {
             // Waits until it is reaped; the group then has no process left.
             let _ = worker.reap_now();
             worker.clean();
+        }
+        if let Some((mut group, _)) = self.spare.take() {
+            group.remove();
         }
         self.cgroups.close();
         let _ = fs::remove_dir_all(templates);

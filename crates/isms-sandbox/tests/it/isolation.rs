@@ -1,6 +1,7 @@
 //! What is not possible inside.
 
 use std::{
+    collections::BTreeSet,
     ffi::CStr,
     fs,
     io::Read,
@@ -10,7 +11,7 @@ use std::{
 
 use isms_sandbox::{
     linux::{lockdown, memfd, process::effective_uid, seqpacket},
-    spawner::Environment,
+    spawner::{Environment, Request},
 };
 
 use crate::platform::{LIMITS, Platform, receive};
@@ -131,6 +132,25 @@ fn each_worker_has_a_uid_of_its_own_on_the_host() {
         uids[0] != uids[1] && uids[1] != uids[2] && uids[0] != uids[2],
         "{uids:?}"
     );
+}
+
+#[test]
+fn each_worker_has_a_network_namespace_of_its_own_whether_made_ahead_or_with_it() {
+    let Some(platform) = Platform::start() else { return };
+    let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    // Asked for at once, so that only the first can have the one that was made ahead.
+    let numbers = [1, 2, 3];
+    for worker in numbers {
+        platform.send(Request::Spawn {
+            worker,
+            environment: Environment::WORKER,
+            limits: LIMITS,
+        });
+    }
+    let workers = numbers.map(|_| platform.spawned());
+    let networks: BTreeSet<_> = workers.iter().map(|worker| network(worker.pid)).collect();
+    assert_eq!(networks.len(), numbers.len());
+    assert!(!networks.contains(&network(process::id())), "the host's");
 }
 
 #[test]

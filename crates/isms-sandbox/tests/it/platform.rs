@@ -54,6 +54,7 @@ pub(crate) struct Platform {
 
 /// A sandbox as its Doer sees it.
 pub(crate) struct Sandbox {
+    pub(crate) worker: u64,
     pub(crate) pid: u32,
     pub(crate) control: OwnedFd,
     pub(crate) data: OwnedFd,
@@ -168,17 +169,24 @@ impl Platform {
             environment,
             limits,
         });
+        let sandbox = self.spawned();
+        assert_eq!(sandbox.worker, worker);
+        sandbox
+    }
+
+    /// The next sandbox, when its program is up.
+    pub(crate) fn spawned(&self) -> Sandbox {
         let (event, descriptors) = self.event().unwrap();
-        let Event::Spawned { worker: spawned, pid } = event else {
+        let Event::Spawned { worker, pid } = event else {
             panic!("{event:?}")
         };
-        assert_eq!(spawned, worker);
         let [control, data, output] = descriptors.try_into().unwrap();
         for socket in [&control, &data] {
             set_timeout(socket);
         }
         assert_eq!(receive(control.as_fd()), b"up");
         Sandbox {
+            worker,
             pid,
             control,
             data,
