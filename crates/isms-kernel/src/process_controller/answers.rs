@@ -39,7 +39,11 @@ impl Core {
         }
         let flags = if streams { Flags::STREAM } else { Flags::NONE };
         let header = process.towards_caller(kind, flags);
-        self.answer(key, code, Message { header, ..message });
+        match code {
+            // It gave up because it was asked to; why it was, only the Kernel knows.
+            Some(code) if kind == Kind::Error => self.answer_error(key, code),
+            _ => self.answer(key, code, Message { header, ..message }),
+        }
         self.settle(key);
     }
 
