@@ -226,6 +226,10 @@ pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors
             });
         }
     };
+    if !doer.state.borrow().handler.knows(worker) {
+        // It has died meanwhile, and nothing more will be heard of it.
+        return;
+    }
     doer.state
         .borrow_mut()
         .workers
