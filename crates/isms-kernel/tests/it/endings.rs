@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Instant};
 
 use isms_kernel::RECONNECT_GRACE;
 use isms_protocol::{
-    ErrorCode, Header, Incarnation, Kind, Message, Service, WireError, dbriver, kernel, limits::CANCEL_GRACE,
-    resadmin, supervisor::FromRole,
+    ErrorCode, Header, Incarnation, Kind, Message, Service, dbriver, kernel, limits::CANCEL_GRACE, resadmin,
+    supervisor::FromRole,
 };
 
 use crate::{
