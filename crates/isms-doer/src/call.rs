@@ -6,6 +6,7 @@ use isms_ipc::{Answer, InboundRequest, PendingAnswer, Responder, StreamReceiver,
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{InvocationReply, Operation},
+    worker::{LogLevel, LogLine},
 };
 use tokio::{
     sync::Notify,
@@ -77,6 +78,12 @@ impl CallSlot {
         self.ruled.notify_one();
     }
 
+    /// What was asked for, and until when.
+    fn asked(&self) -> (Header, Option<Instant>) {
+        let outbound = self.outbound.borrow();
+        (outbound.message.header, outbound.deadline)
+    }
+
     /// True when the next verdict is [`Verdict::Requeued`], which is taken then.
     fn take_requeued(&self) -> bool {
         let mut verdicts = self.verdicts.borrow_mut();
@@ -143,7 +150,7 @@ impl Call<'_> {
                 upload: _upload,
             } = match self.sent(&responder).await {
                 Ok(sent) => sent,
-                Err(error) => return responder.error(error),
+                Err(error) => return self.fail(responder, error),
             };
             match self.answered(&responder, pending).await {
                 Ok(answer) => {
@@ -154,19 +161,54 @@ impl Call<'_> {
                     }
                     return;
                 }
-                Err(Ending::Failed(error)) => return responder.error(error),
+                Err(Ending::Failed(error)) => return self.fail(responder, error),
                 Err(Ending::Requeued) => {}
                 Err(Ending::Answered(error)) if connection.is_open() => {
-                    responder.error(plausible(error, self.cancel_told));
+                    self.fail(responder, plausible(error, self.cancel_told));
                     return self.ended(&connection);
                 }
                 // The worker is gone; how, the spawner is about to tell.
                 Err(Ending::Answered(_)) => {
                     if let Some(error) = over(self.slot).await {
-                        return responder.error(error);
+                        return self.fail(responder, error);
                     }
                 }
             }
+        }
+    }
+
+    /// Answers with an error, of which the Doee's log has a line.
+    fn fail(&self, responder: Responder, error: WireError) {
+        self.log_failure(&error);
+        responder.error(error);
+    }
+
+    /// Writes why the call failed into the log of its Doee, if that is the Doee's doing. It is one line a call,
+    /// so it comes on top of what the call itself may log: a flood must not hide its own end.
+    fn log_failure(&self, error: &WireError) {
+        let (
+            Header {
+                process, target_doee, ..
+            },
+            deadline,
+        ) = self.slot.asked();
+        let text = match error.code {
+            ErrorCode::DoeeFailed | ErrorCode::Crashed | ErrorCode::TimedOut | ErrorCode::TooLarge => {
+                error.message.clone()
+            }
+            // The Kernel has answered by itself and tells only that nobody waits any more.
+            ErrorCode::Cancelled if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                "the call's deadline passed before it ended".to_owned()
+            }
+            _ => return,
+        };
+        let state = &mut *self.doer.state.borrow_mut();
+        if let Some(doee) = state.doees.get(&target_doee) {
+            let line = LogLine {
+                level: LogLevel::Error,
+                text,
+            };
+            state.logs.push(&self.doer.link, &doee.spec, process, line);
         }
     }
 
@@ -231,7 +273,7 @@ impl Call<'_> {
                     worker: connection.worker,
                     what,
                 });
-                responder.error(failed(self.slot).await);
+                self.fail(responder, failed(self.slot).await);
                 return false;
             }
         };
@@ -243,7 +285,10 @@ impl Call<'_> {
         tokio::select! {
             biased;
             complete = relay_stream(source, sink) => complete || connection.is_open(),
-            _failed = failed(self.slot) => false,
+            error = failed(self.slot) => {
+                self.log_failure(&error);
+                false
+            }
         }
     }
 

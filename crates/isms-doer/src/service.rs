@@ -302,7 +302,12 @@ impl Doer {
                 signal,
                 oom,
             } => {
-                let how = status::exit_text(code, signal, oom);
+                let way_out = if builder::is_builder(worker) {
+                    "compile less in one file"
+                } else {
+                    "raise memory_mb or use less"
+                };
+                let how = status::exit_text(code, signal, oom, way_out);
                 if builder::is_builder(worker) {
                     return builder::failed(self, worker, format!("the builder {how}"));
                 }
@@ -405,12 +410,31 @@ impl Doer {
                 }
             }
             Action::Kill { worker, why } => {
-                tracing::warn!(%worker, why, "killed a worker");
+                self.tell_kill(worker, &why);
                 if let Err(error) = self.spawner.send(&Request::Kill { worker: worker.0 }) {
                     tracing::error!(%worker, %error, "the spawner could not be asked to kill a worker");
                 }
             }
             Action::Fail { task, error } => self.rule(task, Verdict::Fail(error)),
+        }
+    }
+
+    fn tell_kill(&self, worker: WorkerId, why: &str) {
+        let connection = self.state.borrow().workers.get(&worker).cloned();
+        let doee = connection.as_ref().and_then(|connection| connection.doee());
+        match (connection, doee) {
+            (Some(connection), Some(doee)) => {
+                let process = connection.running();
+                tracing::warn!(
+                    %worker,
+                    project = doee.spec.project_name,
+                    doee = doee.spec.name,
+                    process = process.map(tracing::field::display),
+                    why,
+                    "killed a worker"
+                );
+            }
+            _ => tracing::warn!(%worker, why, "killed a worker that had no Doee yet"),
         }
     }
 

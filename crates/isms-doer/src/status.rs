@@ -75,10 +75,10 @@ pub(crate) fn isolation(layers: Vec<LayerReport>, sufficient: bool) -> Isolation
     }
 }
 
-/// How a worker ended, to follow "the worker".
-pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
+/// How a worker ended, to stand between "the worker" and "while …"; with the way out of a lack of memory.
+pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool, way_out: &str) -> String {
     match (oom, signal, code) {
-        (true, ..) => "was killed by the kernel for its memory limit; raise memory_mb or use less".to_owned(),
+        (true, ..) => format!("was killed for using more than its memory limit ({way_out})"),
         (_, Some(signal), _) => match signal_name(signal) {
             Some(name) => format!("died of signal {signal} ({name})"),
             None => format!("died of signal {signal}"),
@@ -111,8 +111,12 @@ mod tests {
 
     #[test]
     fn the_cause_of_death_is_named() {
-        assert_eq!(exit_text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
-        assert_eq!(exit_text(Some(3), None, false), "exited with status 3");
-        assert!(exit_text(None, Some(9), true).contains("memory limit"));
+        let text = |code, signal, oom| exit_text(code, signal, oom, "raise memory_mb or use less");
+        assert_eq!(text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
+        assert_eq!(text(Some(3), None, false), "exited with status 3");
+        assert_eq!(
+            text(None, Some(9), true),
+            "was killed for using more than its memory limit (raise memory_mb or use less)"
+        );
     }
 }

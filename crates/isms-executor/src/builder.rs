@@ -93,8 +93,9 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
     let files: source::Files =
         decode(sources).map_err(|_| WireError::new(ErrorCode::Invalid, "the source tree cannot be read"))?;
     let started = Instant::now();
-    let folder = places.work.join("src");
-    source::write(&folder, &files)?;
+    let top = places.work.join("src");
+    let folder = source::folder(&build.folder);
+    source::write(&top, folder, &files)?;
     let names = source::compiled(&files, build.language);
     if names.is_empty() {
         let log = format!("the folder of {} has no file to compile", build.doee);
@@ -113,7 +114,7 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
             format!("the compiler cannot be run: {source}"),
         )
     };
-    let outcome = compiler::compile(build.language, &folder, &names, places).map_err(internal)?;
+    let outcome = compiler::compile(build.language, &top, folder, &names, places).map_err(internal)?;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let reply = BuildReply {
         built: outcome.artifact.is_some(),

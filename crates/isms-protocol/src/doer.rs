@@ -71,6 +71,10 @@ pub struct Build {
     pub doee: String,
     /// Its language.
     pub language: Language,
+    /// Where the source tree lies in its project, such as `doees/echo`: how the compiler is to call its files.
+    /// Empty: by their paths in the tree.
+    #[serde(default)]
+    pub folder: String,
 }
 
 /// Languages that the builder knows.
@@ -88,7 +92,7 @@ pub enum Language {
 pub struct BuildReply {
     /// True when a binary follows.
     pub built: bool,
-    /// What the compiler said, with file names relative to the Doee's folder; cut at 32 KiB.
+    /// What the compiler said, with file names below [`Build::folder`]; cut at 32 KiB.
     pub log: String,
     /// How long it took.
     pub duration_ms: u64,

@@ -154,6 +154,12 @@ pub enum DeployEvent {
     Migrated {
         /// Which.
         database: String,
+        /// True when it was made now.
+        #[serde(default)]
+        created: bool,
+        /// Migrations that were applied now.
+        #[serde(default)]
+        applied: u32,
     },
     /// The new version serves. Last event.
     Deployed {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use isms_protocol::{
     ContentHash, DoeeVersion, PrincipalId, ProjectId,
     commserver::{HttpRoute, ProjectRoutes},
-    dbriver::{Grants, Migration, Prepare},
+    dbriver::{Grants, Migration, Prepare, Prepared},
     doer::DoeeSpec,
     encode,
     resadmin::DeployEvent,
@@ -88,11 +88,16 @@ async fn deploy(
     for (name, prepare) in prepares {
         check_listener(events)?;
         let prepared = core.peers.prepare(project, &prepare).await;
-        prepared.map_err(|source| DeployError::Prepare {
+        let Prepared { created, applied } = prepared.map_err(|source| DeployError::Prepare {
             database: name.clone(),
             source,
         })?;
-        events.send(DeployEvent::Migrated { database: name }).await.ok();
+        let migrated = DeployEvent::Migrated {
+            database: name,
+            created,
+            applied,
+        };
+        events.send(migrated).await.ok();
     }
     check_listener(events)?;
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, Uri, body::Incoming, header};
@@ -27,7 +27,7 @@ pub(crate) struct Refused(pub(crate) String);
 
 /// The platform cannot be reached; exit code 4.
 #[derive(Debug)]
-pub(crate) struct Unreachable(String);
+pub(crate) struct Unreachable(pub(crate) String);
 
 impl fmt::Display for Refused {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,17 +71,30 @@ struct Problem {
 impl Client {
     /// Finds the platform: `ISMS_URL` and `ISMS_TOKEN`, else what a data directory holds.
     pub(crate) fn find(platform: &PlatformArgs) -> Result<Client> {
+        Client::find_by(platform, "--data")
+    }
+
+    /// As [`Client::find`], of a command whose flag for the data directory has this name.
+    pub(crate) fn find_by(platform: &PlatformArgs, flag: &str) -> Result<Client> {
         let data = || platform.data.clone().map_or_else(default_data_dir, Ok);
-        let host = match std::env::var("ISMS_URL") {
+        let (url, token) = (std::env::var("ISMS_URL"), std::env::var("ISMS_TOKEN"));
+        // The token of the platform on this machine must not go to whatever ISMS_URL names.
+        ensure!(
+            url.is_err() || token.is_ok() || platform.data.is_some(),
+            "ISMS_URL is set and ISMS_TOKEN is not: set it to a token of that platform (`isms token create` there \
+             makes one), or take ISMS_URL away to use the platform of this machine"
+        );
+        let host = match url {
             Ok(url) => host_of(&url)?,
             Err(_) => read(
                 data()?.join(GATE_ADDRESS_FILE),
                 "the platform does not run, or its data is elsewhere",
+                flag,
             )?,
         };
-        let token = match std::env::var("ISMS_TOKEN") {
+        let token = match token {
             Ok(token) => token,
-            Err(_) => read(data()?.join(ADMIN_TOKEN_FILE), "no token")?,
+            Err(_) => read(data()?.join(ADMIN_TOKEN_FILE), "there is no token", flag)?,
         };
         Ok(Client { host, token })
     }
@@ -199,11 +212,11 @@ fn host_of(url: &str) -> Result<String> {
     }
 }
 
-fn read(path: PathBuf, otherwise: &str) -> Result<String> {
+fn read(path: PathBuf, otherwise: &str, flag: &str) -> Result<String> {
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) => Err(anyhow!(Unreachable(format!(
-            "{otherwise}: cannot read {}: {error}; start it with `isms up`, name its folder with --data DIR, \
+            "{otherwise}: cannot read {}: {error}; start it with `isms up`, name its folder with {flag} DIR, \
              or set ISMS_URL and ISMS_TOKEN",
             path.display()
         )))),

@@ -54,15 +54,16 @@ pub(super) struct Outcome {
     pub(super) log: String,
 }
 
-/// Compiles the files in `folder` to one shared object.
+/// Compiles the files in `folder` below `top` to one shared object.
 pub(super) fn compile(
     language: Language,
+    top: &Path,
     folder: &Path,
     names: &[PathBuf],
     places: &Places,
 ) -> io::Result<Outcome> {
     let artifact = places.work.join("doee.so");
-    let mut command = command(language, folder, names, places, &artifact);
+    let mut command = command(language, top, folder, names, places, &artifact);
     let (output, writer) = io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -78,7 +79,7 @@ pub(super) fn compile(
         kill(&child);
     }
     let status = child.wait()?;
-    let mut log = log.text(folder);
+    let mut log = log.text(top);
     if !in_time {
         log.push_str(&format!(
             "the build took longer than {} s and was stopped\n",
@@ -104,6 +105,7 @@ pub(super) fn compile(
 
 fn command(
     language: Language,
+    top: &Path,
     folder: &Path,
     names: &[PathBuf],
     places: &Places,
@@ -113,12 +115,18 @@ fn command(
         Language::C => ("gcc", "-std=c17"),
         Language::Cpp => ("g++", "-std=c++20"),
     };
-    let mut prefix = std::ffi::OsString::from("-ffile-prefix-map=");
-    prefix.push(folder);
-    prefix.push("/=");
+    // Where the files lie must not show in the binary: the same sources are the same build.
+    let map = |path: &Path| {
+        let mut map = std::ffi::OsString::from("-ffile-prefix-map=");
+        map.push(path);
+        map.push("/=");
+        map
+    };
+    let is_top = folder.as_os_str().is_empty();
+    let tree = if is_top { top.to_owned() } else { top.join(folder) };
     let mut command = Command::new(places.compilers.join(compiler));
     command
-        .current_dir(folder)
+        .current_dir(top)
         .env_clear()
         .env("PATH", &places.compilers)
         .env("LC_ALL", "C")
@@ -126,15 +134,16 @@ fn command(
         .process_group(0)
         .arg(standard)
         .args(COMPILE)
-        .arg(prefix)
+        .arg(map(&tree))
+        .args((!is_top).then(|| map(folder)))
         .arg("-I")
         .arg(&places.sdk_include)
         .arg("-I")
-        .arg(folder)
+        .arg(&tree)
         .arg("-o")
         .arg(artifact)
         // Checked names: none starts with - or @.
-        .args(names)
+        .args(names.iter().map(|name| folder.join(name)))
         .args(LINK);
     if language == Language::Cpp {
         command.arg("-static-libstdc++");
@@ -199,9 +208,9 @@ impl Log {
         self.cut |= kept < bytes.len();
     }
 
-    /// With file names relative to the folder.
-    fn text(self, folder: &Path) -> String {
-        let prefix = format!("{}/", folder.display());
+    /// With file names relative to the tree's top.
+    fn text(self, top: &Path) -> String {
+        let prefix = format!("{}/", top.display());
         let mut text = String::from_utf8_lossy(&self.bytes).replace(&prefix, "");
         if self.cut {
             text.push_str("\n… and more, which is cut here\n");

@@ -154,9 +154,11 @@ async fn serve(
     };
     shared.set_session(None);
     session.lose();
-    shared.inbox.lost();
     if stopped {
+        // Nothing was lost: this side hangs up, and its inbox ends.
         receiver.shut_down().await;
+    } else {
+        shared.inbox.lost();
     }
 }
 

@@ -191,6 +191,7 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::C,
+                folder: String::new(),
             },
         ),
         sample(
@@ -198,6 +199,7 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::Cpp,
+                folder: text("doees/echo"),
             },
         ),
         sample(
@@ -304,6 +306,13 @@ fn dbriver_bodies() -> Vec<Sample> {
                     name: text("1.sql"),
                     sql: text("CREATE TABLE t(a)"),
                 }],
+            },
+        ),
+        sample(
+            "dbriver/prepared",
+            &dbriver::Prepared {
+                created: true,
+                applied: 2,
             },
         ),
         sample(

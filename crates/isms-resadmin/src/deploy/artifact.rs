@@ -31,6 +31,8 @@ pub(super) struct Artifact {
 enum Content {
     Source {
         language: Language,
+        /// Where it lies in the project.
+        folder: String,
         /// Says that two builds give the same: language, toolchain, names and bytes of all files.
         key: ContentHash,
         /// The files as the builder takes them.
@@ -64,7 +66,7 @@ pub(super) async fn collect(
                         folder: folder.clone(),
                     });
                 }
-                source(&name, *language, files, toolchain).await?
+                source(&name, *language, folder, files, toolchain).await?
             }
         };
         artifacts.push(Artifact { doee: name, content });
@@ -75,6 +77,7 @@ pub(super) async fn collect(
 async fn source(
     doee: &str,
     language: Language,
+    folder: &str,
     files: Vec<(String, Bytes)>,
     toolchain: &str,
 ) -> Result<Content, DeployError> {
@@ -88,7 +91,7 @@ async fn source(
             doee: doee.to_owned(),
         });
     }
-    let toolchain = toolchain.to_owned();
+    let (folder, toolchain) = (folder.to_owned(), toolchain.to_owned());
     // Hashing tens of megabytes would hold up everybody else's requests.
     let hashed = tokio::task::spawn_blocking(move || {
         let key = build_key(language, &files, &toolchain);
@@ -98,6 +101,7 @@ async fn source(
             .collect();
         Content::Source {
             language,
+            folder,
             key,
             files: encode(&files).into(),
         }
@@ -133,15 +137,25 @@ impl Artifact {
         let started = Instant::now();
         let (binary, cached, log) = match content {
             Content::Binary(file) => (store(core, &doee, file).await?, false, String::new()),
-            Content::Source { language, key, files } => match core.store.build(project, key).await? {
+            Content::Source {
+                language,
+                folder,
+                key,
+                files,
+            } => match core.store.build(project, key).await? {
                 Some(binary) => (binary, true, String::new()),
                 None => {
                     events
                         .send(DeployEvent::Building { doee: doee.clone() })
                         .await
                         .ok();
+                    let request = Build {
+                        doee: doee.clone(),
+                        language,
+                        folder,
+                    };
                     let built = tokio::select! {
-                        built = build(core, project, &doee, language, files.clone()) => built?,
+                        built = build(core, project, &request, files.clone()) => built?,
                         () = events.closed() => return Err(DeployError::Abandoned),
                     };
                     let (file, log) = built;
@@ -170,23 +184,18 @@ impl Artifact {
 async fn build(
     core: &Core,
     project: ProjectId,
-    doee: &str,
-    language: Language,
+    request: &Build,
     files: Bytes,
 ) -> Result<(Bytes, String), DeployError> {
-    let request = Build {
-        doee: doee.to_owned(),
-        language,
-    };
-    let built = core.peers.build(project, &request, files).await;
+    let built = core.peers.build(project, request, files).await;
     let (reply, file) = built.map_err(|source| DeployError::Builder {
-        doee: doee.to_owned(),
+        doee: request.doee.clone(),
         source,
     })?;
     match reply.built {
         true => Ok((file, reply.log)),
         false => Err(DeployError::Build {
-            doee: doee.to_owned(),
+            doee: request.doee.clone(),
             log: reply.log,
         }),
     }

@@ -13,7 +13,7 @@ use isms_protocol::{
     DoeeVersion, ErrorCode, Header, Kind, PrincipalId, ProjectId, Service as Role, TokenHash, WireError,
     commserver,
     commserver::ProjectRoutes,
-    dbriver::{self, Prepare},
+    dbriver::{self, Prepare, Prepared},
     decode,
     doer::{self, Build, BuildReply},
     encode,
@@ -203,7 +203,15 @@ impl Peers {
                     prepare.disk_mb,
                     names.join(" ")
                 );
-                (text, PeerAnswer::default())
+                let prepared = Prepared {
+                    created: true,
+                    applied: names.len() as u32,
+                };
+                let answer = PeerAnswer {
+                    payload: encode(&prepared).into(),
+                    ..PeerAnswer::default()
+                };
+                (text, answer)
             }
             (Role::Dbriver, number) if number == dbriver::Operation::Drop as u16 => {
                 ("drop".to_owned(), PeerAnswer::default())
@@ -250,7 +258,13 @@ impl Peers {
         } else {
             Bytes::new()
         };
-        let text = format!("build {} {:?} {}", build.doee, build.language, names.join(" "));
+        let text = format!(
+            "build {} {:?} in {}: {}",
+            build.doee,
+            build.language,
+            build.folder,
+            names.join(" ")
+        );
         (
             text,
             PeerAnswer {

@@ -66,7 +66,11 @@ fn tell(event: &DeployEvent) {
                 eprintln!("{}", plain(log.trim_end()));
             }
         }
-        DeployEvent::Migrated { database } => eprintln!("database   {database} is up to date"),
+        DeployEvent::Migrated {
+            database,
+            created,
+            applied,
+        } => eprintln!("database   {database} {}", migrated(*created, *applied)),
         DeployEvent::Deployed {
             project,
             revision,
@@ -79,6 +83,21 @@ fn tell(event: &DeployEvent) {
             }
         }
         DeployEvent::Failed { .. } => {}
+    }
+}
+
+/// What was done to a database.
+fn migrated(created: bool, applied: u32) -> String {
+    let migrations = match applied {
+        0 => String::new(),
+        1 => "1 migration applied".to_owned(),
+        _ => format!("{applied} migrations applied"),
+    };
+    match (created, applied) {
+        (true, 0) => "was made".to_owned(),
+        (true, _) => format!("was made, {migrations}"),
+        (false, 0) => "is up to date".to_owned(),
+        (false, _) => format!("was changed, {migrations}"),
     }
 }
 
@@ -182,6 +201,14 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
         assert_eq!(names, ["doees/a/a.cpp", "doees/data/d.cpp", "project.toml"]);
+    }
+
+    #[test]
+    fn what_was_done_to_a_database_is_told() {
+        assert_eq!(migrated(true, 0), "was made");
+        assert_eq!(migrated(true, 2), "was made, 2 migrations applied");
+        assert_eq!(migrated(false, 1), "was changed, 1 migration applied");
+        assert_eq!(migrated(false, 0), "is up to date");
     }
 
     #[test]

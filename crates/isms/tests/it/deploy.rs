@@ -29,7 +29,8 @@ fn each_template_deploys_as_it_is_and_answers_with_200() {
         let name = format!("hello-{lang}");
         let made = platform.isms_in(folder.path(), &["new", &name, "--lang", lang]);
         assert!(made.status.success(), "{}", stderr(&made));
-        platform.deploy(&folder.path().join(&name));
+        let deployed = platform.isms_in(&folder.path().join(&name), &["deploy"]);
+        assert!(deployed.status.success(), "{}", stderr(&deployed));
         let answer = platform.get(&format!("/{name}/"));
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
@@ -42,7 +43,7 @@ fn source_that_does_not_compile_comes_back_with_file_and_line_and_the_old_versio
     let broken = Project::c("site", "return say(call, undeclared_name);");
     let error = refused(&platform, &broken);
     assert!(
-        error.contains("main.c:") && error.contains("undeclared_name"),
+        error.contains("\ndoees/main/main.c:") && error.contains("undeclared_name"),
         "{error}"
     );
     assert_eq!(platform.get("/site/").text(), "old");
