@@ -11,9 +11,13 @@
 mod cgroup;
 mod child;
 mod elf;
+mod image;
 mod landlock;
 mod limits;
+mod mounts;
+mod openings;
 mod rlimit;
+mod root;
 mod sandbox;
 mod start;
 mod steps;
@@ -21,9 +25,12 @@ mod template;
 
 pub(crate) use cgroup::{Cgroups, Controller, Group};
 pub(crate) use child::{Checkpoint, Entry};
+pub(crate) use image::{ImageRoots, own_mounts};
 pub use limits::{LimitError, Limits, Profile};
+pub(crate) use openings::{Opening, Openings};
 pub(crate) use rlimit::DESCRIPTORS_MAX;
 pub(crate) use sandbox::{Ends, Exit, Progress, Sandbox};
 pub use start::NativeError;
-pub(crate) use start::{Ids, Native, StartError};
-pub use template::{StageError, Template};
+pub(crate) use start::{Ids, Ingredients, Native, Start, StartError};
+pub use template::StageError;
+pub(crate) use template::Template;

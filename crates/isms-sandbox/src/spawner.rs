@@ -12,6 +12,8 @@ mod codec;
 mod config;
 mod environment;
 mod images;
+mod openings;
+mod prepare;
 mod run;
 mod uids;
 mod waiting;

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, FileTypeExt},
+        unix::fs::FileTypeExt,
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -17,6 +17,8 @@ use super::{
     config::SpawnerConfig,
     environment::Backend,
     images::{Images, Readiness, StagedImage},
+    openings::Allowed,
+    prepare,
     uids::Uids,
     waiting::Asked,
     worker::{News, Worker},
@@ -27,7 +29,7 @@ use crate::{
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Controller, Entry, Ids, Limits, Native, NativeError, Profile, StageError, Template},
+    native::{Cgroups, Entry, Ids, Limits, Native, NativeError, Profile, Start},
     probe::{self, LayerReport},
 };
 
@@ -52,9 +54,6 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// A template.
-    #[error("cannot stage the sandboxes' root")]
-    Stage(#[from] StageError),
     /// What all sandboxes share.
     #[error("cannot prepare sandboxes")]
     Native(#[from] NativeError),
@@ -91,6 +90,7 @@ struct Spawner {
     generation: u64,
     workers: Vec<Worker>,
     images: Images,
+    allowed: Allowed,
     /// What the Doer asked for and waits for its image.
     waiting: Vec<Asked>,
     /// Names groups; never used twice.
@@ -124,11 +124,8 @@ impl Spawner {
         templates: &Path,
     ) -> Result<Self, RunError> {
         let cgroups = Cgroups::open(&config.data_directory);
-        let images = config.run_directory.join("images");
-        let images = Images::new(config.images.clone(), images.clone(), config.image_len_max)
-            .map_err(|source| RunError::Directory { path: images, source })?;
-        let native = stage(&config, &cgroups, templates)?;
         let privileged = process::effective_uid() == 0;
+        let (native, images) = prepare::stage(&config, &cgroups, templates, privileged)?;
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
@@ -143,6 +140,7 @@ impl Spawner {
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
         let sufficient = probe::is_sufficient(&layers, &required);
+        let allowed = Allowed::new(&config);
         Ok(Self {
             config,
             supervisor,
@@ -156,6 +154,7 @@ impl Spawner {
             generation: 0,
             workers: Vec::new(),
             images,
+            allowed,
             waiting: Vec::new(),
             groups: 0,
             heartbeat_due: Instant::now(),
@@ -373,11 +372,7 @@ impl Spawner {
             Profile::Builder => &self.config.builder_maxima,
         };
         asked.limits.check(maxima).map_err(|error| error.to_string())?;
-        let holes = asked.environment.holes;
-        if holes.devices != 0 || holes.directories != 0 || holes.network {
-            return Err("openings are not served yet".to_owned());
-        }
-        Ok(())
+        self.allowed.grant(&asked.environment.holes).map(drop)
     }
 
     /// Starts a sandbox whose image is staged, or that has none.
@@ -424,16 +419,22 @@ impl Spawner {
     }
 
     fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
+        let openings = self.allowed.grant(&asked.environment.holes)?;
         self.groups += 1;
         let created = self.cgroups.create(self.groups, &asked.limits);
         let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         let sandbox = match asked.environment.backend {
             Backend::Native => {
-                let profile = asked.environment.profile;
-                let entry = Entry::Program;
-                self.native
-                    .start(profile, &asked.limits, ids, group.as_ref(), &entry)
-                    .map_err(|error| error.to_string())
+                let started = self.native.start(&Start {
+                    profile: asked.environment.profile,
+                    limits: &asked.limits,
+                    ids,
+                    group: group.as_ref(),
+                    image: image.as_deref().and_then(StagedImage::root),
+                    openings: &openings,
+                    entry: &Entry::Program,
+                });
+                started.map_err(|error| error.to_string())
             }
             Backend::Apptainer => Err("Apptainer is not served yet".to_owned()),
         };
@@ -501,29 +502,6 @@ impl Spawner {
             remove_sockets(&self.config.socket_directory);
         }
     }
-}
-
-/// Stages both templates and prepares what all sandboxes share.
-fn stage(config: &SpawnerConfig, cgroups: &Cgroups, templates: &Path) -> Result<Native, RunError> {
-    let _ = fs::remove_dir_all(templates);
-    let made = fs::DirBuilder::new()
-        .mode(0o755)
-        .recursive(true)
-        .create(templates);
-    made.map_err(|source| RunError::Directory {
-        path: templates.to_owned(),
-        source,
-    })?;
-    let stage = |name, profile, program| {
-        Template::stage(&templates.join(name), profile, program, &config.sdk_include)
-    };
-    Ok(Native::new(
-        stage("worker", Profile::Worker, &config.executor)?,
-        stage("builder", Profile::Builder, &config.builder)?,
-        &config.worker_maxima,
-        &config.builder_maxima,
-        cgroups.has(Controller::Memory),
-    )?)
 }
 
 fn remove_sockets(directory: &Path) {
