@@ -178,7 +178,7 @@ fn an_ordinary_user_s_workers_are_isolated_too() {
         eprintln!("SKIPPED: only root can start a spawner as another user");
         return;
     }
-    let Some(platform) = Platform::start_as(Some(1000)) else {
+    let Some(platform) = Platform::start_as(1000) else {
         return;
     };
     let worker = platform.worker();
