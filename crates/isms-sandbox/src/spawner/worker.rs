@@ -125,7 +125,7 @@ impl Worker {
 
     /// Reaps it if it has exited.
     pub(super) fn reap(&mut self) -> io::Result<Option<News>> {
-        let Some(Exit { code, signal }) = self.sandbox.try_reap()? else {
+        let Some(Exit { code, signal, .. }) = self.sandbox.try_reap()? else {
             return Ok(None);
         };
         let known = self.state == State::Running;

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -199,7 +200,14 @@ static void answer_to(char *command, int library, char *answer, size_t room) {
         SAY("%s", outcome(syscall(atol(argument), 0, 0, 0, 0, 0, 0)));
     else if (IS("clear-death-signal"))
         SAY("%s", outcome(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
-    else if (IS("threads"))
+    else if (IS("core-limit")) {
+        struct rlimit limit = {0};
+        getrlimit(RLIMIT_CORE, &limit);
+        SAY("%lu %lu", (unsigned long)limit.rlim_cur, (unsigned long)limit.rlim_max);
+    } else if (IS("set-core-limit")) {
+        struct rlimit limit = {0};
+        SAY("%s", outcome(setrlimit(RLIMIT_CORE, &limit)));
+    } else if (IS("threads"))
         SAY("%d", threads(atoi(argument)));
     else if (IS("forks"))
         SAY("%d", forks(atoi(argument)));
