@@ -48,6 +48,8 @@ pub(crate) enum Progress {
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
+    /// Its memory was written to a core file, or given to the host's handler of such.
+    pub(crate) dumped: bool,
 }
 
 impl Sandbox {
@@ -190,11 +192,13 @@ impl Sandbox {
             Exit {
                 code: Some(status),
                 signal: None,
+                dumped: false,
             }
         } else {
             Exit {
                 code: None,
                 signal: Some(status),
+                dumped: info.si_code == libc::CLD_DUMPED,
             }
         }))
     }
