@@ -50,8 +50,22 @@ const RUNTIME_LIBRARIES: [&str; 7] = [
 const LIBRARIES_MAX: usize = 256;
 const LIBRARY_LEN_MAX: u64 = 256 * 1024 * 1024;
 
-/// Directories of the host that a builder sees. All but the first are links into it on a merged system.
-const TOOLCHAIN_DIRECTORIES: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives"];
+/// Directories of the host that a builder sees: what the distribution's packages keep there, and not `/usr/local`,
+/// where administrators keep what is theirs. Those outside of `/usr` are links into it on a merged system.
+const TOOLCHAIN_DIRECTORIES: [&str; 12] = [
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libx32",
+    "/usr/libexec",
+    "/usr/include",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/etc/alternatives",
+];
 /// The only device of a builder; a worker has none.
 const NULL_DEVICE: &str = "/dev/null";
 
