@@ -185,11 +185,12 @@ impl Running {
                 )
             })?;
             let artifact = answer.payload(ARTIFACT_LEN_MAX as usize).await?;
-            Ok((reply, artifact))
+            Ok::<_, WireError>((reply, artifact))
         };
         let lost = match conversation.await {
             Ok(built) => return Ok(built),
-            Err(error) => error,
+            Err(error) if error.code == ErrorCode::Unavailable => error,
+            Err(error) => return Err(plausible(error)),
         };
         // How a builder ended says more than that its connection did.
         match tokio::time::timeout(Duration::from_millis(500), &mut self.started.ended).await {
@@ -199,6 +200,14 @@ impl Running {
             )),
             _ => Err(lost),
         }
+    }
+}
+
+/// A builder may say what is wrong with the source, or with itself; it may not speak for the platform.
+fn plausible(error: WireError) -> WireError {
+    match error.code {
+        ErrorCode::Invalid | ErrorCode::TooLarge | ErrorCode::BuildFailed => error,
+        _ => WireError::new(ErrorCode::BuildFailed, error.message),
     }
 }
 

@@ -118,7 +118,14 @@ async fn answer(service: Arc<Service>, archives: Arc<Semaphore>, mut request: In
 async fn send_events(responder: Responder, mut events: mpsc::Receiver<DeployEvent>) {
     let process = responder.header().process;
     let mut stream = responder.reply_stream(&());
-    while let Some(event) = events.recv().await {
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            // A build may go on for long without a word, and nobody waits for it any more.
+            _ = stream.refused() => return tracing::debug!(%process, "deployment lost its caller"),
+        };
+        let Some(event) = event else { break };
         let mut line = serde_json::to_vec(&event).unwrap_or_else(|_| unreachable!("an event is plain JSON"));
         line.push(b'\n');
         if stream.send(line.into()).await.is_err() {

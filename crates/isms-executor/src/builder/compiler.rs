@@ -30,6 +30,10 @@ const COMPILE: &[&str] = &[
     "-Wextra",
     "-Werror=return-type",
     "-fdiagnostics-color=never",
+    // Objects for link-time optimisation, which assembler in a source can make up, carry options of their own,
+    // and with them name files for the assembler to write: the linker refuses them.
+    "-fno-lto",
+    "-fno-use-linker-plugin",
 ];
 
 /// A Doee needs nothing that is not there, and exports the ABI's function: both are found here, not
@@ -44,6 +48,16 @@ const LINK: &[&str] = &[
     "-Wl,--exclude-libs,ALL",
     "-Wl,--require-defined=isms_doee_v1",
     "-lm",
+];
+
+/// What a compiler driver says when the sandbox ended one of its passes, or refused it room. It may ask for a
+/// report of a bug as well, which is none.
+const OVER_LIMIT: &[&str] = &[
+    "Killed signal terminated",
+    "File size limit exceeded",
+    "No space left on device",
+    "out of memory",
+    "memory exhausted",
 ];
 
 /// How a run ended.
@@ -90,6 +104,9 @@ pub(super) fn compile(
     if !status.success() {
         if log.is_empty() {
             log = format!("the compiler ended with {status}\n");
+        }
+        if OVER_LIMIT.iter().any(|words| log.contains(words)) {
+            log.push_str("the build needed more memory, or larger files, than a build may have\n");
         }
         return Ok(Outcome { artifact: None, log });
     }

@@ -98,6 +98,11 @@ fn check_path(path: &str) -> Result<(), WireError> {
                 "names have letters, digits, and . _ - + and blanks, and do not start with -",
             ));
         }
+        // The compiler takes it, or what is in a folder of that name, for the header beside it, and unchecked: it
+        // is a picture of the compiler's own memory.
+        if name.ends_with(".gch") {
+            return Err(invalid(path, "precompiled headers are not built from source"));
+        }
     }
     Ok(())
 }
@@ -128,12 +133,20 @@ mod tests {
             "a\nb",
             "a/-x",
             "@f",
+            "main.h.gch",
+            "main.h.gch/any.h",
         ] {
             assert!(check_path(path).is_err(), "{path:?}");
         }
         assert!(check_path(&"a/".repeat(20)).is_err());
         assert!(check_path(&"a".repeat(300)).is_err());
-        for path in ["main.cpp", "a/b-c/d_e+f 1.hpp", ".clang-format", "größe.cpp"] {
+        for path in [
+            "main.cpp",
+            "a/b-c/d_e+f 1.hpp",
+            ".clang-format",
+            "größe.cpp",
+            "gch",
+        ] {
             assert!(check_path(path).is_ok(), "{path:?}");
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -293,4 +294,48 @@ fn a_build_that_does_not_end_is_stopped() {
     let source = "#include \"slow.c\"\n#include \"slow.c\"\n";
     let log = build_within(Duration::from_millis(300), "", Language::C, &[("slow.c", source)]).log();
     assert!(log.contains("was stopped"), "{log}");
+}
+
+/// A C source that is nothing but assembler: what the compiler makes of a Doee for link-time optimisation, with an
+/// option added that names a file for the assembler to write.
+fn link_time_object_that_writes(file: &Path) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, assembler) = (folder.path().join("doee.c"), folder.path().join("doee.s"));
+    fs::write(&source, "int isms_doee_v1(void) { return 1; }\n").unwrap();
+    let compiler = Command::new("gcc")
+        .args(["-flto", "-O2", "-fPIC", "-S", "-o"])
+        .args([&assembler, &source])
+        .status();
+    assert!(compiler.unwrap().success());
+    let option = format!("'-Xassembler' '-a={}' '-flto'", file.display());
+    let assembler = fs::read_to_string(assembler).unwrap();
+    assert!(assembler.contains("'-flto'"), "the options are in the object");
+    let lines = assembler
+        .replace("'-flto'", &option)
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"");
+    let lines: String = lines.lines().map(|line| format!("\"{line}\\n\"\n")).collect();
+    format!("__asm__({lines});\n")
+}
+
+#[test]
+fn a_source_does_not_choose_options_by_an_object_for_link_time_optimisation() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("escaped");
+    let source = link_time_object_that_writes(&file);
+    let log = build(Language::C, &[("doee.c", &source)]).log();
+    assert!(log.contains("lto"), "{log}");
+    assert!(!file.exists(), "the assembler wrote where the source said");
+}
+
+#[test]
+fn a_precompiled_header_is_refused() {
+    for path in ["main.h.gch", "main.h.gch/any"] {
+        let error = build(
+            Language::C,
+            &[("main.c", "#include \"main.h\"\n"), (path, "gpch.013")],
+        )
+        .error();
+        assert_eq!(error.code, ErrorCode::Invalid, "{path}");
+    }
 }

@@ -62,6 +62,12 @@ impl StreamSender {
         Ok(())
     }
 
+    /// Waits until the receiver wants no more, or the Kernel is gone: for a sender that has nothing to send yet.
+    /// Cancel-safe.
+    pub async fn refused(&mut self) -> WireError {
+        poll_fn(|context| self.flow.poll_failure(context)).await
+    }
+
     /// Ends the stream in order.
     pub fn finish(mut self) {
         self.end(Flags::NONE);

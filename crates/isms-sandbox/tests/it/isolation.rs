@@ -186,12 +186,34 @@ fn a_builder_runs_the_toolchain_and_sees_nothing_else_of_the_host() {
     assert_eq!(builder.ask("run /bin/sh"), "ok");
     assert_eq!(builder.ask("list /sdk"), "include");
     assert_eq!(builder.ask("list /etc"), "alternatives");
+    assert_eq!(builder.ask("read /usr/local"), "ENOENT");
+    assert_eq!(builder.ask("read /usr/share"), "ENOENT");
     assert_eq!(builder.ask("write /dev/null"), "ok");
     assert_eq!(builder.ask("create /usr/a"), "EROFS");
     assert_eq!(builder.ask("create /tmp/a"), "ok");
     assert_eq!(builder.ask("socket 2"), "EPERM");
     assert_eq!(builder.ask("set-core-limit"), "EPERM");
     assert_eq!(builder.ask("read /work"), "ENOENT");
+}
+
+#[test]
+fn two_builders_at_the_same_time_see_nothing_of_each_other() {
+    let Some(platform) = Platform::start() else { return };
+    let [first, second] = [1, 2].map(|number| platform.spawn(number, Environment::BUILDER, LIMITS));
+    assert_eq!(first.ask("create /tmp/secret.c"), "ok");
+    assert_eq!(first.ask("list /tmp"), "secret.c");
+    assert_eq!(second.ask("list /tmp"), "");
+    assert_eq!(second.ask("read /tmp/secret.c"), "ENOENT");
+    // Each is the only process that it sees, and can signal nobody else.
+    assert_eq!(first.ask("identity"), second.ask("identity"));
+    assert_eq!(second.ask("list /proc"), "1 self thread-self");
+    assert_eq!(second.ask(&format!("kill {}", first.pid)), "ESRCH");
+    let files: Vec<_> = (1..=64)
+        .map(|number| format!("/proc/{number}/root/tmp/secret.c"))
+        .collect();
+    for file in files {
+        assert_eq!(second.ask(&format!("read {file}")), "ENOENT", "{file}");
+    }
 }
 
 #[test]
