@@ -256,7 +256,7 @@ async fn a_sender_that_has_nothing_to_send_learns_that_its_receiver_has_gone() {
     let (stream, answer) = pair.link.call_streaming(request(Service::Doer));
     stream.finish();
     let asked = next_request(&mut pair.callee).await;
-    let mut sending = asked.responder.reply_stream(&());
+    let sending = asked.responder.reply_stream(&());
     let reply = soon(answer).await.unwrap().stream.unwrap();
     let (error, ()) = soon(async { tokio::join!(sending.refused(), async { drop(reply) }) }).await;
     assert_eq!(error.code, ErrorCode::Cancelled);
