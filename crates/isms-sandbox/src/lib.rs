@@ -3,6 +3,7 @@
 //! - [`linux`]: raw Linux calls as safe functions, for every process of the platform;
 //! - [`native`]: one sandbox: its read-only template root, its start, its limits;
 //! - [`probe`]: proves at start, layer by layer, that this machine really isolates;
+//! - [`sif`]: Apptainer's image format: finds an image's root, wraps one;
 //! - [`spawner`]: the small process that starts sandboxes for the Doer, and the codec to talk to it;
 //! - `seccomp`: policy files → tree-shaped BPF filters.
 //!
@@ -14,4 +15,5 @@ pub mod linux;
 pub mod native;
 pub mod probe;
 mod seccomp;
+pub mod sif;
 pub mod spawner;

@@ -1,8 +1,8 @@
 //! One sandbox of the spawner, from its start until nothing of it is left.
 
-use std::{io, time::Instant};
+use std::{io, rc::Rc, time::Instant};
 
-use super::codec::Event;
+use super::{codec::Event, images::StagedImage};
 use crate::native::{Ends, Exit, Group, Ids, Limits, Progress, Sandbox};
 
 /// A sandbox and what belongs to it.
@@ -16,6 +16,8 @@ pub(super) struct Worker {
     pub(super) started: Instant,
     pub(super) sandbox: Sandbox,
     group: Option<Group>,
+    /// What it runs in; not removed as long as it does.
+    _image: Option<Rc<StagedImage>>,
     state: State,
 }
 
@@ -43,6 +45,7 @@ impl Worker {
         ids: Ids,
         sandbox: Sandbox,
         group: Option<Group>,
+        image: Option<Rc<StagedImage>>,
     ) -> Self {
         Self {
             number,
@@ -51,6 +54,7 @@ impl Worker {
             started: Instant::now(),
             sandbox,
             group,
+            _image: image,
             state: State::Starting,
         }
     }

@@ -323,6 +323,7 @@ fn spawner_process() {
         worker_maxima: MAXIMA,
         builder_maxima: MAXIMA,
         images: directory.join("images"),
+        image_len_max: 64 * MIB,
         device_nodes: Vec::new(),
         directories: Vec::new(),
         builder_network: false,
