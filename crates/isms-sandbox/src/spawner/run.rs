@@ -15,6 +15,7 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
+    containers::Containers,
     environment::Backend,
     images::{Images, Readiness, StagedImage},
     uids::Uids,
@@ -33,8 +34,6 @@ use crate::{
 
 /// How often the supervisor hears from the spawner.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// From a sandbox's clone to its exec.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to remove a group whose last process is just leaving.
 const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 /// Requests taken from the Doer before others get their turn.
@@ -91,6 +90,7 @@ struct Spawner {
     generation: u64,
     workers: Vec<Worker>,
     images: Images,
+    containers: Containers,
     /// What the Doer asked for and waits for its image.
     waiting: Vec<Asked>,
     /// Names groups; never used twice.
@@ -128,13 +128,16 @@ impl Spawner {
         let images = Images::new(config.images.clone(), images.clone(), config.image_len_max)
             .map_err(|source| RunError::Directory { path: images, source })?;
         let native = stage(&config, &cgroups, templates)?;
+        // The executor as it was staged for native workers: what everybody may execute.
+        let executor = templates.join("worker/isms/doee-executor");
+        let containers = Containers::new(&cgroups, templates.join("apptainer"), executor);
         let privileged = process::effective_uid() == 0;
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
-        let layers = match uids.take() {
+        let mut layers = match uids.take() {
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
                 uids.give_back(ids);
@@ -142,6 +145,7 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
+        layers.push(containers.report(&required));
         let sufficient = probe::is_sufficient(&layers, &required);
         Ok(Self {
             config,
@@ -156,6 +160,7 @@ impl Spawner {
             generation: 0,
             workers: Vec::new(),
             images,
+            containers,
             waiting: Vec::new(),
             groups: 0,
             heartbeat_due: Instant::now(),
@@ -208,7 +213,7 @@ impl Spawner {
                     .map(|handshake| Watch::new(handshake, false)),
             );
             if worker.is_starting() {
-                until = until.min(worker.started + START_TIMEOUT);
+                until = until.min(worker.start_deadline());
             }
         }
         poll::wait(&mut watches, until.saturating_duration_since(Instant::now()))
@@ -374,7 +379,8 @@ impl Spawner {
         };
         asked.limits.check(maxima).map_err(|error| error.to_string())?;
         let holes = asked.environment.holes;
-        if holes.devices != 0 || holes.directories != 0 || holes.network {
+        let is_native = asked.environment.backend == Backend::Native;
+        if is_native && (holes.devices != 0 || holes.directories != 0 || holes.network) {
             return Err("openings are not served yet".to_owned());
         }
         Ok(())
@@ -425,7 +431,9 @@ impl Spawner {
 
     fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
         self.groups += 1;
-        let created = self.cgroups.create(self.groups, &asked.limits);
+        let created = self
+            .cgroups
+            .create(self.groups, &asked.group_limits(&asked.limits));
         let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         let sandbox = match asked.environment.backend {
             Backend::Native => {
@@ -435,17 +443,17 @@ impl Spawner {
                     .start(profile, &asked.limits, ids, group.as_ref(), &entry)
                     .map_err(|error| error.to_string())
             }
-            Backend::Apptainer => Err("Apptainer is not served yet".to_owned()),
+            Backend::Apptainer => self.containers.start(
+                &self.config,
+                &image.as_ref().map(|image| image.file()).unwrap_or_default(),
+                &asked.limits,
+                ids,
+                group.as_ref(),
+                &asked.environment.holes,
+            ),
         };
         match sandbox {
-            Ok(sandbox) => Ok(Worker::new(
-                asked.number,
-                self.generation,
-                ids,
-                sandbox,
-                group,
-                image,
-            )),
+            Ok(sandbox) => Ok(Worker::new(*asked, self.generation, ids, sandbox, group, image)),
             Err(message) => {
                 if let Some(group) = &mut group {
                     group.remove();
@@ -462,7 +470,7 @@ impl Spawner {
             let of_this_doer = worker.generation == self.generation;
             let mut told = Vec::new();
             told.extend(worker.progress());
-            if worker.is_starting() && worker.started.elapsed() >= START_TIMEOUT {
+            if worker.is_starting() && Instant::now() >= worker.start_deadline() {
                 told.push(worker.time_out());
             }
             // An error would mean that it is not our child; nothing could be done about that.

@@ -4,7 +4,7 @@ use super::{
     environment::{Backend, Environment, ImageHash},
     images::{Failure, Form},
 };
-use crate::native::Limits;
+use crate::{apptainer::allowance, native::Limits};
 
 /// A sandbox that a Doer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,14 @@ impl Asked {
             Backend::Apptainer => Form::File,
         };
         self.environment.image.map(|image| (image, form))
+    }
+
+    /// What its group is given for it to have `limits`.
+    pub(super) fn group_limits(&self, limits: &Limits) -> Limits {
+        match self.environment.backend {
+            Backend::Native => *limits,
+            Backend::Apptainer => allowance(limits),
+        }
     }
 
     pub(super) fn is_failed_by(&self, failure: &Failure) -> bool {
