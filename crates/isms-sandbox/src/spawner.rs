@@ -10,6 +10,7 @@
 mod channel;
 mod codec;
 mod config;
+mod containers;
 mod environment;
 mod images;
 mod openings;

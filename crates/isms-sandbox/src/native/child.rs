@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Number of the handshake socket, above those that the program inherits.
-const HANDSHAKE: RawFd = 5;
+pub(crate) const HANDSHAKE: RawFd = 5;
 
 /// The id that a sandbox's processes have inside, whoever they are outside.
 pub(super) const INNER_ID: u32 = 1000;
@@ -68,13 +68,13 @@ pub(crate) enum Checkpoint {
 
 /// Which step failed, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: Step,
-    pub(super) errno: i32,
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
 }
 
 impl Failure {
-    pub(super) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
+    pub(crate) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
         result.map_err(|error| Self {
             step,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
@@ -84,13 +84,18 @@ impl Failure {
 
 /// Runs the new process. Returns only by exec or exit.
 pub(super) fn run(plan: &Plan<'_>) -> ! {
-    let handshake = match Failure::of(Step::Descriptors, lay_out_descriptors(plan)) {
-        Ok(()) => {
-            confine_and_execute(plan).map_or_else(|failure| (HANDSHAKE, failure), |never| match never {})
-        }
-        Err(failure) => (plan.handshake, failure),
-    };
-    let (socket, failure) = handshake;
+    let laid_out = lay_out_descriptors(&plan.descriptors, plan.handshake, plan.handed);
+    match Failure::of(Step::Descriptors, laid_out) {
+        Ok(()) => confine_and_execute(plan).map_or_else(
+            |failure| report_failure(HANDSHAKE, failure),
+            |never| match never {},
+        ),
+        Err(failure) => report_failure(plan.handshake, failure),
+    }
+}
+
+/// Tells the host over the handshake which step failed, and ends.
+pub(crate) fn report_failure(socket: RawFd, failure: Failure) -> ! {
     let mut report = [0; 5];
     report[0] = failure.step as u8;
     report[1..].copy_from_slice(&failure.errno.to_le_bytes());
@@ -102,7 +107,7 @@ pub(super) fn run(plan: &Plan<'_>) -> ! {
 }
 
 /// Nobody: the process ends in its program.
-enum Never {}
+pub(crate) enum Never {}
 
 fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     await_go_ahead(Step::Identity)?;
@@ -132,7 +137,7 @@ fn at_checkpoint(plan: &Plan<'_>, checkpoint: Checkpoint) {
     }
 }
 
-fn hide_host_name() -> io::Result<()> {
+pub(crate) fn hide_host_name() -> io::Result<()> {
     const NAME: &CStr = c"worker";
     // SAFETY: a static string with its length.
     check(unsafe { libc::sethostname(NAME.as_ptr(), NAME.count_bytes()) }).map(drop)
@@ -140,16 +145,20 @@ fn hide_host_name() -> io::Result<()> {
 
 /// Puts the inherited descriptors in place and closes all others: also the far ends of other starts, whose hang-up
 /// tells those that the spawner is gone.
-fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
+pub(crate) fn lay_out_descriptors(
+    descriptors: &[RawFd; 5],
+    handshake: RawFd,
+    handed: Option<RawFd>,
+) -> io::Result<()> {
     // SAFETY: plain numbers. The sources lie above all destinations; what gets closed belongs to the parent's copy of
     // this memory, of which nothing runs here any more.
     unsafe {
-        for (target, source) in (0..).zip(plan.descriptors) {
-            check(libc::dup2(source, target))?;
+        for (target, source) in (0..).zip(descriptors) {
+            check(libc::dup2(*source, target))?;
         }
-        check(libc::dup3(plan.handshake, HANDSHAKE, libc::O_CLOEXEC))?;
+        check(libc::dup3(handshake, HANDSHAKE, libc::O_CLOEXEC))?;
         let mut first_surplus = root::HANDED;
-        if let Some(mount) = plan.handed {
+        if let Some(mount) = handed {
             check(libc::dup3(mount, root::HANDED, libc::O_CLOEXEC))?;
             first_surplus += 1;
         }
@@ -158,7 +167,7 @@ fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
 }
 
 /// Waits for the host's next byte; its end means that the start was given up.
-fn await_go_ahead(step: Step) -> Result<(), Failure> {
+pub(crate) fn await_go_ahead(step: Step) -> Result<(), Failure> {
     loop {
         let mut byte = 0_u8;
         // SAFETY: reads one byte into a local.
@@ -189,7 +198,7 @@ fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
 }
 
 /// A session of its own, no blocked or ignored signal left over from the spawner, a private umask.
-fn reset_session() -> io::Result<()> {
+pub(crate) fn reset_session() -> io::Result<()> {
     // SAFETY: an all-zero set is an empty one; the rest are plain numbers.
     unsafe {
         check(libc::setsid())?;
@@ -214,7 +223,7 @@ fn reset_session() -> io::Result<()> {
     Ok(())
 }
 
-fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
+pub(crate) fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
     limits.iter().try_for_each(|(resource, limit)| {
         // SAFETY: `limit` is valid.
         check(unsafe { libc::setrlimit64(*resource as _, limit) }).map(drop)
@@ -243,7 +252,7 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// After the last change of identity, which would clear it. A spawner that died before has closed its end of the
 /// handshake before the kernel looked for children to signal, so one of the two always sees it.
-fn die_with_spawner() -> io::Result<()> {
+pub(crate) fn die_with_spawner() -> io::Result<()> {
     let mut handshake = libc::pollfd {
         fd: HANDSHAKE,
         events: 0,

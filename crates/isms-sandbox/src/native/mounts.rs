@@ -9,10 +9,10 @@ use super::Limits;
 const POLICY: &str = include_str!("../../../../policy/mounts.toml");
 
 // Of mount_setattr, and of fsmount.
-pub(super) const READ_ONLY: u64 = 1;
-pub(super) const NO_SUID: u64 = 2;
-pub(super) const NO_DEV: u64 = 4;
-pub(super) const NO_EXEC: u64 = 8;
+pub(crate) const READ_ONLY: u64 = 1;
+pub(crate) const NO_SUID: u64 = 2;
+pub(crate) const NO_DEV: u64 = 4;
+pub(crate) const NO_EXEC: u64 = 8;
 
 /// Sandboxes that differ in what is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -113,7 +113,7 @@ fn pivot_root() -> io::Result<()> {
     crate::linux::process::close_on_exec_from(HANDED)
 }
 
-pub(super) fn mount(
+pub(crate) fn mount(
     source: Option<&CStr>,
     target: &CStr,
     kind: Option<&CStr>,
@@ -137,7 +137,7 @@ pub(super) fn mount(
 const AT_RECURSIVE: libc::c_int = 0x8000;
 
 /// Clones the mounts at and below `source`, with `attributes` on each, not attached anywhere yet.
-fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
+pub(crate) fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
     const OPEN_TREE_CLONE: libc::c_uint = 1;
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | AT_RECURSIVE as libc::c_uint;
     // SAFETY: a C string and plain numbers.
@@ -181,7 +181,7 @@ fn make_file(target: &CStr) -> io::Result<()> {
     unsafe { check(libc::close(check(libc::open(target.as_ptr(), flags, 0o600))?)) }.map(drop)
 }
 
-fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
+pub(crate) fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
     const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
     // SAFETY: C strings and plain numbers.
     check_long(unsafe {

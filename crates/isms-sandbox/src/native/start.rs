@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Group, ImageRoots, Limits, Openings, Profile, StageError, Template,
-    child::{self, Entry, INNER_ID, Plan},
+    child::{self, Entry, INNER_ID, Never, Plan},
     landlock::Ruleset,
     mounts::{Policy, Shape, What},
     network::Networks,
@@ -24,6 +24,14 @@ use crate::{
     linux::{check, check_long, descriptor, process, seqpacket},
     seccomp::{self, Arch, Filter, Instruction},
 };
+
+/// What each native sandbox has for itself, besides a network.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
 
 /// Descriptors handed to a child are moved up here, above their destinations.
 const LOWEST_SOURCE: RawFd = 16;
@@ -254,7 +262,8 @@ impl Native {
             entry: start.entry,
         };
         let network = self.networks.of(plan.network).map_err(StartError::Network)?;
-        let (pid, pidfd) = clone(&plan, start.group, network).map_err(StartError::Clone)?;
+        let cloned = clone(NAMESPACES | network, start.group, &|| child::run(&plan));
+        let (pid, pidfd) = cloned.map_err(StartError::Clone)?;
         // From here on dropping the sandbox kills and reaps it.
         let sandbox = Sandbox::new(
             pid,
@@ -331,19 +340,19 @@ fn policy_error(error: impl std::error::Error) -> NativeError {
 }
 
 /// The channels of a new sandbox, both sides.
-struct Prepared {
+pub(crate) struct Prepared {
     null: OwnedFd,
     output: OwnedFd,
     control: OwnedFd,
     data: OwnedFd,
-    handshake: OwnedFd,
+    pub(crate) handshake: OwnedFd,
     handed: Option<OwnedFd>,
-    host_handshake: Handshake,
-    ends: Ends,
+    pub(crate) host_handshake: Handshake,
+    pub(crate) ends: Ends,
 }
 
 impl Prepared {
-    fn new(null: &OwnedFd, handed: Option<OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn new(null: &OwnedFd, handed: Option<OwnedFd>) -> io::Result<Self> {
         let (host_control, control) = seqpacket::pair()?;
         let (host_data, data) = descriptor::stream_pair()?;
         let (host_output, output) = descriptor::pipe()?;
@@ -367,22 +376,20 @@ impl Prepared {
     }
 
     /// In the order of their numbers inside.
-    fn inner(&self) -> [RawFd; 5] {
+    pub(crate) fn inner(&self) -> [RawFd; 5] {
         [&self.null, &self.output, &self.output, &self.control, &self.data].map(AsRawFd::as_raw_fd)
     }
 }
 
-/// Clones the first process of the sandbox; it runs [`child::run`].
-fn clone(plan: &Plan<'_>, group: Option<&Group>, network: libc::c_int) -> io::Result<(u32, OwnedFd)> {
+/// Clones the first process of a sandbox, into new namespaces and its v2 group; it runs `child`. Returns its pid and
+/// pidfd.
+pub(crate) fn clone(
+    namespaces: libc::c_int,
+    group: Option<&Group>,
+    child: &dyn Fn() -> Never,
+) -> io::Result<(u32, OwnedFd)> {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let namespaces = network
-        | libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
     let into_group = group.and_then(Group::unified);
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is a valid one that asks for nothing.
@@ -394,8 +401,8 @@ fn clone(plan: &Plan<'_>, group: Option<&Group>, network: libc::c_int) -> io::Re
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
-    // SAFETY: without CLONE_VM the child has its own copy of memory and stack; it only runs `child::run`, which
-    // does not return and keeps to system calls.
+    // SAFETY: without CLONE_VM the new process has its own copy of memory and stack; it only runs `child`, which does
+    // not return and keeps to system calls.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -404,7 +411,7 @@ fn clone(plan: &Plan<'_>, group: Option<&Group>, network: libc::c_int) -> io::Re
         )
     };
     if result == 0 {
-        child::run(plan);
+        child();
     }
     let pid = check_long(result)?;
     // SAFETY: the kernel stored a new descriptor of ours there.

@@ -98,7 +98,6 @@ struct Preparing {
 
 impl StagedImage {
     /// The SIF file: verified, checked to be for this machine, and the spawner's own.
-    #[expect(dead_code, reason = "the Apptainer backend starts from it")]
     pub(crate) fn file(&self) -> PathBuf {
         self.directory.join(stage::FILE)
     }

@@ -15,6 +15,7 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
+    containers::{self, Containers, Step},
     environment::Backend,
     images::{Images, Readiness, StagedImage},
     openings::Allowed,
@@ -24,23 +25,24 @@ use super::{
     worker::{News, Worker},
 };
 use crate::{
+    apptainer::Container,
     linux::{
         descriptor,
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Entry, Group, Ids, Limits, Native, NativeError, Profile, Start},
+    native::{Cgroups, Entry, Group, Ids, Limits, Native, NativeError, Openings, Profile, Sandbox, Start},
     probe::{self, LayerReport},
 };
 
 /// How often the supervisor hears from the spawner.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// From a sandbox's clone to its exec.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to remove a group whose last process is just leaving.
 const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 /// Requests taken from the Doer before others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
+/// In place of a Doer's generation: probes, which no Doer asked for.
+const PROBES: u64 = 0;
 
 /// Why there is no spawner.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,7 @@ struct Spawner {
     generation: u64,
     workers: Vec<Worker>,
     images: Images,
+    containers: Containers,
     allowed: Allowed,
     /// What the Doer asked for and waits for its image.
     waiting: Vec<Asked>,
@@ -130,11 +133,15 @@ impl Spawner {
         let maxima = config.worker_maxima;
         let privileged = process::effective_uid() == 0;
         let (native, images) = prepare::stage(&config, &cgroups, templates, privileged)?;
+        // The executor as it was staged for native workers: what everybody may execute.
+        let executor = templates.join("worker/isms/doee-executor");
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
+        let stage = templates.join("apptainer");
+        let containers = Containers::new(&cgroups, stage, executor, &config.worker_maxima, &required);
         let layers = match uids.take() {
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
@@ -143,7 +150,12 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
-        let sufficient = probe::is_sufficient(&layers, &required);
+        let of_machine: Vec<&str> = required
+            .iter()
+            .filter(|name| **name != containers::LAYER)
+            .copied()
+            .collect();
+        let sufficient = probe::is_sufficient(&layers, &of_machine) && containers.is_sufficient();
         let allowed = Allowed::new(&config);
         Ok(Self {
             config,
@@ -158,6 +170,7 @@ impl Spawner {
             generation: 0,
             workers: Vec::new(),
             images,
+            containers,
             allowed,
             waiting: Vec::new(),
             groups: 0,
@@ -214,7 +227,7 @@ impl Spawner {
                     .map(|handshake| Watch::new(handshake, false)),
             );
             if worker.is_starting() {
-                until = until.min(worker.started + START_TIMEOUT);
+                until = until.min(worker.start_deadline());
             }
         }
         poll::wait(&mut watches, until.saturating_duration_since(Instant::now()))
@@ -256,19 +269,18 @@ impl Spawner {
         self.end_generation();
         self.generation += 1;
         self.doer = Channel::new(socket).ok();
-        self.tell(
-            Event::Layers {
-                layers: self.layers.clone(),
-                sufficient: self.sufficient,
-            },
-            Vec::new(),
-        );
+        let mut layers = self.layers.clone();
+        layers.push(self.containers.report());
+        let sufficient = self.sufficient;
+        self.tell(Event::Layers { layers, sufficient }, Vec::new());
     }
 
     fn end_generation(&mut self) {
         self.doer = None;
         self.waiting.clear();
-        self.workers.iter().for_each(Worker::kill);
+        // A probe is nobody's; the next Doer will want its result as well.
+        let of_doers = self.workers.iter().filter(|worker| worker.generation != PROBES);
+        of_doers.for_each(Worker::kill);
     }
 
     /// Tells the Doer; one that cannot be told is over.
@@ -392,9 +404,20 @@ impl Spawner {
                 Readiness::Refused(message) => return self.refuse(&asked, message),
             },
         };
-        match self.begin(&asked, image) {
-            Ok(started) => self.workers.push(started),
-            Err(message) => self.refuse(&asked, message),
+        let step = match asked.environment.backend {
+            Backend::Native => Step::Worker,
+            Backend::Apptainer => self.containers.next_step(),
+        };
+        let begun = match step {
+            Step::Worker => self.begin(asked, image, self.generation),
+            Step::Wait => return self.waiting.push(asked),
+            Step::Probe => self
+                .begin(asked.without_holes(), image, PROBES)
+                .map(|()| self.waiting.push(asked)),
+            Step::Refuse(message) => Err(message),
+        };
+        if let Err(message) = begun {
+            self.refuse(&asked, message);
         }
     }
 
@@ -413,22 +436,32 @@ impl Spawner {
     }
 
     /// Starts a sandbox, or says why not.
-    fn begin(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>) -> Result<Worker, String> {
+    fn begin(&mut self, asked: Asked, image: Option<Rc<StagedImage>>, generation: u64) -> Result<(), String> {
         let ids = self
             .uids
             .take()
             .ok_or("all uids of workers are in use; raise the range [uids]")?;
-        let started = self.start(asked, image, ids);
-        if started.is_err() {
-            self.uids.give_back(ids);
+        match self.start(asked, image, ids, generation) {
+            Ok(worker) => self.workers.push(worker),
+            Err(message) => {
+                self.uids.give_back(ids);
+                return Err(message);
+            }
         }
-        started
+        Ok(())
     }
 
-    fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
+    fn start(
+        &mut self,
+        asked: Asked,
+        image: Option<Rc<StagedImage>>,
+        ids: Ids,
+        generation: u64,
+    ) -> Result<Worker, String> {
         let openings = self.allowed.grant(&asked.environment.holes)?;
+        let limits = asked.group_limits(&asked.limits);
         let mut group = self
-            .take_group(&asked.limits)
+            .take_group(&limits)
             .map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         let sandbox = match asked.environment.backend {
             Backend::Native => {
@@ -443,17 +476,12 @@ impl Spawner {
                 });
                 started.map_err(|error| error.to_string())
             }
-            Backend::Apptainer => Err("Apptainer is not served yet".to_owned()),
+            Backend::Apptainer => {
+                self.start_container(&asked, image.as_deref(), ids, group.as_ref(), &openings)
+            }
         };
         match sandbox {
-            Ok(sandbox) => Ok(Worker::new(
-                asked.number,
-                self.generation,
-                ids,
-                sandbox,
-                group,
-                image,
-            )),
+            Ok(sandbox) => Ok(Worker::new(asked, generation, ids, sandbox, group, image)),
             Err(message) => {
                 if let Some(group) = &mut group {
                     group.remove();
@@ -497,21 +525,68 @@ impl Spawner {
         }
     }
 
+    /// Starts the executor in a container, or the probe while there is no proof yet.
+    fn start_container(
+        &mut self,
+        asked: &Asked,
+        image: Option<&StagedImage>,
+        ids: Ids,
+        group: Option<&Group>,
+        openings: &Openings,
+    ) -> Result<Sandbox, String> {
+        let (Some((hash, _)), Some(image), Ids::Distinct(id @ 1..)) = (asked.image(), image, ids) else {
+            return Err("a container needs an image, and a uid other than root's".to_owned());
+        };
+        let container = Container {
+            image: &image.file(),
+            id,
+            limits: &asked.limits,
+            openings,
+        };
+        self.containers.start(container, group, hash)
+    }
+
+    /// Takes the result of the probe, which then has to go; nobody waits any more for what it failed on.
+    fn hear_probe(&mut self, news: News, ids: Ids) {
+        match (news, ids) {
+            (News::Spawned(_, ends), Ids::Distinct(id)) => self.containers.judge(ends.control.as_fd(), id),
+            (News::Plain(Event::Failed { message, .. }), _) => {
+                let image = self.containers.give_up_probe();
+                let (failed, waiting) = std::mem::take(&mut self.waiting)
+                    .into_iter()
+                    .partition(|asked| asked.is_contained_in(image));
+                self.waiting = waiting;
+                let failed: Vec<Asked> = failed;
+                for asked in failed {
+                    self.refuse(&asked, message.clone());
+                }
+            }
+            _ => {}
+        }
+        let probes = self.workers.iter().filter(|worker| worker.generation == PROBES);
+        probes.for_each(Worker::kill);
+    }
+
     /// Announces workers that run, reaps those that have exited, removes what is left of them.
     fn look_after_workers(&mut self) {
-        let mut news = Vec::new();
+        let (mut news, mut of_probe) = (Vec::new(), Vec::new());
         for worker in &mut self.workers {
             let of_this_doer = worker.generation == self.generation;
             let mut told = Vec::new();
             told.extend(worker.progress());
-            if worker.is_starting() && worker.started.elapsed() >= START_TIMEOUT {
+            if worker.is_starting() && Instant::now() >= worker.start_deadline() {
                 told.push(worker.time_out());
             }
             // An error would mean that it is not our child; nothing could be done about that.
             told.extend(worker.reap().ok().flatten());
-            if of_this_doer {
+            if worker.generation == PROBES {
+                of_probe.extend(told.into_iter().map(|news| (news, worker.ids)));
+            } else if of_this_doer {
                 news.extend(told);
             }
+        }
+        for (news, ids) in of_probe {
+            self.hear_probe(news, ids);
         }
         for news in news {
             match news {
@@ -531,6 +606,7 @@ impl Spawner {
 
     fn clean_up(mut self, templates: &Path, end: End) {
         self.end_generation();
+        self.workers.iter().for_each(Worker::kill);
         for mut worker in self.workers.drain(..) {
             // Waits until it is reaped; the group then has no process left.
             let _ = worker.reap_now();

@@ -1,10 +1,10 @@
 //! Sandboxes that were asked for and wait until their image is staged.
 
 use super::{
-    environment::{Backend, Environment, ImageHash},
+    environment::{Backend, Environment, Holes, ImageHash},
     images::{Failure, Form},
 };
-use crate::native::Limits;
+use crate::{apptainer::allowance, native::Limits};
 
 /// A sandbox that a Doer asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,31 @@ impl Asked {
             Backend::Apptainer => Form::File,
         };
         self.environment.image.map(|image| (image, form))
+    }
+
+    /// The same without openings: what a probe runs in.
+    pub(super) fn without_holes(self) -> Self {
+        let holes = Holes::default();
+        Self {
+            environment: Environment {
+                holes,
+                ..self.environment
+            },
+            ..self
+        }
+    }
+
+    /// It waits for a container of that image.
+    pub(super) fn is_contained_in(&self, image: Option<ImageHash>) -> bool {
+        self.environment.backend == Backend::Apptainer && image.is_some() && self.environment.image == image
+    }
+
+    /// What its group is given for it to have `limits`.
+    pub(super) fn group_limits(&self, limits: &Limits) -> Limits {
+        match self.environment.backend {
+            Backend::Native => *limits,
+            Backend::Apptainer => allowance(limits),
+        }
     }
 
     /// What has no file has no root either.

@@ -24,7 +24,7 @@ fn platform() -> Option<Platform> {
 }
 
 /// Loop devices on files of this platform.
-fn loop_devices(platform: &Platform) -> Vec<String> {
+pub(crate) fn loop_devices(platform: &Platform) -> Vec<String> {
     let directory = platform.directory.to_string_lossy().into_owned();
     let devices = fs::read_dir("/sys/block").unwrap().flatten();
     let backing =
@@ -33,7 +33,7 @@ fn loop_devices(platform: &Platform) -> Vec<String> {
 }
 
 /// Waits until the kernel has let go of the last loop device.
-fn wait_for_no_loop_device(platform: &Platform) {
+pub(crate) fn wait_for_no_loop_device(platform: &Platform) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !loop_devices(platform).is_empty() {
         assert!(Instant::now() < deadline, "{:?}", loop_devices(platform));

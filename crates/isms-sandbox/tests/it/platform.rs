@@ -165,7 +165,7 @@ impl Platform {
     pub(crate) fn replace_doer(&mut self) {
         let (doer, theirs) = seqpacket::pair().unwrap();
         self.doer = doer;
-        self.begin_generation(theirs).unwrap();
+        self.layers = self.begin_generation(theirs).unwrap();
     }
 
     pub(crate) fn send(&self, request: Request) {
@@ -263,6 +263,22 @@ impl Platform {
         hierarchies
             .map(|hierarchy| hierarchy.path().join(&name))
             .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Processes in those groups.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let workers = self
+            .groups()
+            .into_iter()
+            .filter_map(|group| fs::read_dir(group).ok());
+        let files = workers
+            .flatten()
+            .flatten()
+            .map(|worker| worker.path().join("cgroup.procs"));
+        files
+            .filter_map(|file| fs::read_to_string(file).ok())
+            .filter(|text| !text.is_empty())
             .collect()
     }
 
