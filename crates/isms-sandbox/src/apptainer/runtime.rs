@@ -69,6 +69,14 @@ mod tests {
     }
 
     #[test]
+    fn singularity_is_taken_where_only_that_is() {
+        // A program of root's that every system has plays it.
+        let places = ["/nowhere/apptainer", "/usr/bin/env"].map(PathBuf::from);
+        let found = Runtime::find_in(places.into_iter(), 0).unwrap();
+        assert_eq!(found.program, fs::canonicalize("/usr/bin/env").unwrap());
+    }
+
+    #[test]
     fn a_program_that_others_can_change_is_refused() {
         let directory = std::env::temp_dir().join(format!("isms-runtime-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();

@@ -173,6 +173,8 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
 /// A read-only loop device on the partition, which goes when nobody uses it any more; and its path.
 fn attach_loop(file: &File, partition: &Partition) -> io::Result<(File, CString)> {
     const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;

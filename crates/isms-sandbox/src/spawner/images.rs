@@ -202,7 +202,12 @@ impl Images {
 
     /// When to look again at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.preparing.iter().map(|preparing| preparing.deadline).min()
+        // One that was killed for being late is heard of through its report.
+        let in_time = self
+            .preparing
+            .iter()
+            .filter(|preparing| !preparing.helper.is_late());
+        in_time.map(|preparing| preparing.deadline).min()
     }
 
     /// Takes over what is prepared; returns what could not be.

@@ -15,7 +15,7 @@ use isms_sandbox::{
 
 use crate::{
     image::{Image, can_mount_images, publish, published, worker_in},
-    platform::{Host, IMAGE_LEN_MAX, LIMITS, Platform},
+    platform::{Host, IMAGE_LEN_MAX, LIMITS, Platform, WORKERS_MAX},
 };
 
 /// A platform on which images can be roots.
@@ -280,6 +280,31 @@ fn a_worker_that_is_given_up_while_its_image_is_staged_is_never_started() {
     assert!(message.contains("given up"), "{message}");
     let worker = platform.spawn(1, worker_in(hash), LIMITS);
     assert_eq!(worker.ask("show /opt/marker"), "late");
+}
+
+#[test]
+fn no_more_may_wait_for_an_image_than_may_run() {
+    let Some(platform) = platform() else { return };
+    let hash = Image::with_libraries(&platform, "wanted").publish(&platform);
+    platform.pause_spawner(|| {
+        for worker in 0..=WORKERS_MAX.into() {
+            platform.send(Request::Spawn {
+                worker,
+                environment: worker_in(hash),
+                limits: LIMITS,
+            });
+        }
+    });
+    let Event::Failed { worker, message } = platform.event().unwrap().0 else {
+        panic!("one too many")
+    };
+    assert_eq!(u32::try_from(worker), Ok(WORKERS_MAX));
+    assert_eq!(message, "there are 4 workers, which is the most");
+    for _ in 0..WORKERS_MAX {
+        let (event, _) = platform.event().unwrap();
+        assert!(matches!(event, Event::Spawned { .. }), "{event:?}");
+    }
+    assert_eq!(staged(&platform).len(), 1);
 }
 
 #[test]

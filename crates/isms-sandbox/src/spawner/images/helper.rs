@@ -65,6 +65,11 @@ impl Helper {
         self.report.as_fd()
     }
 
+    /// It was killed for taking too long.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
     /// Looks how it fares; one that is `late` is killed.
     pub(super) fn outcome(&mut self, late: bool) -> Outcome {
         if late && !self.is_late {
