@@ -247,7 +247,7 @@ impl Doer {
                 let isolation = self.state.borrow().isolation.clone();
                 request.responder.reply(&isolation, bytes::Bytes::new());
             }
-            None => request.responder.error(WireError::new(
+            Some(Operation::TryEnvironment) | None => request.responder.error(WireError::new(
                 ErrorCode::Invalid,
                 format!("the doer has no operation {}", request.message.header.operation),
             )),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use isms_protocol::{
     DoeeVersion, ProcessId, ProjectId,
-    doer::{Isolation, IsolationLayer, WorkerStatus, Workers},
+    doer::{Backend, Isolation, IsolationLayer, WorkerStatus, Workers},
 };
 use isms_sandbox::probe::LayerReport;
 
@@ -37,6 +37,8 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
                 .unwrap_or(ProcessId::NONE),
             calls: worker.calls,
             age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
+            backend: Backend::Native,
+            image: None,
         }
     });
     Workers {

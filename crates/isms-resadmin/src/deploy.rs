@@ -16,7 +16,7 @@ use isms_protocol::{
     ContentHash, DoeeVersion, PrincipalId, ProjectId,
     commserver::{HttpRoute, ProjectRoutes},
     dbriver::{Grants, Migration, Prepare},
-    doer::DoeeSpec,
+    doer::{DoeeSpec, Environment},
     encode,
     resadmin::DeployEvent,
 };
@@ -196,6 +196,7 @@ fn compose(
             params: doee.params.clone(),
             binary: *binary,
             binary_len: *binary_len,
+            environment: Environment::default(),
         };
         let grants = Grants {
             databases: doee.sql.clone(),

@@ -161,6 +161,10 @@ impl Service {
                 core.revoke_token(header, decoded::<RevokeToken>(body)?).await?;
                 Ok(Reply::Body(Bytes::new()))
             }
+            Operation::Image | Operation::UploadImage => Err(WireError::new(
+                ErrorCode::Unavailable,
+                "images are not served yet",
+            )),
         }
     }
 

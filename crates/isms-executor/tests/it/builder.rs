@@ -98,6 +98,7 @@ fn ask(stream: UnixStream, language: Language, files: &[(&str, &str)]) -> Built 
             &Build {
                 doee: "doee".into(),
                 language,
+                network: false,
             },
         ))
         .unwrap();

@@ -215,6 +215,8 @@ fn answer_doer(call: &FakeCall) -> Answered {
                 process: ProcessId::NONE,
                 calls: 3,
                 age_ms: 4,
+                backend: doer::Backend::Apptainer,
+                image: Some(ContentHash([0x1a; 32])),
             };
             let workers = vec![worker(A, "a"), worker(B, "b"), worker(ProjectId::NONE, "")];
             call.reply(

@@ -155,6 +155,8 @@ fn doer_bodies() -> Vec<Sample> {
         process: ProcessId::from_bytes([0x31; 16]),
         calls: 12,
         age_ms: 900,
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
     };
     vec![
         sample(
@@ -191,6 +193,7 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::C,
+                network: false,
             },
         ),
         sample(
@@ -198,6 +201,7 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::Cpp,
+                network: true,
             },
         ),
         sample(
@@ -219,10 +223,12 @@ fn doer_bodies() -> Vec<Sample> {
         ),
         sample("doer/spec", &doee_spec()),
         sample("doer/isolation", &isolation()),
+        sample("doer/environment", &environment()),
+        sample("doer/environment-common", &doer::Environment::default()),
     ]
 }
 
-fn doee_spec() -> doer::DoeeSpec {
+pub(crate) fn doee_spec() -> doer::DoeeSpec {
     doer::DoeeSpec {
         version: version(),
         project: project(),
@@ -236,6 +242,16 @@ fn doee_spec() -> doer::DoeeSpec {
         params: parameters(),
         binary: ContentHash([0xb1; 32]),
         binary_len: 20_480,
+        environment: environment(),
+    }
+}
+
+fn environment() -> doer::Environment {
+    doer::Environment {
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
+        device_nodes: vec![text("/dev/ttyUSB0")],
+        directories: vec![text("/srv/maps")],
     }
 }
 
@@ -384,6 +400,22 @@ fn resadmin_questions() -> Vec<Sample> {
             "resadmin/revoke-token",
             &resadmin::RevokeToken { id: principal_id() },
         ),
+        sample(
+            "resadmin/image",
+            &resadmin::Image {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+            },
+        ),
+        sample(
+            "resadmin/upload-image",
+            &resadmin::UploadImage {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+                len: 4_096_000,
+                offset: 65_536,
+            },
+        ),
     ]
 }
 
@@ -441,6 +473,13 @@ fn resadmin_answers() -> Vec<Sample> {
             "resadmin/tokens",
             &resadmin::Tokens {
                 tokens: vec![principal],
+            },
+        ),
+        sample(
+            "resadmin/image-state",
+            &resadmin::ImageState {
+                offset: 65_536,
+                complete: false,
             },
         ),
     ]

@@ -177,6 +177,7 @@ async fn build(
     let request = Build {
         doee: doee.to_owned(),
         language,
+        network: false,
     };
     let built = core.peers.build(project, &request, files).await;
     let (reply, file) = built.map_err(|source| DeployError::Builder {

@@ -19,7 +19,9 @@ pub(super) fn check_sender(sender: Service, operation: Operation) -> Result<(), 
         | Operation::DeleteProject
         | Operation::CreateToken
         | Operation::ListTokens
-        | Operation::RevokeToken => &[Service::Gate],
+        | Operation::RevokeToken
+        | Operation::Image
+        | Operation::UploadImage => &[Service::Gate],
     };
     if allowed.contains(&sender) {
         return Ok(());

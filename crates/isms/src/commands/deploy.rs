@@ -66,6 +66,12 @@ fn tell(event: &DeployEvent) {
                 eprintln!("{}", plain(log.trim_end()));
             }
         }
+        DeployEvent::Tried {
+            doee,
+            duration_ms: ms,
+        } => {
+            eprintln!("tried      a worker of {doee} in {}", duration_ms(*ms));
+        }
         DeployEvent::Migrated { database } => eprintln!("database   {database} is up to date"),
         DeployEvent::Deployed {
             project,
