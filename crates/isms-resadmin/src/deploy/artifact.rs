@@ -31,7 +31,9 @@ pub(super) struct Artifact {
 enum Content {
     Source {
         language: Language,
-        /// Says that two builds give the same: language, toolchain, names and bytes of all files.
+        /// The builder may use the host's network.
+        network: bool,
+        /// Says that two builds give the same: language, toolchain, network, names and bytes of all files.
         key: ContentHash,
         /// The files as the builder takes them.
         files: Bytes,
@@ -64,7 +66,7 @@ pub(super) async fn collect(
                         folder: folder.clone(),
                     });
                 }
-                source(&name, *language, files, toolchain).await?
+                source(&name, *language, files, manifest.build_network, toolchain).await?
             }
         };
         artifacts.push(Artifact { doee: name, content });
@@ -76,6 +78,7 @@ async fn source(
     doee: &str,
     language: Language,
     files: Vec<(String, Bytes)>,
+    network: bool,
     toolchain: &str,
 ) -> Result<Content, DeployError> {
     if files
@@ -91,13 +94,14 @@ async fn source(
     let toolchain = toolchain.to_owned();
     // Hashing tens of megabytes would hold up everybody else's requests.
     let hashed = tokio::task::spawn_blocking(move || {
-        let key = build_key(language, &files, &toolchain);
+        let key = build_key(language, &files, network, &toolchain);
         let files: Vec<(String, ByteBuf)> = files
             .into_iter()
             .map(|(path, content)| (path, ByteBuf::from(content)))
             .collect();
         Content::Source {
             language,
+            network,
             key,
             files: encode(&files).into(),
         }
@@ -105,7 +109,7 @@ async fn source(
     hashed.await.map_err(|_| DeployError::Stopped)
 }
 
-fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> ContentHash {
+fn build_key(language: Language, files: &[(String, Bytes)], network: bool, toolchain: &str) -> ContentHash {
     let mut hasher = Sha256::new();
     let mut add = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_le_bytes());
@@ -113,6 +117,9 @@ fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> 
     };
     add(toolchain.as_bytes());
     add(&encode(&language));
+    if network {
+        add(b"network");
+    }
     for (path, content) in files {
         add(path.as_bytes());
         add(content);
@@ -133,15 +140,25 @@ impl Artifact {
         let started = Instant::now();
         let (binary, cached, log) = match content {
             Content::Binary(file) => (store(core, &doee, file).await?, false, String::new()),
-            Content::Source { language, key, files } => match core.store.build(project, key).await? {
+            Content::Source {
+                language,
+                network,
+                key,
+                files,
+            } => match core.store.build(project, key).await? {
                 Some(binary) => (binary, true, String::new()),
                 None => {
                     events
                         .send(DeployEvent::Building { doee: doee.clone() })
                         .await
                         .ok();
+                    let request = Build {
+                        doee: doee.clone(),
+                        language,
+                        network,
+                    };
                     let built = tokio::select! {
-                        built = build(core, project, &doee, language, files.clone()) => built?,
+                        built = build(core, project, &request, files.clone()) => built?,
                         () = events.closed() => return Err(DeployError::Abandoned),
                     };
                     let (file, log) = built;
@@ -170,26 +187,14 @@ impl Artifact {
 async fn build(
     core: &Core,
     project: ProjectId,
-    doee: &str,
-    language: Language,
+    request: &Build,
     files: Bytes,
 ) -> Result<(Bytes, String), DeployError> {
-    let request = Build {
-        doee: doee.to_owned(),
-        language,
-        network: false,
-    };
-    let built = core.peers.build(project, &request, files).await;
-    let (reply, file) = built.map_err(|source| DeployError::Builder {
-        doee: doee.to_owned(),
-        source,
-    })?;
-    match reply.built {
-        true => Ok((file, reply.log)),
-        false => Err(DeployError::Build {
-            doee: doee.to_owned(),
-            log: reply.log,
-        }),
+    let doee = request.doee.clone();
+    match core.peers.build(project, request, files).await {
+        Ok((reply, file)) if reply.built => Ok((file, reply.log)),
+        Ok((reply, _)) => Err(DeployError::Build { doee, log: reply.log }),
+        Err(source) => Err(DeployError::Builder { doee, source }),
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn forbidden(right: Right) -> WireError {
 
 impl Core {
     /// The principal of a request, if its token is valid and has the right.
-    pub(super) async fn principal(&self, id: PrincipalId, right: Right) -> Result<Principal, WireError> {
+    pub(crate) async fn principal(&self, id: PrincipalId, right: Right) -> Result<Principal, WireError> {
         let principal = self
             .store
             .principal(id, (self.clock)())
