@@ -23,7 +23,22 @@ pub(crate) use cgroup::{Cgroups, Controller, Group};
 pub(crate) use child::{Checkpoint, Entry};
 pub use limits::{LimitError, Limits, Profile};
 pub(crate) use rlimit::DESCRIPTORS_MAX;
-pub(crate) use sandbox::{Ends, Exit, Progress, Sandbox};
+pub(crate) use sandbox::{Ends, Exit, Progress, SIGNAL_BASE, Sandbox};
 pub use start::NativeError;
 pub(crate) use start::{Ids, Native, StartError};
 pub use template::{StageError, Template};
+
+/// What a sandbox of another backend has in common with a native one: its channels, its clone, its handshake, and the
+/// steps between clone and exec.
+pub(crate) mod shared {
+    pub(crate) use super::{
+        child::{
+            Failure, HANDSHAKE, Never, attach_mount, attributes, await_go_ahead, clone_mount,
+            die_with_spawner, hide_host_name, lay_out_descriptors, mount, report_failure, reset_session,
+            set_limits,
+        },
+        rlimit::{ResourceLimit, of as resource_limits},
+        start::{Prepared, clone},
+        steps::Step,
+    };
+}

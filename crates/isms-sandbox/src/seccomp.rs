@@ -7,6 +7,7 @@
 mod compile;
 #[cfg(test)]
 mod interpret;
+mod oci;
 mod policy;
 mod table;
 
@@ -79,6 +80,11 @@ impl Arch {
             Self::Aarch64 => 0xc000_00b7,
         }
     }
+}
+
+/// The filter of a worker, for a container runtime to load.
+pub(crate) fn oci_profile() -> Result<String, PolicyError> {
+    worker(Arch::HOST).map(|filter| oci::profile(&filter))
 }
 
 /// The second filter, for an executor that has started: all that its first filter allows, less what only

@@ -10,9 +10,12 @@
 mod channel;
 mod codec;
 mod config;
+mod containers;
 mod environment;
+mod images;
 mod run;
 mod uids;
+mod waiting;
 mod worker;
 
 pub use codec::{DecodeError, EVENT_LEN_MAX, Event, FromSpawner, REQUEST_LEN, Request, ToSpawner};

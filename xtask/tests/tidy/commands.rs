@@ -134,7 +134,14 @@ fn whoever_may_not_install_is_told_the_exact_command() {
 fn the_tests_show_their_steps_and_end_with_the_count_and_what_to_do_next() {
     let machine = Machine::new(
         "steps",
-        &[("cargo", CARGO), ("cc", ""), ("c++", ""), ("python3", "")],
+        &[
+            ("cargo", CARGO),
+            ("cc", ""),
+            ("c++", ""),
+            ("python3", ""),
+            ("mksquashfs", ""),
+            ("sh", "exec /bin/sh \"$@\""),
+        ],
     );
     for binary in [
         "debug/isms",
@@ -160,6 +167,10 @@ fn the_tests_show_their_steps_and_end_with_the_count_and_what_to_do_next() {
         let step = format!("[{}/7] {title}: done in ", index + 1);
         assert!(stderr.contains(&step), "{step} in {stderr}");
     }
+    assert!(
+        stderr.contains("no Apptainer, so tests on it will skip: "),
+        "{stderr}"
+    );
     assert!(stderr.contains("next: `cargo xtask demo`"), "{stderr}");
     assert_eq!(stdout, "0 passed, 0 failed, 0 skipped\n");
 }

@@ -6,6 +6,7 @@
 
 use std::{ffi::CStr, io, os::fd::RawFd, ptr};
 
+use self::attributes::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::{landlock::Ruleset, rlimit::ResourceLimit, steps::Step, template::Bind};
 use crate::{
     linux::{check, check_long},
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// Number of the handshake socket, above those that the program inherits.
-const HANDSHAKE: RawFd = 5;
+pub(crate) const HANDSHAKE: RawFd = 5;
 /// The first that nothing inside needs.
 const FIRST_SURPLUS: RawFd = 6;
 
@@ -63,13 +64,13 @@ pub(crate) enum Checkpoint {
 
 /// Which step failed, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: Step,
-    pub(super) errno: i32,
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
 }
 
 impl Failure {
-    pub(super) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
+    pub(crate) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
         result.map_err(|error| Self {
             step,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
@@ -79,13 +80,18 @@ impl Failure {
 
 /// Runs the new process. Returns only by exec or exit.
 pub(super) fn run(plan: &Plan<'_>) -> ! {
-    let handshake = match Failure::of(Step::Descriptors, lay_out_descriptors(plan)) {
-        Ok(()) => {
-            confine_and_execute(plan).map_or_else(|failure| (HANDSHAKE, failure), |never| match never {})
-        }
-        Err(failure) => (plan.handshake, failure),
-    };
-    let (socket, failure) = handshake;
+    let laid_out = lay_out_descriptors(&plan.descriptors, plan.handshake);
+    match Failure::of(Step::Descriptors, laid_out) {
+        Ok(()) => confine_and_execute(plan).map_or_else(
+            |failure| report_failure(HANDSHAKE, failure),
+            |never| match never {},
+        ),
+        Err(failure) => report_failure(plan.handshake, failure),
+    }
+}
+
+/// Tells the host over the handshake which step failed, and ends.
+pub(crate) fn report_failure(socket: RawFd, failure: Failure) -> ! {
     let mut report = [0; 5];
     report[0] = failure.step as u8;
     report[1..].copy_from_slice(&failure.errno.to_le_bytes());
@@ -97,7 +103,7 @@ pub(super) fn run(plan: &Plan<'_>) -> ! {
 }
 
 /// Nobody: the process ends in its program.
-enum Never {}
+pub(crate) enum Never {}
 
 fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     await_go_ahead(Step::Identity)?;
@@ -127,7 +133,7 @@ fn at_checkpoint(plan: &Plan<'_>, checkpoint: Checkpoint) {
     }
 }
 
-fn hide_host_name() -> io::Result<()> {
+pub(crate) fn hide_host_name() -> io::Result<()> {
     const NAME: &CStr = c"worker";
     // SAFETY: a static string with its length.
     check(unsafe { libc::sethostname(NAME.as_ptr(), NAME.count_bytes()) }).map(drop)
@@ -135,20 +141,20 @@ fn hide_host_name() -> io::Result<()> {
 
 /// Puts the inherited descriptors in place and closes all others: also the far ends of other starts, whose hang-up
 /// tells those that the spawner is gone.
-fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
+pub(crate) fn lay_out_descriptors(descriptors: &[RawFd; 5], handshake: RawFd) -> io::Result<()> {
     // SAFETY: plain numbers. The sources lie above all destinations; what gets closed belongs to the parent's copy of
     // this memory, of which nothing runs here any more.
     unsafe {
-        for (target, source) in (0..).zip(plan.descriptors) {
-            check(libc::dup2(source, target))?;
+        for (target, source) in (0..).zip(descriptors) {
+            check(libc::dup2(*source, target))?;
         }
-        check(libc::dup3(plan.handshake, HANDSHAKE, libc::O_CLOEXEC))?;
+        check(libc::dup3(handshake, HANDSHAKE, libc::O_CLOEXEC))?;
         crate::linux::process::close_from(FIRST_SURPLUS)
     }
 }
 
 /// Waits for the host's next byte; its end means that the start was given up.
-fn await_go_ahead(step: Step) -> Result<(), Failure> {
+pub(crate) fn await_go_ahead(step: Step) -> Result<(), Failure> {
     loop {
         let mut byte = 0_u8;
         // SAFETY: reads one byte into a local.
@@ -179,7 +185,7 @@ fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
 }
 
 /// A session of its own, no blocked or ignored signal left over from the spawner, a private umask.
-fn reset_session() -> io::Result<()> {
+pub(crate) fn reset_session() -> io::Result<()> {
     // SAFETY: an all-zero set is an empty one; the rest are plain numbers.
     unsafe {
         check(libc::setsid())?;
@@ -204,11 +210,13 @@ fn reset_session() -> io::Result<()> {
     Ok(())
 }
 
-// Of mount_setattr.
-const READ_ONLY: u64 = 1;
-const NO_SUID: u64 = 2;
-const NO_DEV: u64 = 4;
-const NO_EXEC: u64 = 8;
+/// Of mount_setattr.
+pub(crate) mod attributes {
+    pub(crate) const READ_ONLY: u64 = 1;
+    pub(crate) const NO_SUID: u64 = 2;
+    pub(crate) const NO_DEV: u64 = 4;
+    pub(crate) const NO_EXEC: u64 = 8;
+}
 
 /// Turns the template, which is the working directory, into the root; nothing of the host's tree remains.
 fn enter_root(plan: &Plan<'_>) -> Result<(), Failure> {
@@ -263,7 +271,7 @@ fn pivot_root() -> io::Result<()> {
     crate::linux::process::close_on_exec_from(FIRST_SURPLUS)
 }
 
-fn mount(
+pub(crate) fn mount(
     source: Option<&CStr>,
     target: &CStr,
     kind: Option<&CStr>,
@@ -285,7 +293,7 @@ fn mount(
 }
 
 /// Clones the mounts at and below `source`, with `attributes` on each, not attached anywhere yet.
-fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
+pub(crate) fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
     const OPEN_TREE_CLONE: libc::c_uint = 1;
     const AT_RECURSIVE: libc::c_int = 0x8000;
     let attributes: [u64; 4] = [attributes, 0, 0, 0];
@@ -311,7 +319,7 @@ fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
     }
 }
 
-fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
+pub(crate) fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
     const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
     // SAFETY: C strings and plain numbers.
     check_long(unsafe {
@@ -327,7 +335,7 @@ fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
     .map(drop)
 }
 
-fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
+pub(crate) fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
     limits.iter().try_for_each(|(resource, limit)| {
         // SAFETY: `limit` is valid.
         check(unsafe { libc::setrlimit64(*resource as _, limit) }).map(drop)
@@ -356,7 +364,7 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// After the last change of identity, which would clear it. A spawner that died before has closed its end of the
 /// handshake before the kernel looked for children to signal, so one of the two always sees it.
-fn die_with_spawner() -> io::Result<()> {
+pub(crate) fn die_with_spawner() -> io::Result<()> {
     let mut handshake = libc::pollfd {
         fd: HANDSHAKE,
         events: 0,

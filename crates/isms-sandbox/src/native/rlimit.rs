@@ -14,11 +14,11 @@ const STACK_LEN: u64 = 8 * 1024 * 1024;
 const BUILDER_STACK_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Resource, soft limit, hard limit.
-pub(super) type ResourceLimit = (libc::c_int, libc::rlimit64);
+pub(crate) type ResourceLimit = (libc::c_int, libc::rlimit64);
 
 /// The limits of a new sandbox, within what this process may give. `memory_by_cgroup`: no limit on data is
 /// needed, which counts what is mapped, not what is used. Soft limits can be set anew up to `maxima`.
-pub(super) fn of(
+pub(crate) fn of(
     profile: Profile,
     limits: &Limits,
     maxima: &Limits,

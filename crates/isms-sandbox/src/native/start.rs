@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Group, Limits, Profile, Template,
-    child::{self, Entry, INNER_ID, Plan},
+    child::{self, Entry, INNER_ID, Never, Plan},
     landlock::Ruleset,
     rlimit,
     sandbox::{Ends, Handshake, Sandbox},
@@ -18,6 +18,15 @@ use crate::{
     linux::{check, check_long, descriptor, process, seqpacket},
     seccomp::{self, Arch, Filter, Instruction, PolicyError},
 };
+
+/// What a native sandbox has for itself.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
 
 /// Descriptors handed to a child are moved up here, above their destinations.
 const LOWEST_SOURCE: RawFd = 16;
@@ -166,7 +175,7 @@ impl Native {
             argument: kind.template.argument(),
             entry,
         };
-        let (pid, pidfd) = clone(&plan, group).map_err(StartError::Clone)?;
+        let (pid, pidfd) = clone(NAMESPACES, group, &|| child::run(&plan)).map_err(StartError::Clone)?;
         // From here on dropping the sandbox kills and reaps it.
         let sandbox = Sandbox::new(
             pid,
@@ -196,18 +205,18 @@ fn temporary_options(maxima: &Limits, temporary: &Temporary) -> CString {
 }
 
 /// The channels of a new sandbox, both sides.
-struct Prepared {
+pub(crate) struct Prepared {
     null: OwnedFd,
     output: OwnedFd,
     control: OwnedFd,
     data: OwnedFd,
-    handshake: OwnedFd,
-    host_handshake: Handshake,
-    ends: Ends,
+    pub(crate) handshake: OwnedFd,
+    pub(crate) host_handshake: Handshake,
+    pub(crate) ends: Ends,
 }
 
 impl Prepared {
-    fn new(null: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(null: &OwnedFd) -> io::Result<Self> {
         let (host_control, control) = seqpacket::pair()?;
         let (host_data, data) = descriptor::stream_pair()?;
         let (host_output, output) = descriptor::pipe()?;
@@ -230,22 +239,20 @@ impl Prepared {
     }
 
     /// In the order of their numbers inside.
-    fn inner(&self) -> [RawFd; 5] {
+    pub(crate) fn inner(&self) -> [RawFd; 5] {
         [&self.null, &self.output, &self.output, &self.control, &self.data].map(AsRawFd::as_raw_fd)
     }
 }
 
-/// Clones the first process of the sandbox; it runs [`child::run`].
-fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
+/// Clones the first process of a sandbox, into new namespaces and its v2 group; it runs `child`. Returns its pid and
+/// pidfd.
+pub(crate) fn clone(
+    namespaces: libc::c_int,
+    group: Option<&Group>,
+    child: &dyn Fn() -> Never,
+) -> io::Result<(u32, OwnedFd)> {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let namespaces = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
     let into_group = group.and_then(Group::unified);
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is a valid one that asks for nothing.
@@ -257,8 +264,8 @@ fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
-    // SAFETY: without CLONE_VM the child has its own copy of memory and stack; it only runs `child::run`, which
-    // does not return and keeps to system calls.
+    // SAFETY: without CLONE_VM the new process has its own copy of memory and stack; it only runs `child`, which does
+    // not return and keeps to system calls.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -267,7 +274,7 @@ fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
         )
     };
     if result == 0 {
-        child::run(plan);
+        child();
     }
     let pid = check_long(result)?;
     // SAFETY: the kernel stored a new descriptor of ours there.

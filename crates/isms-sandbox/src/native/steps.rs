@@ -3,7 +3,7 @@
 /// A step between clone and exec.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Descriptors = 1,
     Session,
     Identity,

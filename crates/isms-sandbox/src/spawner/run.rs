@@ -7,6 +7,7 @@ use std::{
         unix::fs::{DirBuilderExt, FileTypeExt},
     },
     path::{Path, PathBuf},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -14,8 +15,11 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
-    environment::Environment,
+    containers::Containers,
+    environment::Backend,
+    images::{Images, Readiness, StagedImage},
     uids::Uids,
+    waiting::Asked,
     worker::{News, Worker},
 };
 use crate::{
@@ -24,14 +28,12 @@ use crate::{
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Controller, Entry, Limits, Native, NativeError, Profile, StageError, Template},
+    native::{Cgroups, Controller, Entry, Ids, Limits, Native, NativeError, Profile, StageError, Template},
     probe::{self, LayerReport},
 };
 
 /// How often the supervisor hears from the spawner.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// From a sandbox's clone to its exec.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to remove a group whose last process is just leaving.
 const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 /// Requests taken from the Doer before others get their turn.
@@ -40,7 +42,7 @@ const REQUESTS_PER_TURN: usize = 16;
 /// Why there is no spawner.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The templates' directory.
+    /// The directory of templates or images.
     #[error("cannot make the directory {path} for the sandboxes' roots")]
     Directory {
         /// Which.
@@ -87,6 +89,10 @@ struct Spawner {
     /// Counts Doers; a worker of an earlier one is only still being reaped.
     generation: u64,
     workers: Vec<Worker>,
+    images: Images,
+    containers: Containers,
+    /// What the Doer asked for and waits for its image.
+    waiting: Vec<Asked>,
     /// Names groups; never used twice.
     groups: u64,
     heartbeat_due: Instant,
@@ -118,14 +124,20 @@ impl Spawner {
         templates: &Path,
     ) -> Result<Self, RunError> {
         let cgroups = Cgroups::open(&config.data_directory);
+        let images = config.run_directory.join("images");
+        let images = Images::new(config.images.clone(), images.clone(), config.image_len_max)
+            .map_err(|source| RunError::Directory { path: images, source })?;
         let native = stage(&config, &cgroups, templates)?;
+        // The executor as it was staged for native workers: what everybody may execute.
+        let executor = templates.join("worker/isms/doee-executor");
+        let containers = Containers::new(&cgroups, templates.join("apptainer"), executor);
         let privileged = process::effective_uid() == 0;
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
-        let layers = match uids.take() {
+        let mut layers = match uids.take() {
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
                 uids.give_back(ids);
@@ -133,6 +145,7 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
+        layers.push(containers.report(&required));
         let sufficient = probe::is_sufficient(&layers, &required);
         Ok(Self {
             config,
@@ -146,6 +159,9 @@ impl Spawner {
             doer: None,
             generation: 0,
             workers: Vec::new(),
+            images,
+            containers,
+            waiting: Vec::new(),
             groups: 0,
             heartbeat_due: Instant::now(),
         })
@@ -158,9 +174,11 @@ impl Spawner {
                 return Ok(end);
             }
             self.hear_doer();
+            self.look_after_images();
             self.look_after_workers();
             if Instant::now() >= self.heartbeat_due {
                 self.heartbeat_due = Instant::now() + HEARTBEAT_INTERVAL;
+                self.images.sweep(Instant::now());
                 if self.say(FromSpawner::Heartbeat).is_none() {
                     return Ok(End::SupervisorDied);
                 }
@@ -179,7 +197,9 @@ impl Spawner {
                 .as_ref()
                 .map(|doer| Watch::new(doer.socket(), doer.has_unsent())),
         );
+        watches.extend(self.images.watches().map(|report| Watch::new(report, false)));
         let mut until = self.heartbeat_due;
+        until = until.min(self.images.deadline().unwrap_or(until));
         for worker in &self.workers {
             if worker.is_gone() {
                 until = until.min(Instant::now() + CLEAN_INTERVAL);
@@ -193,7 +213,7 @@ impl Spawner {
                     .map(|handshake| Watch::new(handshake, false)),
             );
             if worker.is_starting() {
-                until = until.min(worker.started + START_TIMEOUT);
+                until = until.min(worker.start_deadline());
             }
         }
         poll::wait(&mut watches, until.saturating_duration_since(Instant::now()))
@@ -246,6 +266,7 @@ impl Spawner {
 
     fn end_generation(&mut self) {
         self.doer = None;
+        self.waiting.clear();
         self.workers.iter().for_each(Worker::kill);
     }
 
@@ -279,16 +300,25 @@ impl Spawner {
     fn handle(&mut self, request: Request) {
         match request {
             Request::Spawn {
-                worker,
+                worker: number,
                 environment,
                 limits,
-            } => match self.spawn(worker, environment, &limits) {
-                Ok(started) => self.workers.push(started),
-                Err(message) => self.tell(Event::Failed { worker, message }, Vec::new()),
-            },
+            } => {
+                let asked = Asked {
+                    number,
+                    environment,
+                    limits,
+                };
+                match self.check(&asked) {
+                    Ok(()) => self.begin_or_wait(asked),
+                    Err(message) => self.refuse(&asked, message),
+                }
+            }
             Request::Kill { worker } => {
                 if let Some(worker) = self.find(worker) {
                     worker.kill();
+                } else if let Some(asked) = self.take_waiting(worker) {
+                    self.refuse(&asked, "it was given up before its image was staged".to_owned());
                 }
             }
             Request::Limit { worker, limits } => {
@@ -296,7 +326,7 @@ impl Spawner {
                 match self.find(worker) {
                     Some(worker) if within => worker.limit(&limits),
                     Some(worker) => worker.kill(),
-                    None => {}
+                    None => self.limit_waiting(worker, limits),
                 }
             }
         }
@@ -308,62 +338,127 @@ impl Spawner {
             .find(|worker| worker.is_known_as(number, self.generation))
     }
 
-    /// Starts a sandbox, or says why not.
-    fn spawn(&mut self, number: u64, environment: Environment, limits: &Limits) -> Result<Worker, String> {
-        let profile = environment.profile;
-        if environment != Environment::WORKER && environment != Environment::BUILDER {
-            return Err("images and openings are not served yet".to_owned());
+    fn take_waiting(&mut self, number: u64) -> Option<Asked> {
+        let index = self.waiting.iter().position(|asked| asked.number == number)?;
+        Some(self.waiting.remove(index))
+    }
+
+    fn limit_waiting(&mut self, number: u64, limits: Limits) {
+        let Some(asked) = self.take_waiting(number) else {
+            return;
+        };
+        match limits.check(&self.config.worker_maxima) {
+            Ok(()) => self.waiting.push(Asked { limits, ..asked }),
+            Err(error) => self.refuse(&asked, error.to_string()),
         }
+    }
+
+    fn refuse(&mut self, asked: &Asked, message: String) {
+        let worker = asked.number;
+        self.tell(Event::Failed { worker, message }, Vec::new());
+    }
+
+    /// Whether a sandbox may be started, as far as that can be said at once.
+    fn check(&self, asked: &Asked) -> Result<(), String> {
         if !self.sufficient {
             return Err(
                 "this machine does not isolate workers enough; `isms doctor` names the layers".to_owned(),
             );
         }
-        if self.find(number).is_some() {
+        let number = asked.number;
+        if self.find(number).is_some() || self.waiting.iter().any(|waiting| waiting.number == number) {
             return Err(format!("worker {number} exists already"));
         }
-        if self.workers.len() >= self.config.workers_max as usize {
-            return Err(format!(
-                "there are {} workers, which is the most",
-                self.workers.len()
-            ));
+        let count = self.workers.len() + self.waiting.len();
+        if count >= self.config.workers_max as usize {
+            return Err(format!("there are {count} workers, which is the most"));
         }
-        let maxima = match profile {
+        let maxima = match asked.environment.profile {
             Profile::Worker => &self.config.worker_maxima,
             Profile::Builder => &self.config.builder_maxima,
         };
-        limits.check(maxima).map_err(|error| error.to_string())?;
+        asked.limits.check(maxima).map_err(|error| error.to_string())?;
+        let holes = asked.environment.holes;
+        let is_native = asked.environment.backend == Backend::Native;
+        if is_native && (holes.devices != 0 || holes.directories != 0 || holes.network) {
+            return Err("openings are not served yet".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Starts a sandbox whose image is staged, or that has none.
+    fn begin_or_wait(&mut self, asked: Asked) {
+        let image = match asked.image() {
+            None => None,
+            Some((image, form)) => match self.images.want(image, form, Instant::now()) {
+                Readiness::Ready(image) => Some(image),
+                Readiness::Staging => return self.waiting.push(asked),
+                Readiness::Refused(message) => return self.refuse(&asked, message),
+            },
+        };
+        match self.begin(&asked, image) {
+            Ok(started) => self.workers.push(started),
+            Err(message) => self.refuse(&asked, message),
+        }
+    }
+
+    /// Starts what waited for an image that is staged now, and refuses what waited for one that cannot be.
+    fn look_after_images(&mut self) {
+        let failures = self.images.reap(Instant::now());
+        for asked in std::mem::take(&mut self.waiting) {
+            if self.doer.is_none() {
+                return;
+            }
+            match failures.iter().find(|failure| asked.is_failed_by(failure)) {
+                Some(failure) => self.refuse(&asked, failure.message.clone()),
+                None => self.begin_or_wait(asked),
+            }
+        }
+    }
+
+    /// Starts a sandbox, or says why not.
+    fn begin(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>) -> Result<Worker, String> {
         let ids = self
             .uids
             .take()
             .ok_or("all uids of workers are in use; raise the range [uids]")?;
-        let started = self.start(number, profile, limits, ids);
+        let started = self.start(asked, image, ids);
         if started.is_err() {
             self.uids.give_back(ids);
         }
         started
     }
 
-    fn start(
-        &mut self,
-        number: u64,
-        profile: Profile,
-        limits: &Limits,
-        ids: crate::native::Ids,
-    ) -> Result<Worker, String> {
+    fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
         self.groups += 1;
-        let created = self.cgroups.create(self.groups, limits);
+        let created = self
+            .cgroups
+            .create(self.groups, &asked.group_limits(&asked.limits));
         let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
-        match self
-            .native
-            .start(profile, limits, ids, group.as_ref(), &Entry::Program)
-        {
-            Ok(sandbox) => Ok(Worker::new(number, self.generation, ids, sandbox, group)),
-            Err(error) => {
+        let sandbox = match asked.environment.backend {
+            Backend::Native => {
+                let profile = asked.environment.profile;
+                let entry = Entry::Program;
+                self.native
+                    .start(profile, &asked.limits, ids, group.as_ref(), &entry)
+                    .map_err(|error| error.to_string())
+            }
+            Backend::Apptainer => self.containers.start(
+                &self.config,
+                &image.as_ref().map(|image| image.file()).unwrap_or_default(),
+                &asked.limits,
+                ids,
+                group.as_ref(),
+                &asked.environment.holes,
+            ),
+        };
+        match sandbox {
+            Ok(sandbox) => Ok(Worker::new(*asked, self.generation, ids, sandbox, group, image)),
+            Err(message) => {
                 if let Some(group) = &mut group {
                     group.remove();
                 }
-                Err(error.to_string())
+                Err(message)
             }
         }
     }
@@ -375,7 +470,7 @@ impl Spawner {
             let of_this_doer = worker.generation == self.generation;
             let mut told = Vec::new();
             told.extend(worker.progress());
-            if worker.is_starting() && worker.started.elapsed() >= START_TIMEOUT {
+            if worker.is_starting() && Instant::now() >= worker.start_deadline() {
                 told.push(worker.time_out());
             }
             // An error would mean that it is not our child; nothing could be done about that.
@@ -408,6 +503,7 @@ impl Spawner {
             worker.clean();
         }
         self.cgroups.close();
+        self.images.close();
         let _ = fs::remove_dir_all(templates);
         if end == End::SupervisorDied {
             remove_sockets(&self.config.socket_directory);

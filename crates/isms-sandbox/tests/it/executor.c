@@ -133,7 +133,11 @@ static void answer_to(char *command, int library, char *answer, size_t room) {
     else if (IS("identity"))
         SAY("pid %d uid %d gid %d session %d groups %d environment %s", getpid(), getuid(), getgid(), getsid(0),
             getgroups(0, NULL), environ[0] ? environ[0] : "empty");
-    else if (IS("status")) {
+    else if (IS("environment")) {
+        answer[0] = 0;
+        for (char **each = environ; *each; each++)
+            snprintf(answer + strlen(answer), room - strlen(answer), "%s ", *each);
+    } else if (IS("status")) {
         char text[4096] = {0};
         int fd = open("/proc/self/status", O_RDONLY);
         ssize_t len = read(fd, text, sizeof text - 1);

@@ -1,9 +1,10 @@
 //! Real sandboxes, started by a real spawner process, with a small C program playing the executor.
 //!
-//! By concern: `isolation` (what is not possible inside), `limits`, `lifetime` (who dies when), `hostile` (a Doer that lies).
+//! By concern: `apptainer` (the same walls in a container), `isolation` (what is not possible inside), `limits`, `lifetime` (who dies when), `hostile` (a Doer that lies).
 //! Where this machine or user lacks what a sandbox needs, a test skips aloud.
 #![allow(clippy::unwrap_used)] // helpers of tests are test code too
 
+mod apptainer;
 mod hostile;
 mod isolation;
 mod lifetime;

@@ -75,11 +75,12 @@ impl Platform {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let directory = env::temp_dir().join(name);
-        for part in ["", "run", "sdk"] {
+        let parts = ["", "run", "sdk", "maps"];
+        for part in parts {
             fs::create_dir(directory.join(part)).unwrap();
         }
         compile(&directory.join("executor"));
-        for part in ["", "run", "sdk"] {
+        for part in parts {
             chown(directory.join(part), user, user).unwrap();
         }
         let (supervisor, channel) = seqpacket::pair().unwrap();
@@ -221,6 +222,22 @@ impl Platform {
             .collect()
     }
 
+    /// Processes in those groups.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let workers = self
+            .groups()
+            .into_iter()
+            .filter_map(|group| fs::read_dir(group).ok());
+        let files = workers
+            .flatten()
+            .flatten()
+            .map(|worker| worker.path().join("cgroup.procs"));
+        files
+            .filter_map(|file| fs::read_to_string(file).ok())
+            .filter(|text| !text.is_empty())
+            .collect()
+    }
+
     /// Waits until the spawner has ended by itself.
     pub(crate) fn wait_for_end(&mut self) -> process::ExitStatus {
         while self.heard().is_some() {}
@@ -323,8 +340,9 @@ fn spawner_process() {
         worker_maxima: MAXIMA,
         builder_maxima: MAXIMA,
         images: directory.join("images"),
-        device_nodes: Vec::new(),
-        directories: Vec::new(),
+        image_len_max: 64 * MIB,
+        device_nodes: vec!["/dev/full".into()],
+        directories: vec![directory.join("maps")],
         builder_network: false,
         required_layers: Vec::new(),
     };

@@ -17,6 +17,8 @@ const BUILDERS_MAX: u32 = 4;
 const WORKER_UIDS: u32 = 4096;
 /// The most memory of a build, in MB.
 const BUILD_MEMORY_MB: u32 = 1024;
+/// The largest image, in MB.
+const IMAGE_MB_MAX: u32 = 4096;
 
 /// A role's settings as its crate defines them.
 pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
@@ -74,6 +76,7 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
             pids: 256,
         },
         images: supervisor.data.images(),
+        image_len_max: mebibytes(IMAGE_MB_MAX),
         device_nodes: Vec::new(),
         directories: Vec::new(),
         builder_network: false,

@@ -1,0 +1,39 @@
+//! Sandboxes that were asked for and wait until their image is staged.
+
+use super::{
+    environment::{Backend, Environment, ImageHash},
+    images::{Failure, Form},
+};
+use crate::{apptainer::allowance, native::Limits};
+
+/// A sandbox that a Doer asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// The Doer's number for it.
+    pub(super) number: u64,
+    pub(super) environment: Environment,
+    pub(super) limits: Limits,
+}
+
+impl Asked {
+    /// The image that it needs, and what it needs that for.
+    pub(super) fn image(&self) -> Option<(ImageHash, Form)> {
+        let form = match self.environment.backend {
+            Backend::Native => Form::Root,
+            Backend::Apptainer => Form::File,
+        };
+        self.environment.image.map(|image| (image, form))
+    }
+
+    /// What its group is given for it to have `limits`.
+    pub(super) fn group_limits(&self, limits: &Limits) -> Limits {
+        match self.environment.backend {
+            Backend::Native => *limits,
+            Backend::Apptainer => allowance(limits),
+        }
+    }
+
+    pub(super) fn is_failed_by(&self, failure: &Failure) -> bool {
+        self.image() == Some((failure.image, failure.form))
+    }
+}

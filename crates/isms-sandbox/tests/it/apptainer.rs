@@ -1,0 +1,726 @@
+//! The same walls around the same program, in an image that Apptainer runs.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::{fd::AsFd, unix::fs::symlink},
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use isms_sandbox::{
+    linux::{memfd, process::effective_uid, seqpacket},
+    native::{Limits, Profile},
+    sif,
+    spawner::{Backend, Environment, Event, Holes, ImageHash, Request, ToSpawner},
+};
+
+use crate::platform::{LIMITS, MAXIMA, Platform, Sandbox, receive};
+
+const NO_HOLES: Holes = Holes {
+    devices: 0,
+    directories: 0,
+    network: false,
+};
+
+/// A platform with an image that can run its executor.
+struct Containers {
+    platform: Platform,
+    image: ImageHash,
+}
+
+impl Containers {
+    fn start() -> Option<Self> {
+        let platform = Platform::start()?;
+        if !platform.has("apptainer") {
+            return None;
+        }
+        if Command::new("mksquashfs").arg("-version").output().is_err() {
+            eprintln!("SKIPPED: mksquashfs is missing here");
+            return None;
+        }
+        let root = make_root(&platform.directory);
+        let image = add_image(&platform.directory, &pack(&root));
+        Some(Self { platform, image })
+    }
+
+    fn environment(&self) -> Environment {
+        environment(self.image, NO_HOLES)
+    }
+
+    fn worker(&self) -> Sandbox {
+        self.platform.spawn(1, self.environment(), LIMITS)
+    }
+
+    /// Why a worker does not start in the image with these bytes.
+    fn refusal(&self, image: &[u8]) -> String {
+        let image = add_image(&self.platform.directory, image);
+        failure(&self.platform, environment(image, NO_HOLES))
+    }
+}
+
+fn environment(image: ImageHash, holes: Holes) -> Environment {
+    Environment {
+        profile: Profile::Worker,
+        backend: Backend::Apptainer,
+        image: Some(image),
+        holes,
+    }
+}
+
+fn failure(platform: &Platform, environment: Environment) -> String {
+    platform.send(Request::Spawn {
+        worker: 77,
+        environment,
+        limits: LIMITS,
+    });
+    match platform.event().unwrap().0 {
+        Event::Failed { worker: 77, message } => message,
+        event => panic!("{event:?}"),
+    }
+}
+
+/// A root with nothing but what the executor loads.
+fn make_root(directory: &Path) -> PathBuf {
+    let root = directory.join("root");
+    for name in ["", "tmp", "proc", "etc"] {
+        fs::create_dir(root.join(name)).unwrap();
+    }
+    fs::write(root.join("etc/image"), "of the image").unwrap();
+    let listed = Command::new("ldd")
+        .arg(directory.join("executor"))
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for library in libraries {
+        let target = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(library, target).unwrap();
+    }
+    root
+}
+
+/// A SIF file of a directory.
+fn pack(root: &Path) -> Vec<u8> {
+    let squashfs = root.with_extension("squashfs");
+    let _ = fs::remove_file(&squashfs);
+    let packed = Command::new("mksquashfs")
+        .args([root, &squashfs])
+        .args(["-quiet", "-no-progress", "-all-root"])
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{packed:?}");
+    let squashfs = fs::read(squashfs).unwrap();
+    let mut image = Vec::new();
+    sif::wrap(
+        &mut squashfs.as_slice(),
+        squashfs.len() as u64,
+        sif::Arch::HOST,
+        &mut image,
+    )
+    .unwrap();
+    image
+}
+
+/// Puts an image where the platform keeps them.
+fn add_image(directory: &Path, image: &[u8]) -> ImageHash {
+    let images = directory.join("images");
+    fs::create_dir_all(&images).unwrap();
+    let file = images.join("new");
+    fs::write(&file, image).unwrap();
+    let sum = Command::new("sha256sum").arg(&file).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let hex = sum.split_whitespace().next().unwrap();
+    fs::rename(&file, images.join(hex)).unwrap();
+    let mut hash = [0; 32];
+    for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    }
+    ImageHash(hash)
+}
+
+/// Asks a fresh worker, command by command.
+fn check(expected: &[(&str, &str)]) {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let worker = containers.worker();
+    for (command, answer) in expected {
+        assert_eq!(worker.ask(command), *answer, "{command}");
+    }
+}
+
+/// Loop devices that still show a file below `directory`.
+fn loop_devices(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir("/sys/block").unwrap().flatten();
+    files
+        .filter_map(|block| fs::read_to_string(block.path().join("loop/backing_file")).ok())
+        .filter(|file| file.starts_with(directory.to_str().unwrap()))
+        .collect()
+}
+
+fn assert_nothing_is_left(directory: &Path) {
+    assert_eq!(loop_devices(directory), [] as [String; 0]);
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(directory.to_str().unwrap()), "{mounts}");
+}
+
+#[test]
+fn a_container_sees_its_image_and_nothing_of_the_host() {
+    check(&[
+        ("list /etc", "image"),
+        ("list /isms", "doee-executor"),
+        ("read /etc/passwd", "ENOENT"),
+        ("read /etc/hosts", "ENOENT"),
+        ("read /etc/resolv.conf", "ENOENT"),
+        ("read /usr", "ENOENT"),
+        ("read /dev", "ENOENT"),
+        ("read /run", "ENOENT"),
+        ("read /sys", "ENOENT"),
+        ("read /../../../../etc/passwd", "ENOENT"),
+        ("read /proc/1/root/etc/passwd", "ENOENT"),
+        ("read /proc/sys/kernel/core_pattern", "ENOENT"),
+        ("list /proc/sys", ""),
+        ("list /tmp", ""),
+    ]);
+}
+
+#[test]
+fn a_container_writes_below_tmp_and_nowhere_else() {
+    check(&[
+        ("create /tmp/a", "ok"),
+        ("create /a", "EROFS"),
+        ("create /etc/a", "EROFS"),
+        ("create /isms/a", "EROFS"),
+        ("write /isms/doee-executor", "EACCES"),
+        ("create /proc/sys/a", "EROFS"),
+        ("fill /tmp/full", "ENOSPC"),
+    ]);
+}
+
+#[test]
+fn a_container_has_no_network_and_no_way_to_make_a_socket() {
+    check(&[
+        ("socket 1", "EPERM"),
+        ("socket 2", "EPERM"),
+        ("socket 10", "EPERM"),
+        ("socket 16", "EPERM"),
+        ("connect", "EPERM"),
+    ]);
+}
+
+#[test]
+fn a_container_is_nobody_with_no_privileges() {
+    check(&[
+        ("status CapInh", "CapInh:\t0000000000000000"),
+        ("status CapPrm", "CapPrm:\t0000000000000000"),
+        ("status CapEff", "CapEff:\t0000000000000000"),
+        ("status CapBnd", "CapBnd:\t0000000000000000"),
+        ("status CapAmb", "CapAmb:\t0000000000000000"),
+        ("status NoNewPrivs", "NoNewPrivs:\t1"),
+        ("status Seccomp:", "Seccomp:\t2"),
+        ("status Groups", "Groups:\t "),
+        ("clear-death-signal", "ENOSYS"),
+    ]);
+}
+
+#[test]
+fn a_container_calls_what_a_native_worker_may_call_and_no_more() {
+    let refused = [
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_accept4,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_mknodat,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_kexec_load,
+        libc::SYS_setuid,
+        libc::SYS_setresuid,
+        libc::SYS_personality,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_pidfd_open,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_memfd_create,
+        libc::SYS_shmget,
+        libc::SYS_msgget,
+        libc::SYS_mq_open,
+        libc::SYS_vhangup,
+        libc::SYS_reboot,
+    ];
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let native = containers.platform.spawn(2, Environment::WORKER, LIMITS);
+    let container = containers.worker();
+    for number in refused {
+        let command = format!("call {number}");
+        assert_eq!(container.ask(&command), "EPERM", "{command}");
+        assert_eq!(native.ask(&command), "EPERM", "{command}");
+    }
+    // So that libraries fall back: a call that nobody knows, and the one whose flags no filter sees.
+    for number in [libc::SYS_clone3, 4000] {
+        assert_eq!(container.ask(&format!("call {number}")), "ENOSYS", "{number}");
+    }
+}
+
+#[test]
+fn a_container_has_descriptors_0_to_4_only() {
+    check(&[("descriptors", "0 1 2 3 4"), ("read /proc/self/fd/5", "ENOENT")]);
+}
+
+#[test]
+fn a_container_meets_nobody_else() {
+    let parent = format!("kill {}", process::id());
+    check(&[("kill 2", "ESRCH"), (&parent, "ESRCH"), ("kill 1", "ok")]);
+}
+
+#[test]
+fn each_container_has_a_uid_of_its_own_and_an_environment_of_fixed_text() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let workers = [1, 2, 3].map(|number| {
+        containers
+            .platform
+            .spawn(number, containers.environment(), LIMITS)
+    });
+    let mut ids = workers.each_ref().map(|worker| {
+        let identity = worker.ask("identity");
+        let words: Vec<&str> = identity.split(' ').collect();
+        let [_, "1", _, uid, _, gid, _, _, _, "0", ..] = words[..] else {
+            panic!("{identity}")
+        };
+        assert_eq!(uid, gid);
+        assert!(uid.parse::<u32>().unwrap() >= 500_000, "{uid}");
+        uid.to_owned()
+    });
+    ids.sort();
+    assert!(ids[0] != ids[1] && ids[1] != ids[2], "{ids:?}");
+    // As the kernel shows it, to whom it may concern inside: no path of the host.
+    let directory = containers.platform.directory.to_str().unwrap();
+    let environment = workers[0].ask("environment");
+    assert!(
+        environment.contains("APPTAINER_CONTAINER=/run/image.sif"),
+        "{environment}"
+    );
+    assert!(!environment.contains(directory), "{environment}");
+}
+
+#[test]
+fn output_and_a_sealed_library_reach_where_they_belong() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let worker = containers.worker();
+    assert_eq!(worker.ask("print hello"), "ok");
+    let directory = &containers.platform.directory;
+    let (source, library) = (directory.join("doee.c"), directory.join("doee.so"));
+    fs::write(&source, "int doee(void) { return 7; }").unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
+    assert!(compiled.unwrap().success());
+    let sealed = memfd::create_sealed(c"doee", &fs::read(&library).unwrap()).unwrap();
+    seqpacket::send(worker.control.as_fd(), b"load", &[sealed.as_fd()]).unwrap();
+    assert_eq!(receive(worker.control.as_fd()), b"ok");
+    assert_eq!(worker.ask("exit 0"), "");
+    let mut output = String::new();
+    File::from(worker.output).read_to_string(&mut output).unwrap();
+    assert_eq!(output, "hello\n");
+}
+
+#[test]
+fn exits_and_crashes_are_told_as_those_of_native_workers() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let ends = [
+        ("exit 0", Some(0), None),
+        ("exit 7", Some(7), None),
+        ("crash", None, Some(libc::SIGSEGV)),
+    ];
+    for (command, code, signal) in ends {
+        let worker = containers.worker();
+        assert_eq!(worker.ask(command), "");
+        let event = containers.platform.event().unwrap().0;
+        let expected = Event::Exited {
+            worker: 1,
+            code,
+            signal,
+            oom: false,
+        };
+        assert_eq!(event, expected);
+    }
+}
+
+#[test]
+fn containers_come_and_go_without_using_anything_up() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let platform = &containers.platform;
+    // More than there are uids.
+    for round in 0..10 {
+        let worker = platform.spawn(round, containers.environment(), LIMITS);
+        platform.send(Request::Kill { worker: round });
+        worker.wait_for_death();
+        let event = platform.event().unwrap().0;
+        assert!(
+            matches!(
+                event,
+                Event::Exited {
+                    signal: Some(libc::SIGKILL),
+                    ..
+                }
+            ),
+            "{event:?}"
+        );
+    }
+    let children = format!("/proc/{0}/task/{0}/children", platform.spawner.id());
+    assert_eq!(
+        fs::read_to_string(children).unwrap().trim(),
+        "",
+        "no zombie is left"
+    );
+    assert!(
+        platform.groups().iter().all(|group| !group.join("1").exists()),
+        "no group is left"
+    );
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", platform.spawner.id()))
+        .unwrap()
+        .count();
+    assert!(
+        descriptors < 20,
+        "{descriptors} descriptors are open in the spawner"
+    );
+    assert_nothing_is_left(&platform.directory);
+}
+
+#[test]
+fn a_killed_spawner_leaves_no_container_and_the_next_one_starts_afresh() {
+    let Some(mut containers) = Containers::start() else {
+        return;
+    };
+    let environment = containers.environment();
+    let workers = [1, 2].map(|number| containers.platform.spawn(number, environment, LIMITS));
+    let platform = &mut containers.platform;
+    platform.spawner.kill().unwrap();
+    platform.spawner.wait().unwrap();
+    workers.iter().for_each(Sandbox::wait_for_death);
+    assert!(platform.processes().is_empty(), "{:?}", platform.processes());
+    assert_nothing_is_left(&platform.directory);
+    platform.restart_spawner();
+    let worker = platform.spawn(1, environment, LIMITS);
+    assert_eq!(worker.ask("descriptors"), "0 1 2 3 4");
+}
+
+#[test]
+fn nothing_is_left_of_containers_when_the_supervisor_stops_the_spawner_or_dies() {
+    for dies in [false, true] {
+        let Some(mut containers) = Containers::start() else {
+            return;
+        };
+        let worker = containers.worker();
+        let platform = &mut containers.platform;
+        if dies {
+            let (dead, _) = seqpacket::pair().unwrap();
+            drop(std::mem::replace(&mut platform.supervisor, dead));
+        } else {
+            seqpacket::send(platform.supervisor.as_fd(), &ToSpawner::Stop.encode(), &[]).unwrap();
+        }
+        assert!(platform.spawner.wait().unwrap().success());
+        worker.wait_for_death();
+        assert!(platform.groups().is_empty());
+        assert!(!platform.directory.join("run/templates").exists());
+        assert_nothing_is_left(&platform.directory);
+    }
+}
+
+#[test]
+fn a_container_that_is_given_up_while_it_starts_leaves_nothing() {
+    let Some(mut containers) = Containers::start() else {
+        return;
+    };
+    let environment = containers.environment();
+    let platform = &mut containers.platform;
+    for number in 0..4 {
+        platform.send(Request::Spawn {
+            worker: number,
+            environment,
+            limits: LIMITS,
+        });
+        platform.send(Request::Kill { worker: number });
+        let event = platform.event().unwrap().0;
+        assert!(
+            matches!(event, Event::Failed { worker, .. } if worker == number),
+            "{event:?}"
+        );
+    }
+    seqpacket::send(platform.supervisor.as_fd(), &ToSpawner::Stop.encode(), &[]).unwrap();
+    assert!(platform.wait_for_end().success());
+    assert_nothing_is_left(&platform.directory);
+}
+
+#[test]
+fn a_container_beyond_its_memory_is_killed_and_said_to_be_out_of_memory() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let worker = containers.worker();
+    assert_eq!(worker.ask("eat 48"), "ok");
+    assert_eq!(worker.ask("eat 256"), "");
+    let event = containers.platform.event().unwrap().0;
+    let Event::Exited {
+        signal: Some(libc::SIGKILL),
+        oom: true,
+        ..
+    } = event
+    else {
+        panic!("{event:?}")
+    };
+}
+
+#[test]
+fn a_container_starts_threads_up_to_its_limit_and_never_a_process() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let worker = containers.worker();
+    assert_eq!(worker.ask("forks 1"), "0");
+    let threads: u32 = worker.ask("threads 100").parse().unwrap();
+    // What the runtime leaves unused of its share is the Doee's.
+    assert!((LIMITS.pids - 1..MAXIMA.pids).contains(&threads), "{threads}");
+}
+
+#[test]
+fn limits_set_at_assignment_hold_for_containers_too() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let worker = containers.worker();
+    let limits = Limits {
+        memory_bytes: 16 << 20,
+        cpu_permille: 500,
+        pids: 4,
+    };
+    containers.platform.send(Request::Limit { worker: 1, limits });
+    // The spawner handles requests in order: once this has failed, the limit is set.
+    let environment = containers.environment();
+    containers.platform.send(Request::Spawn {
+        worker: 1,
+        environment,
+        limits,
+    });
+    let event = containers.platform.event().unwrap().0;
+    assert!(matches!(event, Event::Failed { worker: 1, .. }), "{event:?}");
+    let threads: u32 = worker.ask("threads 100").parse().unwrap();
+    assert!((3..LIMITS.pids).contains(&threads), "{threads}");
+    assert_eq!(worker.ask("eat 64"), "");
+    let event = containers.platform.event().unwrap().0;
+    assert!(
+        matches!(
+            event,
+            Event::Exited {
+                worker: 1,
+                oom: true,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+}
+
+#[test]
+fn openings_are_there_when_granted_and_only_then() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let platform = &containers.platform;
+    fs::write(platform.directory.join("maps/town"), "").unwrap();
+    let holes = Holes {
+        devices: 1,
+        directories: 1,
+        network: false,
+    };
+    let granted = platform.spawn(1, environment(containers.image, holes), LIMITS);
+    for (command, answer) in [
+        ("read /dev/full", "ok"),
+        ("write /dev/full", "ok"),
+        ("create /dev/a", "EACCES"),
+        ("create /dev/shm/a", "EROFS"),
+        ("read /dev/kmsg", "ENOENT"),
+        ("read /dev/loop0", "ENOENT"),
+        ("list /data", "maps"),
+        ("list /data/maps", "town"),
+        ("create /data/maps/a", "EROFS"),
+    ] {
+        assert_eq!(granted.ask(command), answer, "{command}");
+    }
+    let plain = platform.spawn(2, containers.environment(), LIMITS);
+    assert_eq!(plain.ask("read /dev/full"), "ENOENT");
+    assert_eq!(plain.ask("list /data"), "ENOENT");
+    // The host's node was copied, not changed.
+    let node = fs::metadata("/dev/full").unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&node), 0);
+}
+
+#[test]
+fn openings_that_nobody_listed_are_refused() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    for (devices, directories) in [(1 << 63, 0), (0, 1 << 63), (2, 0)] {
+        let holes = Holes {
+            devices,
+            directories,
+            network: false,
+        };
+        let message = failure(&containers.platform, environment(containers.image, holes));
+        assert_eq!(
+            message,
+            "there is no device or directory with this number in the administrator's lists"
+        );
+    }
+}
+
+#[test]
+fn an_image_in_which_the_executor_cannot_start_is_told_what_it_lacks() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let root = containers.platform.directory.join("root");
+    let cannot = "the executor cannot start in this image: ";
+    let without = |part: &str| {
+        let kept = root.with_extension("kept");
+        fs::rename(root.join(part), &kept).unwrap();
+        let message = containers.refusal(&pack(&root));
+        fs::rename(&kept, root.join(part)).unwrap();
+        message
+    };
+    let libraries = fs::read_dir(root.join("lib"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name();
+    let libc = Path::new("lib").join(libraries).join("libc.so.6");
+    assert_eq!(
+        without(libc.to_str().unwrap()),
+        format!("{cannot}the image lacks the shared library libc.so.6")
+    );
+    assert_eq!(
+        without("lib64"),
+        format!(
+            "{cannot}the image has no C library for it: its loader ld-linux is missing (glibc is needed)"
+        )
+    );
+    // Nothing at all.
+    let empty = root.with_extension("empty");
+    fs::create_dir(&empty).unwrap();
+    let message = containers.refusal(&pack(&empty));
+    assert!(message.starts_with(cannot), "{message}");
+}
+
+#[test]
+fn an_image_whose_contents_are_damaged_is_refused() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let mut image = pack(&containers.platform.directory.join("root"));
+    // Whole by its headers, garbage inside.
+    let len = image.len();
+    image[len / 2..].fill(0x5a);
+    let message = containers.refusal(&image);
+    assert!(message.contains("image"), "{message}");
+    let message = containers.refusal(&image[..len / 2]);
+    assert!(message.contains("truncated"), "{message}");
+    let message = containers.refusal(b"#!/bin/sh");
+    assert!(message.contains("not a SIF image"), "{message}");
+    // And a good one starts after all of that.
+    assert_eq!(containers.worker().ask("descriptors"), "0 1 2 3 4");
+}
+
+#[test]
+fn what_an_image_does_before_the_executor_is_confined_as_well() {
+    let Some(containers) = Containers::start() else {
+        return;
+    };
+    let root = containers.platform.directory.join("root");
+    // The runtime interprets these before it executes anything.
+    let scripts = root.join(".singularity.d/env");
+    fs::create_dir_all(&scripts).unwrap();
+    let script = "export LD_DEBUG=unused\nmkdir /tmp/by-script\n/isms/doee-executor\ncat < /etc/passwd > /tmp/passwd\n";
+    fs::write(scripts.join("99-attack.sh"), script).unwrap();
+    // Places where things get bound lead elsewhere.
+    fs::remove_dir(root.join("tmp")).unwrap();
+    symlink("/proc/1/root/etc", root.join("tmp")).unwrap();
+    symlink("/../../etc", root.join("isms")).unwrap();
+    let hostile = add_image(&containers.platform.directory, &pack(&root));
+    let (request, platform) = (environment(hostile, NO_HOLES), &containers.platform);
+    platform.send(Request::Spawn {
+        worker: 5,
+        environment: request,
+        limits: LIMITS,
+    });
+    match platform.event().unwrap() {
+        // It starts all the same, and then has what every other one has.
+        (Event::Spawned { .. }, descriptors) => {
+            let control = &descriptors[0];
+            assert_eq!(receive(control.as_fd()), b"up");
+            seqpacket::send(control.as_fd(), b"read /etc/shadow", &[]).unwrap();
+            assert_eq!(receive(control.as_fd()), b"ENOENT");
+        }
+        (Event::Failed { message, .. }, _) => {
+            assert!(
+                message.starts_with("the executor cannot start in this image"),
+                "{message}"
+            );
+        }
+        (event, _) => panic!("{event:?}"),
+    }
+    assert!(
+        !fs::read_dir("/etc")
+            .unwrap()
+            .flatten()
+            .any(|entry| entry.file_name() == "doee-executor")
+    );
+}
+
+#[test]
+fn an_ordinary_user_s_platform_says_why_it_has_no_containers() {
+    if effective_uid() != 0 {
+        eprintln!("SKIPPED: only root can start a spawner as another user");
+        return;
+    }
+    let Some(platform) = Platform::start_as(Some(1000)) else {
+        return;
+    };
+    let layer = platform
+        .layers
+        .iter()
+        .find(|layer| layer.name == "apptainer")
+        .unwrap();
+    assert!(!layer.proven);
+    let image = ImageHash([7; 32]);
+    let message = failure(&platform, environment(image, NO_HOLES));
+    assert!(!message.is_empty());
+    assert_eq!(platform.worker().ask("descriptors"), "0 1 2 3 4");
+    let _ = std::io::stderr().flush();
+}
