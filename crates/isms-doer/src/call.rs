@@ -59,6 +59,7 @@ impl CallSlot {
     /// Sends the call at once, so that calls reach a worker in the order in which it was given them.
     pub(crate) fn send(&self, task: TaskId, connection: Rc<WorkerConnection>) {
         let mut outbound = self.outbound.borrow_mut();
+        connection.skip_taken_slots();
         let (pending, upload) = start(&connection, &mut outbound);
         if let Some(id) = pending.call_id() {
             let Header { process, attempt, .. } = outbound.message.header;
@@ -146,6 +147,8 @@ impl Call<'_> {
             };
             match self.answered(&responder, pending).await {
                 Ok(answer) => {
+                    // What was answered never runs again, whatever the status page says.
+                    connection.note_answer(self.task);
                     if self.deliver(&connection, answer, responder).await {
                         self.ended(&connection);
                     }
@@ -154,7 +157,7 @@ impl Call<'_> {
                 Err(Ending::Failed(error)) => return responder.error(error),
                 Err(Ending::Requeued) => {}
                 Err(Ending::Answered(error)) if connection.is_open() => {
-                    responder.error(plausible(error));
+                    responder.error(plausible(error, self.cancel_told));
                     return self.ended(&connection);
                 }
                 // The worker is gone; how, the spawner is about to tell.
@@ -203,8 +206,8 @@ impl Call<'_> {
             tokio::select! {
                 biased;
                 answer = &mut pending => return match answer {
-                    // What it says of a call that was taken back is that it was.
-                    Err(_) if self.slot.take_requeued() => Err(Ending::Requeued),
+                    // An honest worker says of a call that was taken back only that it was.
+                    _ if self.slot.take_requeued() => Err(Ending::Requeued),
                     answer => answer.map_err(Ending::Answered),
                 },
                 verdict = self.slot.next() => match verdict {
@@ -286,7 +289,7 @@ async fn over(slot: &CallSlot) -> Option<WireError> {
     }
 }
 
-/// The error with which the Worker Handler ends a call that has begun.
+/// The error with which the Worker Handler ends a call that has been answered, and so is not sent again.
 async fn failed(slot: &CallSlot) -> WireError {
     loop {
         if let Some(error) = over(slot).await {
@@ -349,10 +352,14 @@ pub(crate) async fn relay_stream(mut source: StreamReceiver, mut sink: StreamSen
     true
 }
 
-/// A worker may say that its Doee failed; it may not speak for the platform.
-fn plausible(error: WireError) -> WireError {
+/// A worker may say that its Doee failed; it may not speak for the platform, nor for a caller who has not cancelled.
+fn plausible(error: WireError, cancelled: bool) -> WireError {
     match error.code {
-        ErrorCode::DoeeFailed | ErrorCode::Cancelled | ErrorCode::TimedOut | ErrorCode::TooLarge => error,
+        ErrorCode::DoeeFailed | ErrorCode::TimedOut | ErrorCode::TooLarge => error,
+        ErrorCode::Cancelled if cancelled => error,
         _ => WireError::new(ErrorCode::DoeeFailed, error.message),
     }
 }
+
+#[cfg(test)]
+mod tests;

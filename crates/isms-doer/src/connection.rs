@@ -14,7 +14,10 @@ use std::{
 use isms_ipc::{ConnectionError, Inbound, Inbox, Link, Side};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, ProcessId, Service, WireError,
-    worker::{self, Assignment, Control, LogLevel, LogLine, Report, STATUS_WORDS, Stage, StatusPage},
+    worker::{
+        self, Assignment, Control, LogLevel, LogLine, Report, STATUS_SLOTS, STATUS_WORDS, Stage, StatusPage,
+        share_a_slot,
+    },
 };
 use isms_sandbox::linux::{channel::Channel, shared_words::SharedWords};
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
@@ -44,6 +47,8 @@ struct SentCall {
     attempt: u32,
     /// Its id on the data channel, and so on the status page.
     id: u64,
+    /// The worker has answered it; the rest of its reply is being passed on.
+    answered: bool,
     log_budget: LogBudget,
 }
 
@@ -98,6 +103,15 @@ impl WorkerConnection {
         self.doee.borrow().clone()
     }
 
+    /// Passes over the ids whose place on the status page belongs to a call that has not ended. There are always
+    /// others, since a worker has fewer calls than its page has places.
+    pub(crate) fn skip_taken_slots(&self) {
+        let calls = self.calls.borrow();
+        self.link.skip_call_ids(STATUS_SLOTS, |id| {
+            calls.iter().any(|call| share_a_slot(call.id, id))
+        });
+    }
+
     /// Notes a call that was sent with this id. It leaves when this thread waits, not before.
     pub(crate) fn note_call(&self, task: TaskId, process: ProcessId, attempt: u32, id: u64) {
         self.page.queue(id);
@@ -106,8 +120,17 @@ impl WorkerConnection {
             process,
             attempt,
             id,
+            answered: false,
             log_budget: LogBudget::new(),
         });
+    }
+
+    /// Notes that the worker has answered a call, so that it counts as begun whatever the page says.
+    pub(crate) fn note_answer(&self, task: TaskId) {
+        let mut calls = self.calls.borrow_mut();
+        if let Some(call) = calls.iter_mut().find(|call| call.task == task) {
+            call.answered = true;
+        }
     }
 
     /// Forgets a call that has ended; how long it ran, as the worker says.
@@ -124,7 +147,7 @@ impl WorkerConnection {
         let Some(index) = calls.iter().position(|call| call.task == task) else {
             return false;
         };
-        let recalled = self.page.recall(calls[index].id);
+        let recalled = !calls[index].answered && self.page.recall(calls[index].id);
         if recalled {
             calls.remove(index);
         }
@@ -134,7 +157,9 @@ impl WorkerConnection {
     /// The calls that have begun and not ended: of an honest worker one at most.
     pub(crate) fn begun(&self) -> Vec<TaskId> {
         let calls = self.calls.borrow();
-        let begun = calls.iter().filter(|call| self.page.has_begun(call.id));
+        let begun = calls
+            .iter()
+            .filter(|call| call.answered || self.page.has_begun(call.id));
         begun.map(|call| call.task).collect()
     }
 
@@ -226,6 +251,10 @@ pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors
             });
         }
     };
+    if !doer.state.borrow().handler.knows(worker) {
+        // It has died meanwhile, and nothing more will be heard of it.
+        return;
+    }
     doer.state
         .borrow_mut()
         .workers

@@ -78,30 +78,35 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let spawner = Spawner::new(spawner).map_err(RunError::Spawner)?;
     let (link, inbox) = Link::open(link);
-    let state = State {
-        handler: WorkerHandler::new(config.handler()),
-        calls: HashMap::new(),
-        workers: HashMap::new(),
-        doees: HashMap::new(),
-        binaries: Binaries::default(),
-        builders: Builders::new(config.builds_max),
-        logs: LogBatch::default(),
-        isolation: Isolation::default(),
-        task_next: 1,
-    };
-    let doer = Rc::new(Doer {
-        config,
-        link,
-        spawner,
-        state: RefCell::new(state),
-        hurry: Notify::new(),
-        resting: Cell::new(false),
-        called: Cell::new(false),
-    });
-    doer.serve(inbox, shutdown).await
+    Rc::new(Doer::new(config, link, spawner))
+        .serve(inbox, shutdown)
+        .await
 }
 
 impl Doer {
+    pub(crate) fn new(config: Config, link: Link, spawner: Spawner) -> Doer {
+        let state = State {
+            handler: WorkerHandler::new(config.handler()),
+            calls: HashMap::new(),
+            workers: HashMap::new(),
+            doees: HashMap::new(),
+            binaries: Binaries::default(),
+            builders: Builders::new(config.builds_max),
+            logs: LogBatch::default(),
+            isolation: Isolation::default(),
+            task_next: 1,
+        };
+        Doer {
+            config,
+            link,
+            spawner,
+            state: RefCell::new(state),
+            hurry: Notify::new(),
+            resting: Cell::new(false),
+            called: Cell::new(false),
+        }
+    }
+
     async fn serve(
         self: &Rc<Self>,
         mut inbox: Inbox,
@@ -193,7 +198,7 @@ impl Doer {
         }
     }
 
-    fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
+    pub(crate) fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
         match inbound {
             Inbound::Registered(generation) => {
                 tracing::info!(generation = generation.0, "registered with the kernel");
@@ -258,7 +263,7 @@ impl Doer {
         self.dispatch(Event::Retire { version });
     }
 
-    fn spawner_said(self: &Rc<Self>, event: SpawnerEvent, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn spawner_said(self: &Rc<Self>, event: SpawnerEvent, descriptors: Vec<OwnedFd>) {
         match event {
             SpawnerEvent::Spawned { worker, pid } if builder::is_builder(worker) => {
                 builder::started(self, worker, pid, descriptors);
@@ -310,6 +315,8 @@ impl Doer {
     }
 
     async fn worker_exited(self: Rc<Self>, worker: WorkerId, how: String) {
+        // At once, since what it still has to say may take a while.
+        self.dispatch(Event::Gone { worker });
         let connection = self.state.borrow_mut().workers.remove(&worker);
         let mut begun = Vec::new();
         if let Some(connection) = connection {

@@ -65,6 +65,8 @@ pub(crate) struct Worker {
     pub(crate) calls_held: VecDeque<TaskId>,
     /// Calls that it has answered.
     pub(crate) calls: u64,
+    /// Its process is gone; what it said last is still being read.
+    pub(crate) gone: bool,
 }
 
 impl Worker {
@@ -76,6 +78,7 @@ impl Worker {
             started: now,
             calls_held: VecDeque::new(),
             calls: 0,
+            gone: false,
         }
     }
 
@@ -84,8 +87,14 @@ impl Worker {
         self.since = now;
     }
 
-    /// True when the worker works or will work on calls of its version.
+    /// True when the worker works or will work on calls of its version. One that is gone before it was initialized
+    /// counts until it is known why, so that no other one comes to the same end meanwhile.
     pub(crate) fn serves(&self) -> bool {
-        self.version.is_some() && !matches!(self.state, State::Draining { .. })
+        self.version.is_some()
+            && match self.state {
+                State::Draining { .. } => false,
+                State::Idle | State::Busy { .. } => !self.gone,
+                State::Starting | State::Empty | State::Assigned => true,
+            }
     }
 }

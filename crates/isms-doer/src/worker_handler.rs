@@ -97,7 +97,9 @@ pub(crate) enum Event {
     Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// The worker has said what no honest executor says.
     Misbehaved { worker: WorkerId, what: String },
-    /// The worker's process is gone. These of its calls it had begun.
+    /// The worker's process is gone; [`Event::Exited`] follows once its last words have been read.
+    Gone { worker: WorkerId },
+    /// All has been heard of a worker whose process is gone. These of its calls it had begun.
     Exited {
         worker: WorkerId,
         how: String,
@@ -221,6 +223,7 @@ impl WorkerHandler {
             } => self.answered(worker, task, run_time, now, actions),
             Event::Recalled { worker, tasks } => self.recalled(worker, &tasks, now, actions),
             Event::Misbehaved { worker, what } => self.misbehaved(worker, what, now, actions),
+            Event::Gone { worker } => self.gone(worker, actions),
             Event::Exited { worker, how, begun } => self.exited(worker, how, &begun, now, actions),
             Event::Retire { version } => self.retire(version, now, actions),
             Event::Tick => self.tick(now, actions),
@@ -255,6 +258,11 @@ impl WorkerHandler {
         self.workers.iter().map(|(id, worker)| (*id, worker))
     }
 
+    /// True until all has been heard of a worker.
+    pub(crate) fn knows(&self, worker: WorkerId) -> bool {
+        self.workers.contains_key(&worker)
+    }
+
     /// True when nothing is known of a version, any more or yet.
     pub(crate) fn is_unknown(&self, version: DoeeVersion) -> bool {
         !self.doees.contains_key(&version)
@@ -286,7 +294,7 @@ impl WorkerHandler {
     }
 
     fn empty(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else {
+        let Some(record) = self.workers.get_mut(&worker).filter(|record| !record.gone) else {
             return;
         };
         if record.state != State::Starting {
@@ -361,7 +369,9 @@ impl WorkerHandler {
     /// Finds or starts a worker for a version; false when there is no room for one now.
     fn acquire(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) -> bool {
         let unassigned = |state: State| {
-            move |(_, worker): &(&WorkerId, &mut Worker)| worker.version.is_none() && worker.state == state
+            move |(_, worker): &(&WorkerId, &mut Worker)| {
+                worker.version.is_none() && worker.state == state && !worker.gone
+            }
         };
         if let Some((&worker, record)) = self.workers.iter_mut().find(unassigned(State::Empty)) {
             record.version = Some(version);
@@ -401,7 +411,9 @@ impl WorkerHandler {
         let longest_idle = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.state == State::Idle && worker.version != Some(version))
+            .filter(|(_, worker)| {
+                worker.state == State::Idle && !worker.gone && worker.version != Some(version)
+            })
             .min_by_key(|(_, worker)| worker.since);
         if let Some((&worker, _)) = longest_idle {
             self.drain(worker, now, actions);

@@ -145,6 +145,13 @@ impl Link {
         answer.await
     }
 
+    /// Passes over the ids of the next calls as long as they are `taken`, at most `count` of them.
+    pub fn skip_call_ids(&self, count: usize, taken: impl Fn(u64) -> bool) {
+        if let Ok(session) = self.session() {
+            session.skip_call_ids(count, taken);
+        }
+    }
+
     /// Sends a message that nobody answers: an event, slots. An event is refused with `Busy` while
     /// the Kernel does not keep up.
     pub fn send(&self, message: Message) -> Result<(), WireError> {

@@ -92,7 +92,7 @@ impl WorkerHandler {
             return;
         };
         let Some(index) = record.calls_held.iter().position(|held| *held == task) else {
-            // It had been taken back, and is answered all the same by a worker that lies.
+            // The worker was given up on, or is gone, while the call was being answered.
             self.admin.remove(task);
             return;
         };
@@ -148,9 +148,12 @@ impl WorkerHandler {
             .get_mut(&worker)
             .expect("the caller has just found the worker");
         record.enter(State::Idle, now);
+        let gone = record.gone;
         let doee = self.doees.get_mut(&version).expect("a worker's Doee is known");
         doee.busy.retain(|busy| *busy != worker);
-        doee.idle.push(worker);
+        if !gone {
+            doee.idle.push(worker);
+        }
         let retired = doee.retired;
         self.feed(version, now, actions);
         if retired {

@@ -75,8 +75,21 @@ impl WorkerHandler {
         }
     }
 
-    /// The worker's process is gone: the calls that it had begun fail and the others run elsewhere, its start
-    /// has failed, or it was to go anyway.
+    /// The worker's process is gone: it is given no more calls. What becomes of those that it has depends on what it
+    /// still had to say.
+    pub(super) fn gone(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        record.gone = true;
+        if let Some(doee) = record.version.and_then(|version| self.doees.get_mut(&version)) {
+            doee.forget_worker(worker);
+        }
+        self.publish_of(worker, actions);
+    }
+
+    /// All has been heard of a worker that is gone: the calls that it had begun fail and the others run elsewhere,
+    /// its start has failed, or it was to go anyway.
     pub(super) fn exited(
         &mut self,
         worker: WorkerId,
@@ -91,13 +104,17 @@ impl WorkerHandler {
         };
         // The last one first: each goes to the front of those that wait.
         for task in record.calls_held.iter().rev() {
-            if !begun.contains(task) && self.admin.count_loss(*task) {
-                self.requeue(*task, actions);
-            } else if self.admin.remove(*task).is_some() {
-                actions.push(Action::Fail {
+            let fails = match begun.contains(task) {
+                true => Some("while it ran the call"),
+                false => self.admin.count_loss(*task).err(),
+            };
+            match fails {
+                None => self.requeue(*task, actions),
+                Some(when) if self.admin.remove(*task).is_some() => actions.push(Action::Fail {
                     task: *task,
-                    error: error("while it ran the call"),
-                });
+                    error: error(when),
+                }),
+                Some(_) => {}
             }
         }
         let Some(version) = record.version else {
@@ -186,7 +203,7 @@ impl WorkerHandler {
     }
 
     fn check_clock(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get(&worker) else {
+        let Some(record) = self.workers.get(&worker).filter(|record| !record.gone) else {
             return;
         };
         let limits = record

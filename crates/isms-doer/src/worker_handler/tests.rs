@@ -108,6 +108,12 @@ fn exited(how: &str, begun: &[u64]) -> Event {
     }
 }
 
+fn gone(worker: u64) -> Event {
+    Event::Gone {
+        worker: WorkerId(worker),
+    }
+}
+
 fn run(worker: u64, task: u64) -> Action {
     Action::Run {
         worker: WorkerId(worker),
@@ -273,6 +279,51 @@ fn a_crash_fails_the_call_and_nothing_else() {
             queued: 1,
         },
         &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+    );
+}
+
+#[test]
+fn a_worker_that_is_gone_is_given_no_more_calls_while_its_last_words_are_read() {
+    let mut scene = Scene::running();
+    scene.expect(gone(1), &[publish(0)]);
+    // A call that comes now waits for another worker, and what the dead one has answered frees nothing.
+    scene.expect(accepted(2), &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+    scene.expect(answered(1), &[]);
+    scene.on(Event::Empty { worker: WorkerId(2) });
+    scene.expect(Event::Initialized { worker: WorkerId(2) }, &[run(2, 2)]);
+    scene.after(LIMITS.timeout / 2).expect(Event::Tick, &[]);
+    scene.expect(exited("was killed", &[]), &[]);
+}
+
+#[test]
+fn an_idle_or_empty_worker_that_is_gone_is_not_taken() {
+    let mut scene = Scene::serving(0);
+    scene.expect(gone(1), &[publish(0)]);
+    scene.expect(accepted(1), &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+
+    let mut scene = Scene::new(1);
+    scene.on(Event::Tick);
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.expect(gone(1), &[]);
+    scene.on(accepted(1));
+    scene.expect(
+        loaded(LIMITS),
+        &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+    );
+}
+
+#[test]
+fn a_worker_that_is_gone_before_it_was_initialized_is_not_replaced_before_it_is_known_why() {
+    let mut scene = Scene::new(0);
+    scene.on(accepted(1));
+    scene.on(loaded(LIMITS));
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.expect(gone(1), &[]);
+    scene.after(BUSY_TICK).expect(Event::Tick, &[]);
+    let why = "the worker was killed while it loaded and initialized its Doee";
+    scene.expect(
+        exited("was killed", &[]),
+        &[fail(1, ErrorCode::Crashed, why), publish(FAILED_CAPACITY)],
     );
 }
 
@@ -491,16 +542,17 @@ mod random {
     use super::*;
 
     fn event() -> impl Strategy<Value = (u8, u64, u64)> {
-        (0..13u8, 1..12u64, 0..700u64)
+        (0..14u8, 1..12u64, 0..700u64)
     }
 
     proptest! {
         /// Whatever workers, callers and clocks do, a task ends at most once, and when all workers are gone
-        /// those that have not ended wait.
+        /// those that have not ended wait. A worker that is gone is given nothing.
         #[test]
         fn no_task_is_lost_or_ended_twice(events in prop::collection::vec(event(), 0..300)) {
             let mut scene = Scene::new(1);
             let (mut task_next, mut ended, mut open) = (1, HashSet::new(), HashSet::new());
+            let mut dead = HashSet::new();
             for (what, number, delay) in events {
                 scene.after(Duration::from_millis(delay));
                 let worker = WorkerId(number);
@@ -526,6 +578,10 @@ mod random {
                     9 => Event::Cancelled { task: TaskId(number) },
                     10 => Event::StartFailed { worker, error: cancelled_error() },
                     11 => Event::Misbehaved { worker, what: how() },
+                    12 if scene.handler.knows(worker) => {
+                        dead.insert(worker);
+                        Event::Gone { worker }
+                    }
                     _ => Event::Tick,
                 };
                 if let (7, Some(TaskId(task))) = (what, first) {
@@ -533,6 +589,9 @@ mod random {
                     open.remove(&task);
                 }
                 for action in scene.on(event) {
+                    if let Action::Run { worker, .. } | Action::Assign { worker, .. } = &action {
+                        prop_assert!(!dead.contains(worker), "{worker} is gone and was given something");
+                    }
                     if let Action::Fail { task: TaskId(task), .. } = action {
                         prop_assert!(ended.insert(task), "task {task} ended twice");
                         open.remove(&task);

@@ -184,6 +184,14 @@ impl Session {
         })
     }
 
+    /// Passes over the ids of the next calls as long as they are `taken`, at most `count` of them.
+    pub(super) fn skip_call_ids(&self, count: usize, taken: impl Fn(u64) -> bool) {
+        let mut tables = self.tables();
+        let next = tables.last_call + 1;
+        let skipped = (next..).take(count).take_while(|id| taken(*id)).count();
+        tables.last_call += skipped as u64;
+    }
+
     /// Bounds the requests that the peer may have under way.
     pub(super) fn with_requests_max(mut self, requests_max: u32) -> Session {
         self.requests_max = requests_max as usize;

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Instant};
 
 use isms_kernel::RECONNECT_GRACE;
 use isms_protocol::{
-    ErrorCode, Header, Incarnation, Kind, Message, Service, dbriver, kernel, limits::CANCEL_GRACE, resadmin,
-    supervisor::FromRole,
+    ErrorCode, Header, Incarnation, Kind, Message, Service, WireError, dbriver, kernel, limits::CANCEL_GRACE,
+    resadmin, supervisor::FromRole,
 };
 
 use crate::{
@@ -80,6 +80,31 @@ async fn a_deadline_that_passes_while_the_call_runs_cancels_it_and_times_out() {
     assert!(running.remaining_us > 0 && running.remaining_us <= call.remaining_us);
     while doer.next().await.unwrap().header.kind != Kind::Cancel {}
     expect_error(&mut edge, ErrorCode::TimedOut, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_callee_that_was_cancelled_for_a_deadline_does_not_blame_the_caller() {
+    let mut kernel = Kernel::start();
+    let mut edge = kernel.service(Service::Commserver).await;
+    let mut doer = kernel.service(Service::Doer).await;
+    doer.send(slots(1));
+    edge.send(Message::bare(Header {
+        remaining_us: 100_000,
+        ..invoke(1)
+    }));
+    let running = doer.expect_request().await.header;
+    while doer.next().await.unwrap().header.kind != Kind::Cancel {}
+    let cancelled = WireError::new(ErrorCode::Cancelled, "the call was cancelled by its caller");
+    doer.send(Message::error_answer(&running, &cancelled));
+    let error: WireError = edge
+        .expect_error(ErrorCode::TimedOut)
+        .await
+        .decode_body()
+        .unwrap();
+    assert_eq!(error.message, "the call ran past its deadline");
+    // The callee is done with it, and has room for the next.
+    edge.send(marked(2, "next"));
+    expect_marked(&mut doer, "next").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -5,6 +5,7 @@ mod bad_doees;
 mod boundaries;
 mod data;
 mod deploy;
+mod effects;
 mod example;
 mod failures;
 mod harness;

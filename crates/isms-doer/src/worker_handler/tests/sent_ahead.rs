@@ -129,8 +129,24 @@ fn a_call_under_which_workers_die_before_it_begins_fails_in_the_end() {
         how: "died".into(),
         begun: Vec::new(),
     };
-    let failed = fail(1, ErrorCode::Crashed, "the worker died while it ran the call");
-    assert_eq!(scene.on(died)[0], failed);
+    let why =
+        "the worker died before it began the call, as others did before it, so the call is not tried again";
+    assert_eq!(scene.on(died)[0], fail(1, ErrorCode::Crashed, why));
+}
+
+#[test]
+fn a_streaming_call_under_which_a_worker_dies_before_it_begins_fails_and_says_why() {
+    let mut scene = Scene::serving(0);
+    scene.on(Event::Accepted {
+        task: TaskId(1),
+        version: VERSION,
+        streams: true,
+    });
+    let why = "the worker was killed before it began the call, whose stream cannot be sent again";
+    assert_eq!(
+        scene.on(exited("was killed", &[]))[0],
+        fail(1, ErrorCode::Crashed, why)
+    );
 }
 
 #[test]
