@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use isms_protocol::{
-    DoeeVersion, ProcessId, ProjectId,
-    doer::{Backend, Isolation, IsolationLayer, WorkerStatus, Workers},
+    ContentHash, DoeeVersion, ProcessId, ProjectId,
+    doer::{Isolation, IsolationLayer, WorkerStatus, Workers},
 };
 use isms_sandbox::probe::LayerReport;
 
-use crate::service::Doer;
+use crate::{environment, service::Doer};
 
 /// The answer of `Operation::Workers`.
 pub(crate) fn workers(doer: &Doer) -> Workers {
@@ -37,8 +37,8 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
                 .unwrap_or(ProcessId::NONE),
             calls: worker.calls,
             age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
-            backend: Backend::Native,
-            image: None,
+            backend: environment::backend(worker.environment.backend),
+            image: worker.environment.image.map(|image| ContentHash(image.0)),
         }
     });
     Workers {
