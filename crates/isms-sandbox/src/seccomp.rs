@@ -14,7 +14,7 @@ mod table;
 use std::{collections::BTreeMap, io};
 
 pub(crate) use compile::{Instruction, compile};
-pub(crate) use policy::{PolicyError, builder, worker};
+pub(crate) use policy::{PolicyError, builder, device_worker, network_builder, worker};
 
 use crate::linux::check_long;
 

@@ -13,6 +13,8 @@ mod config;
 mod containers;
 mod environment;
 mod images;
+mod openings;
+mod prepare;
 mod run;
 mod uids;
 mod waiting;

@@ -45,7 +45,8 @@ const FLOORS: &[(&str, &[&str])] = &[
             "isms-doer",
         ],
     ),
-    ("xtask", &[]),
+    // Makes images.
+    ("xtask", &["isms-sandbox"]),
 ];
 
 /// Crates that may not be in what ships, each with the reason.

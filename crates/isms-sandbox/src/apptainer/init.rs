@@ -16,9 +16,9 @@ use crate::{
     native::{
         SIGNAL_BASE,
         shared::{
-            Failure, HANDSHAKE, Never, ResourceLimit, Step, attach_mount, attributes, await_go_ahead,
-            clone_mount, die_with_spawner, hide_host_name, lay_out_descriptors, mount, report_failure,
-            reset_session, set_limits,
+            Failure, HANDSHAKE, NO_DEV, NO_EXEC, NO_SUID, Never, READ_ONLY, ResourceLimit, Step,
+            attach_mount, await_go_ahead, clone_mount, die_with_spawner, hide_host_name, lay_out_descriptors,
+            mount, report_failure, reset_session, set_limits,
         },
     },
 };
@@ -83,7 +83,7 @@ pub(super) struct Node {
 
 /// Runs the init. Returns only by exit.
 pub(super) fn run(plan: &Plan<'_>) -> Never {
-    let laid_out = lay_out_descriptors(&plan.descriptors, plan.handshake);
+    let laid_out = lay_out_descriptors(&plan.descriptors, plan.handshake, None);
     if let Err(failure) = Failure::of(Step::Descriptors, laid_out) {
         report_failure(plan.handshake, failure);
     }
@@ -112,7 +112,7 @@ fn arrange_mounts(plan: &Plan<'_>) -> Result<(), Failure> {
     )?;
     // All sources are opened before anything is covered: they may lie below what gets covered.
     let mut trees = [-1; BINDS_MAX];
-    let flags = attributes::READ_ONLY | attributes::NO_SUID | attributes::NO_DEV;
+    let flags = READ_ONLY | NO_SUID | NO_DEV;
     for (bind, tree) in plan.binds.iter().zip(&mut trees) {
         *tree = Failure::of(Step::Bind, clone_mount(&bind.source, flags))?;
     }
@@ -147,7 +147,7 @@ fn copy_nodes(plan: &Plan<'_>) -> io::Result<()> {
             ))?;
             check(libc::chown(node.copy.as_ptr(), plan.id, plan.id))?;
         }
-        let copy = clone_mount(&node.copy, attributes::NO_SUID | attributes::NO_EXEC)?;
+        let copy = clone_mount(&node.copy, NO_SUID | NO_EXEC)?;
         attach_mount(copy, &node.path)?;
     }
     Ok(())

@@ -235,7 +235,7 @@ impl Apptainer {
         id: u32,
         group: &Group,
     ) -> Result<Sandbox, StartError> {
-        let prepared = Prepared::new(&self.null).map_err(StartError::Prepare)?;
+        let prepared = Prepared::new(&self.null, None).map_err(StartError::Prepare)?;
         // Counted per uid, so the runtime, which is root, does not count. It cannot be changed from outside later; what
         // the Doee is given then is the group's.
         let per_uid = Limits {

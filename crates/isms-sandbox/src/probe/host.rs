@@ -16,7 +16,10 @@ use std::{
 use super::inside::{self, FINDINGS_LEN, Findings, Inside};
 use crate::{
     linux::{check, check_long, descriptor, poll},
-    native::{Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Profile, Sandbox, StartError},
+    native::{
+        Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Openings, Profile, Sandbox, Start,
+        StartError,
+    },
     seccomp,
 };
 
@@ -146,13 +149,7 @@ pub(super) fn orphan(native: &Native, ids: Ids) -> Result<(), ProbeError> {
 
 /// In the process that is to die: starts a sandbox, tells its pid, waits to be told to go.
 fn play_spawner(native: &Native, ids: Ids, mut channel: File) -> Result<(), ProbeError> {
-    let sandbox = native.start(
-        Profile::Worker,
-        &LIMITS,
-        ids,
-        None,
-        &Entry::Probe(&inside::linger),
-    );
+    let sandbox = start(native, ids, None, &inside::linger);
     // Its drop would kill it; the question is whether it dies by itself.
     let mut sandbox = std::mem::ManuallyDrop::new(sandbox?);
     let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
@@ -195,13 +192,7 @@ impl Probing {
     ) -> Result<Self, ProbeError> {
         let mut group = cgroups.create(GROUP, limits)?;
         // As resource limits the probe gets more, so that the group is what it hits.
-        let started = native.start(
-            Profile::Worker,
-            &LIMITS,
-            ids,
-            group.as_ref(),
-            &Entry::Probe(probe),
-        );
+        let started = start(native, ids, group.as_ref(), probe);
         let parts = started.map_err(ProbeError::from).and_then(|mut sandbox| {
             let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
             Ok((sandbox, ends))
@@ -229,6 +220,23 @@ impl Drop for Probing {
             group.remove();
         }
     }
+}
+
+fn start(
+    native: &Native,
+    ids: Ids,
+    group: Option<&Group>,
+    probe: &dyn Fn(Checkpoint),
+) -> Result<Sandbox, StartError> {
+    native.start(&Start {
+        profile: Profile::Worker,
+        limits: &LIMITS,
+        ids,
+        group,
+        image: None,
+        openings: &Openings::default(),
+        entry: &Entry::Probe(probe),
+    })
 }
 
 fn read_all(output: OwnedFd, buffer: &mut [u8]) -> Result<(), ProbeError> {

@@ -9,6 +9,7 @@ mod helper;
 mod stage;
 
 use std::{
+    cell::OnceCell,
     collections::BTreeMap,
     fmt,
     fs::{self, DirBuilder},
@@ -21,6 +22,7 @@ use std::{
 
 use self::helper::{Helper, Outcome};
 use super::environment::ImageHash;
+use crate::native::{ImageRoots, Template};
 
 /// Images being prepared at a time; further ones wait. Each reads and hashes at the speed of a core.
 const HELPERS_MAX: usize = 2;
@@ -46,6 +48,7 @@ pub(super) enum Form {
 #[derive(Debug)]
 pub(crate) struct StagedImage {
     directory: PathBuf,
+    root: OnceCell<Template>,
 }
 
 /// How far an image is.
@@ -73,6 +76,8 @@ pub(super) struct Images {
     /// Where they are staged: a directory each, named by its hash.
     directory: PathBuf,
     len_max: u64,
+    /// How roots are made, or why none can be.
+    roots: Result<ImageRoots, String>,
     staged: BTreeMap<ImageHash, Staged>,
     preparing: Vec<Preparing>,
 }
@@ -96,6 +101,11 @@ impl StagedImage {
     pub(crate) fn file(&self) -> PathBuf {
         self.directory.join(stage::FILE)
     }
+
+    /// The root of native sandboxes, once the image was asked for in that form.
+    pub(super) fn root(&self) -> Option<&Template> {
+        self.root.get()
+    }
 }
 
 impl fmt::Display for ImageHash {
@@ -106,13 +116,19 @@ impl fmt::Display for ImageHash {
 
 impl Images {
     /// With an empty directory; what an earlier run left there is removed.
-    pub(super) fn new(source: PathBuf, directory: PathBuf, len_max: u64) -> io::Result<Self> {
+    pub(super) fn new(
+        source: PathBuf,
+        directory: PathBuf,
+        len_max: u64,
+        roots: Result<ImageRoots, String>,
+    ) -> io::Result<Self> {
         remove(&directory)?;
         DirBuilder::new().mode(0o700).recursive(true).create(&directory)?;
         Ok(Self {
             source,
             directory,
             len_max,
+            roots,
             staged: BTreeMap::new(),
             preparing: Vec::new(),
         })
@@ -120,27 +136,35 @@ impl Images {
 
     /// The image in this form; starts to prepare it when that has to be done.
     pub(super) fn want(&mut self, image: ImageHash, form: Form, now: Instant) -> Readiness {
-        if form == Form::Root {
-            return Readiness::Refused("images are not served by the native backend yet".to_owned());
+        if form == Form::Root
+            && let Err(reason) = &self.roots
+        {
+            return Readiness::Refused(reason.clone());
         }
-        if let Some(staged) = self.staged.get_mut(&image) {
-            staged.used = now;
-            return Readiness::Ready(Rc::clone(&staged.image));
-        }
-        let is_preparing = self.preparing.iter().any(|preparing| preparing.image == image);
-        if is_preparing || self.preparing.len() >= HELPERS_MAX {
+        let next = match self.staged.get_mut(&image) {
+            Some(staged) => {
+                staged.used = now;
+                if form == Form::File || staged.image.root.get().is_some() {
+                    return Readiness::Ready(Rc::clone(&staged.image));
+                }
+                Form::Root
+            }
+            // Before it can be a root, it is a file.
+            None => Form::File,
+        };
+        if self.is_preparing(image) || self.preparing.len() >= HELPERS_MAX {
             return Readiness::Staging;
         }
-        if !self.make_room() {
+        if next == Form::File && !self.make_room() {
             return Readiness::Refused(format!(
                 "there are {IMAGES_MAX} images in use, which is the most; stop Doees that use others"
             ));
         }
-        match self.prepare(image, form) {
+        match self.prepare(image, next) {
             Ok(helper) => {
                 self.preparing.push(Preparing {
                     image,
-                    form,
+                    form: next,
                     helper,
                     deadline: now + STAGE_TIMEOUT,
                 });
@@ -150,15 +174,19 @@ impl Images {
         }
     }
 
+    fn is_preparing(&self, image: ImageHash) -> bool {
+        self.preparing.iter().any(|preparing| preparing.image == image)
+    }
+
     fn prepare(&self, image: ImageHash, form: Form) -> io::Result<Helper> {
         let target = self.place(image);
-        match form {
-            Form::File | Form::Root => {
+        match (form, &self.roots) {
+            (Form::Root, Ok(roots)) => Helper::start(|| roots.mount(&target, stage::FILE)),
+            _ => {
                 remove(&target)?;
                 DirBuilder::new().mode(0o700).create(&target)?;
                 let source = self.source.join(image.to_string());
-                let len_max = self.len_max;
-                Helper::start(move || stage::file(&source, &target, image, len_max))
+                Helper::start(|| stage::file(&source, &target, image, self.len_max))
             }
         }
     }
@@ -190,29 +218,37 @@ impl Images {
         }
         self.preparing = running;
         for (Preparing { image, form, .. }, result) in ended {
-            match result {
-                Ok(()) => self.take_over(image, now),
-                Err(message) => {
+            let done = result.and_then(|()| self.take_over(image, form, now));
+            if let Err(message) = done {
+                ImageRoots::unmount(&self.place(image));
+                if form == Form::File {
                     let _ = remove(&self.place(image));
-                    let message = format!("cannot use the image {image}: {message}");
-                    failures.push(Failure { image, form, message });
                 }
+                let message = format!("cannot use the image {image}: {message}");
+                failures.push(Failure { image, form, message });
             }
         }
         failures
     }
 
-    fn take_over(&mut self, image: ImageHash, now: Instant) {
-        let staged = StagedImage {
-            directory: self.place(image),
-        };
-        self.staged.insert(
-            image,
-            Staged {
-                image: Rc::new(staged),
+    fn take_over(&mut self, image: ImageHash, form: Form, now: Instant) -> Result<(), String> {
+        let directory = self.place(image);
+        if form == Form::File {
+            let root = OnceCell::new();
+            let image_staged = Rc::new(StagedImage { directory, root });
+            let staged = Staged {
+                image: image_staged,
                 used: now,
-            },
-        );
+            };
+            self.staged.insert(image, staged);
+            return Ok(());
+        }
+        let root = ImageRoots::open(&directory).map_err(|error| error.to_string())?;
+        if let Some(staged) = self.staged.get(&image) {
+            // It is made once.
+            let _ = staged.image.root.set(root);
+        }
+        Ok(())
     }
 
     /// Removes what nobody has used for a while, all but a few.
@@ -245,7 +281,11 @@ impl Images {
     }
 
     fn longest_unused(&self) -> Option<(ImageHash, Instant)> {
-        let unused = self.staged.iter().filter(|(_, staged)| !staged.is_in_use());
+        let is_unused = |image, staged: &Staged| !staged.is_in_use() && !self.is_preparing(image);
+        let unused = self
+            .staged
+            .iter()
+            .filter(|(image, staged)| is_unused(**image, staged));
         unused
             .map(|(image, staged)| (*image, staged.used))
             .min_by_key(|(_, used)| *used)
@@ -253,6 +293,7 @@ impl Images {
 
     fn discard(&mut self, image: ImageHash) {
         self.staged.remove(&image);
+        ImageRoots::unmount(&self.place(image));
         // What cannot be removed goes with the directory, at the end or at the next start.
         let _ = remove(&self.place(image));
     }
@@ -260,7 +301,9 @@ impl Images {
     /// Ends all that is being prepared and removes everything.
     pub(super) fn close(mut self) {
         self.preparing.clear();
-        self.staged.clear();
+        for image in std::mem::take(&mut self.staged).into_keys() {
+            ImageRoots::unmount(&self.place(image));
+        }
         let _ = remove(&self.directory);
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, FileTypeExt},
+        unix::fs::FileTypeExt,
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -18,6 +18,8 @@ use super::{
     containers::Containers,
     environment::Backend,
     images::{Images, Readiness, StagedImage},
+    openings::Allowed,
+    prepare,
     uids::Uids,
     waiting::Asked,
     worker::{News, Worker},
@@ -28,7 +30,7 @@ use crate::{
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Controller, Entry, Ids, Limits, Native, NativeError, Profile, StageError, Template},
+    native::{Cgroups, Entry, Ids, Limits, Native, NativeError, Profile, Start},
     probe::{self, LayerReport},
 };
 
@@ -51,9 +53,6 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// A template.
-    #[error("cannot stage the sandboxes' root")]
-    Stage(#[from] StageError),
     /// What all sandboxes share.
     #[error("cannot prepare sandboxes")]
     Native(#[from] NativeError),
@@ -91,6 +90,7 @@ struct Spawner {
     workers: Vec<Worker>,
     images: Images,
     containers: Containers,
+    allowed: Allowed,
     /// What the Doer asked for and waits for its image.
     waiting: Vec<Asked>,
     /// Names groups; never used twice.
@@ -124,19 +124,16 @@ impl Spawner {
         templates: &Path,
     ) -> Result<Self, RunError> {
         let cgroups = Cgroups::open(&config.data_directory);
-        let images = config.run_directory.join("images");
-        let images = Images::new(config.images.clone(), images.clone(), config.image_len_max)
-            .map_err(|source| RunError::Directory { path: images, source })?;
-        let native = stage(&config, &cgroups, templates)?;
+        let privileged = process::effective_uid() == 0;
+        let (native, images) = prepare::stage(&config, &cgroups, templates, privileged)?;
         // The executor as it was staged for native workers: what everybody may execute.
         let executor = templates.join("worker/isms/doee-executor");
-        let containers = Containers::new(&cgroups, templates.join("apptainer"), executor);
-        let privileged = process::effective_uid() == 0;
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
+        let containers = Containers::new(&cgroups, templates.join("apptainer"), executor);
         let mut layers = match uids.take() {
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
@@ -147,6 +144,7 @@ impl Spawner {
         };
         layers.push(containers.report(&required));
         let sufficient = probe::is_sufficient(&layers, &required);
+        let allowed = Allowed::new(&config);
         Ok(Self {
             config,
             supervisor,
@@ -161,6 +159,7 @@ impl Spawner {
             workers: Vec::new(),
             images,
             containers,
+            allowed,
             waiting: Vec::new(),
             groups: 0,
             heartbeat_due: Instant::now(),
@@ -378,12 +377,7 @@ impl Spawner {
             Profile::Builder => &self.config.builder_maxima,
         };
         asked.limits.check(maxima).map_err(|error| error.to_string())?;
-        let holes = asked.environment.holes;
-        let is_native = asked.environment.backend == Backend::Native;
-        if is_native && (holes.devices != 0 || holes.directories != 0 || holes.network) {
-            return Err("openings are not served yet".to_owned());
-        }
-        Ok(())
+        self.allowed.grant(&asked.environment.holes).map(drop)
     }
 
     /// Starts a sandbox whose image is staged, or that has none.
@@ -430,6 +424,7 @@ impl Spawner {
     }
 
     fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
+        let openings = self.allowed.grant(&asked.environment.holes)?;
         self.groups += 1;
         let created = self
             .cgroups
@@ -437,11 +432,16 @@ impl Spawner {
         let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         let sandbox = match asked.environment.backend {
             Backend::Native => {
-                let profile = asked.environment.profile;
-                let entry = Entry::Program;
-                self.native
-                    .start(profile, &asked.limits, ids, group.as_ref(), &entry)
-                    .map_err(|error| error.to_string())
+                let started = self.native.start(&Start {
+                    profile: asked.environment.profile,
+                    limits: &asked.limits,
+                    ids,
+                    group: group.as_ref(),
+                    image: image.as_deref().and_then(StagedImage::root),
+                    openings: &openings,
+                    entry: &Entry::Program,
+                });
+                started.map_err(|error| error.to_string())
             }
             Backend::Apptainer => self.containers.start(
                 &self.config,
@@ -509,29 +509,6 @@ impl Spawner {
             remove_sockets(&self.config.socket_directory);
         }
     }
-}
-
-/// Stages both templates and prepares what all sandboxes share.
-fn stage(config: &SpawnerConfig, cgroups: &Cgroups, templates: &Path) -> Result<Native, RunError> {
-    let _ = fs::remove_dir_all(templates);
-    let made = fs::DirBuilder::new()
-        .mode(0o755)
-        .recursive(true)
-        .create(templates);
-    made.map_err(|source| RunError::Directory {
-        path: templates.to_owned(),
-        source,
-    })?;
-    let stage = |name, profile, program| {
-        Template::stage(&templates.join(name), profile, program, &config.sdk_include)
-    };
-    Ok(Native::new(
-        stage("worker", Profile::Worker, &config.executor)?,
-        stage("builder", Profile::Builder, &config.builder)?,
-        &config.worker_maxima,
-        &config.builder_maxima,
-        cgroups.has(Controller::Memory),
-    )?)
 }
 
 fn remove_sockets(directory: &Path) {

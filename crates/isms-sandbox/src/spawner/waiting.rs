@@ -33,7 +33,10 @@ impl Asked {
         }
     }
 
+    /// What has no file has no root either.
     pub(super) fn is_failed_by(&self, failure: &Failure) -> bool {
-        self.image() == Some((failure.image, failure.form))
+        self.image().is_some_and(|(image, form)| {
+            image == failure.image && (failure.form == Form::File || form == failure.form)
+        })
     }
 }

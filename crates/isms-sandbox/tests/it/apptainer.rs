@@ -593,10 +593,7 @@ fn openings_that_nobody_listed_are_refused() {
             network: false,
         };
         let message = failure(&containers.platform, environment(containers.image, holes));
-        assert_eq!(
-            message,
-            "there is no device or directory with this number in the administrator's lists"
-        );
+        assert!(message.starts_with("the administrator allows no "), "{message}");
     }
 }
 

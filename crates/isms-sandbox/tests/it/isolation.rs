@@ -43,9 +43,10 @@ fn every_layer_is_proven_where_root_starts_the_platform() {
 #[test]
 fn a_worker_sees_its_own_root_and_nothing_of_the_host() {
     check(&[
-        ("list /", "dev isms lib lib64 proc tmp"),
+        ("list /", "data dev isms lib lib64 proc tmp"),
         ("list /isms", "doee-executor"),
         ("list /dev", ""),
+        ("list /data", ""),
         ("list /tmp", ""),
         ("read /etc/passwd", "ENOENT"),
         ("read /work", "ENOENT"),

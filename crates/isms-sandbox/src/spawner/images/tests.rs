@@ -7,7 +7,8 @@ const START_MINUTES: u64 = 60;
 fn images() -> (tempfile::TempDir, Images) {
     let directory = tempfile::tempdir().unwrap();
     let staged = directory.path().join("images");
-    let images = Images::new(directory.path().join("source"), staged, 1 << 20).unwrap();
+    let roots = Err("none here".to_owned());
+    let images = Images::new(directory.path().join("source"), staged, 1 << 20, roots).unwrap();
     (directory, images)
 }
 
@@ -18,7 +19,7 @@ fn hash(number: u8) -> ImageHash {
 /// As if it had been staged.
 fn stage(images: &mut Images, number: u8, now: Instant) {
     fs::create_dir(images.place(hash(number))).unwrap();
-    images.take_over(hash(number), now);
+    images.take_over(hash(number), Form::File, now).unwrap();
 }
 
 fn on_disk(images: &Images) -> usize {
@@ -30,7 +31,7 @@ fn what_an_earlier_run_left_is_removed_at_the_start_and_all_at_the_end() {
     let (directory, mut images) = images();
     let staged = directory.path().join("images");
     stage(&mut images, 1, Instant::now());
-    images = Images::new(directory.path().into(), staged.clone(), 1).unwrap();
+    images = Images::new(directory.path().into(), staged.clone(), 1, Err(String::new())).unwrap();
     assert_eq!(on_disk(&images), 0);
     stage(&mut images, 2, Instant::now());
     images.close();
@@ -81,6 +82,18 @@ fn the_longest_unused_one_goes_for_a_new_one_and_never_one_in_use() {
     assert!(images.make_room());
     assert!(!images.staged.contains_key(&hash(5)));
     assert_eq!(on_disk(&images), IMAGES_MAX - 1);
+}
+
+#[test]
+fn where_no_root_can_be_made_the_reason_is_given_and_the_file_is_still_staged() {
+    let (_directory, mut images) = images();
+    stage(&mut images, 1, Instant::now());
+    match images.want(hash(1), Form::Root, Instant::now()) {
+        Readiness::Refused(message) => assert_eq!(message, "none here"),
+        other => panic!("{other:?}"),
+    }
+    let file = images.want(hash(1), Form::File, Instant::now());
+    assert!(matches!(file, Readiness::Ready(_)), "{file:?}");
 }
 
 #[test]
