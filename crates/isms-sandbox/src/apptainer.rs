@@ -6,8 +6,9 @@
 //! ```
 //! Killing the init kills the runtime, its helpers and the container, whatever they do. The runtime gets a fixed command
 //! line, a configuration of ours and a private `/run` in which everything that it may use lies under a fixed name:
-//! nothing of a request becomes text but numbers, and nothing of the machine's own configuration counts. What the
-//! kernel says of the started executor is checked before its Doer hears of it ([`verify`]).
+//! nothing of a request becomes text but numbers, and nothing of the machine's own configuration counts. Before the
+//! first worker, a probe in its place must find blocked what has to be; and what the kernel says of each started executor
+//! is checked before its Doer hears of it ([`verify`]).
 //!
 //! An image is as hostile as the Doee in it: its libraries, loader and environment scripts run with the executor,
 //! confined like it.
@@ -16,11 +17,12 @@
 mod command;
 mod init;
 mod last_words;
+mod probe;
 mod runtime;
 mod start;
 mod verify;
 
 pub(crate) use last_words::{LEN_MAX as LAST_WORDS_LEN_MAX, explain};
 pub(crate) use runtime::Runtime;
-pub(crate) use start::{Apptainer, Openings, allowance};
+pub(crate) use start::{Apptainer, Container, allowance};
 pub(crate) use verify::verify;

@@ -82,9 +82,9 @@ impl Arch {
     }
 }
 
-/// The filter of a worker, for a container runtime to load.
-pub(crate) fn oci_profile() -> Result<String, PolicyError> {
-    worker(Arch::HOST).map(|filter| oci::profile(&filter))
+/// A policy's filter for a container runtime to load.
+pub(crate) fn oci_profile(policy: fn(Arch) -> Result<Filter, PolicyError>) -> Result<String, PolicyError> {
+    policy(Arch::HOST).map(|filter| oci::profile(&filter))
 }
 
 /// The second filter, for an executor that has started: all that its first filter allows, less what only

@@ -12,7 +12,9 @@ pub(super) const IMAGE: &str = "image.sif";
 pub(super) const EXECUTOR: &str = "doee-executor";
 pub(super) const CONFIGURATION: &str = "apptainer.conf";
 pub(super) const CONFIGURATION_WITH_DEVICES: &str = "apptainer-devices.conf";
+pub(super) const PROBE: &str = "probe";
 pub(super) const PROFILE: &str = "seccomp.json";
+pub(super) const PROFILE_WITH_DEVICES: &str = "seccomp-devices.json";
 pub(super) const TEMPORARY: &str = "tmp";
 pub(super) const STATE: &str = "state";
 pub(super) const DEVICES: &str = "devices";
@@ -86,10 +88,10 @@ pub(super) fn environment() -> Vec<CString> {
 /// What is bound into the container beyond the executor and `/tmp`.
 #[derive(Debug, Default)]
 pub(super) struct Binds<'a> {
-    /// Paths of devices, at the same place outside and inside.
-    pub(super) devices: Vec<&'a str>,
-    /// Number of the directory, place inside.
-    pub(super) directories: Vec<(usize, &'a str)>,
+    /// Paths of devices, the same for the runtime and inside.
+    pub(super) devices: &'a [String],
+    /// Places inside; the runtime has the directories by their numbers.
+    pub(super) directories: &'a [String],
     /// Directories and files of `/proc` that are hidden.
     pub(super) hidden_directories: &'a [String],
     pub(super) hidden_files: &'a [String],
@@ -97,10 +99,10 @@ pub(super) struct Binds<'a> {
 
 /// The command line for a worker with this uid and gid.
 pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
-    let configuration = if binds.devices.is_empty() {
-        CONFIGURATION
+    let (configuration, profile) = if binds.devices.is_empty() {
+        (CONFIGURATION, PROFILE)
     } else {
-        CONFIGURATION_WITH_DEVICES
+        (CONFIGURATION_WITH_DEVICES, PROFILE_WITH_DEVICES)
     };
     let mut words: Vec<String> = [
         "apptainer",
@@ -122,7 +124,7 @@ pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
         "--security",
         &format!("gid:{id}"),
         "--security",
-        &format!("seccomp:{RUN}/{PROFILE}"),
+        &format!("seccomp:{RUN}/{profile}"),
     ]
     .map(str::to_owned)
     .into();
@@ -131,10 +133,10 @@ pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
     };
     bind(&format!("{RUN}/{TEMPORARY}"), "/tmp", "rw");
     bind(&format!("{RUN}/{EXECUTOR}"), EXECUTOR_INSIDE, "ro");
-    for path in &binds.devices {
+    for path in binds.devices {
         bind(path, path, "rw");
     }
-    for (number, inside) in &binds.directories {
+    for (number, inside) in binds.directories.iter().enumerate() {
         bind(&format!("{RUN}/{DIRECTORIES}/{number}"), inside, "ro");
     }
     let of_devices = ["/dev/shm", "/dev/mqueue"].map(str::to_owned);
@@ -187,19 +189,20 @@ mod tests {
     #[test]
     fn openings_are_bound_at_their_places_and_devices_hide_what_comes_with_them() {
         let binds = Binds {
-            devices: vec!["/dev/ttyUSB0"],
-            directories: vec![(3, "/data/maps")],
+            devices: &["/dev/ttyUSB0".to_owned()],
+            directories: &["/data/maps".to_owned()],
             hidden_directories: &["/proc/sys".to_owned()],
             hidden_files: &["/proc/keys".to_owned()],
         };
         let line = line(&binds);
+        assert!(line.contains("seccomp:/run/seccomp-devices.json"), "{line}");
         assert!(
             line.starts_with("apptainer -s --config /run/apptainer-devices.conf exec"),
             "{line}"
         );
         assert!(
             line.ends_with(
-                "--bind /dev/ttyUSB0:/dev/ttyUSB0:rw --bind /run/directories/3:/data/maps:ro --bind \
+                "--bind /dev/ttyUSB0:/dev/ttyUSB0:rw --bind /run/directories/0:/data/maps:ro --bind \
                  /run/empty:/proc/sys:ro --bind /run/empty:/dev/shm:ro --bind /run/empty:/dev/mqueue:ro --bind \
                  /run/nothing:/proc/keys:ro /run/image.sif /isms/doee-executor"
             ),

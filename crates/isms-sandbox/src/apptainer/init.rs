@@ -52,7 +52,7 @@ pub(super) struct Plan<'a> {
     pub(super) temporary: (&'a CStr, &'a CStr),
     /// The runtime's own scratch.
     pub(super) state: (&'a CStr, &'a CStr),
-    /// Where copies of device nodes are made, when there are any.
+    /// Where copies of device nodes are made, when there are any, and its options.
     pub(super) devices: (&'a CStr, &'a CStr),
     pub(super) nodes: &'a [Node],
     /// Owner of the copies.
@@ -71,12 +71,11 @@ pub(super) struct Bind {
     pub(super) target: CString,
 }
 
-/// A device node that is replaced, for the runtime and the container only, by a copy that belongs to the worker.
+/// A device node, of which the worker gets a copy.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// The host's, which the copy covers.
+    /// The host's, in `/dev`.
     pub(super) path: CString,
-    /// The copy.
     pub(super) copy: CString,
     pub(super) number: libc::dev_t,
 }
@@ -127,10 +126,12 @@ fn arrange_mounts(plan: &Plan<'_>) -> Result<(), Failure> {
     // The host's shows the host's processes, among which the runtime would look for its own.
     let mounted = mount(Some(c"proc"), c"/proc", Some(c"proc"), flags, None);
     Failure::of(Step::Proc, mounted)?;
-    Failure::of(Step::Bind, copy_nodes(plan))
+    Failure::of(Step::Granted, cover_devices(plan))
 }
 
-fn copy_nodes(plan: &Plan<'_>) -> io::Result<()> {
+/// Covers each granted node, for the runtime and the container only, by a copy that belongs to the worker. The rest of
+/// `/dev` stays the host's: the runtime makes loop devices, and finds them there when the kernel has made them.
+fn cover_devices(plan: &Plan<'_>) -> io::Result<()> {
     if plan.nodes.is_empty() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             ffi::OsStrExt,
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -18,14 +18,16 @@ use super::{
     Runtime,
     command::{self, Binds},
     init::{self, BINDS_MAX, Bind, Node, Plan},
+    probe,
 };
 use crate::{
+    linux::seqpacket,
     native::{
-        Group, Limits, Profile, Sandbox, StartError,
+        Group, Limits, Opening, Openings, Profile, Sandbox, StartError,
         shared::{Prepared, clone, resource_limits},
     },
     seccomp,
-    spawner::Holes,
+    spawner::HOLES_MAX,
 };
 
 /// Namespaces of the init. The runtime makes further ones below them: mounts, pids and ipc.
@@ -37,7 +39,7 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP;
 
 /// What the init and the runtime's helper use of a worker's group, beyond what its Doee may use.
-const RUNTIME_MEMORY_BYTES: u64 = 24 * 1024 * 1024;
+const RUNTIME_MEMORY_BYTES: u64 = 16 * 1024 * 1024;
 const RUNTIME_PIDS: u32 = 16;
 
 /// The container's `/tmp`, which counts as the worker's memory too.
@@ -76,19 +78,21 @@ pub(crate) struct Apptainer {
     /// The staged directory that becomes `/run`.
     stage: PathBuf,
     executor: PathBuf,
-    device_nodes: Vec<PathBuf>,
-    directories: Vec<PathBuf>,
     hidden_directories: Vec<String>,
     hidden_files: Vec<String>,
     maxima: Limits,
     null: OwnedFd,
 }
 
-/// The administrator's lists.
+/// One container that is to be started.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Openings<'a> {
-    pub(crate) device_nodes: &'a [PathBuf],
-    pub(crate) directories: &'a [PathBuf],
+pub(crate) struct Container<'a> {
+    /// The SIF file.
+    pub(crate) image: &'a Path,
+    /// Uid and gid.
+    pub(crate) id: u32,
+    pub(crate) limits: &'a Limits,
+    pub(crate) openings: &'a Openings,
 }
 
 /// Why the backend, or one container, could not be prepared.
@@ -100,19 +104,14 @@ pub(crate) enum ApptainerError {
     Policy(String),
     #[error("cannot use the path {path} for apptainer; paths of images and openings may hold no zero byte")]
     Path { path: PathBuf },
-    #[error("there is no device node {path}; connect the device, or change the administrator's list")]
-    NoDevice { path: PathBuf },
-    #[error(
-        "{path} cannot be given to an apptainer worker: it must be a character device, in /dev, named by letters, \
-         digits and -_./ only"
-    )]
+    #[error("{path} is no character device; connect the device, or change the administrator's list")]
     Device { path: PathBuf },
-    #[error(
-        "{path} cannot be given to an apptainer worker: its last part must be letters, digits and -_. only"
-    )]
+    #[error("a container can be given a device by its own name in /dev only, which {path} is not")]
+    NotInDev { path: PathBuf },
+    #[error("{path} is no directory; make it, or change the administrator's list")]
     Directory { path: PathBuf },
-    #[error("there is no device or directory with this number in the administrator's lists")]
-    Unlisted,
+    #[error("{path} cannot be given to a container: its last part may have letters, digits and -_. only")]
+    Name { path: PathBuf },
     #[error("{0}")]
     Start(#[from] StartError),
 }
@@ -132,10 +131,12 @@ impl Apptainer {
         runtime: &Runtime,
         stage: &Path,
         executor: &Path,
-        openings: Openings<'_>,
         maxima: &Limits,
     ) -> Result<Self, ApptainerError> {
-        let profile = seccomp::oci_profile().map_err(|error| ApptainerError::Policy(error.to_string()))?;
+        let [profile, device_profile] = [seccomp::worker, seccomp::device_worker].map(|policy| {
+            seccomp::oci_profile(policy).map_err(|error| ApptainerError::Policy(error.to_string()))
+        });
+        let (profile, device_profile) = (profile?, device_profile?);
         let directories = [
             "",
             command::TEMPORARY,
@@ -147,7 +148,7 @@ impl Apptainer {
         directories
             .iter()
             .try_for_each(|name| make_directory(&stage.join(name)))?;
-        (0..openings.directories.len()).try_for_each(|number| {
+        (0..HOLES_MAX).try_for_each(|number| {
             make_directory(&stage.join(command::DIRECTORIES).join(number.to_string()))
         })?;
         let files = [
@@ -155,6 +156,7 @@ impl Apptainer {
             (command::EXECUTOR, ""),
             (command::EMPTY_FILE, ""),
             (command::PROFILE, &profile),
+            (command::PROFILE_WITH_DEVICES, &device_profile),
             (command::CONFIGURATION, &command::configuration(false)),
             (command::CONFIGURATION_WITH_DEVICES, &command::configuration(true)),
         ];
@@ -173,8 +175,6 @@ impl Apptainer {
             environment: command::environment(),
             stage: stage.to_owned(),
             executor: executor.to_owned(),
-            device_nodes: openings.device_nodes.to_vec(),
-            directories: openings.directories.to_vec(),
             hidden_directories,
             hidden_files,
             maxima: *maxima,
@@ -182,33 +182,61 @@ impl Apptainer {
         })
     }
 
-    /// Starts a worker with the uid and gid `id` in the SIF file `image`. `group` has the limits of [`allowance`]. It
-    /// is ready when its [`Sandbox::progress`] says so.
-    pub(crate) fn start(
+    /// Starts the executor in a container. `group` has the limits of [`allowance`]. It is ready when its
+    /// [`Sandbox::progress`] says so.
+    pub(crate) fn start(&self, container: Container<'_>, group: &Group) -> Result<Sandbox, ApptainerError> {
+        self.start_program(container, group, &self.executor)
+    }
+
+    /// Starts the probe in the executor's place; [`Self::judge`] reads what it says.
+    pub(crate) fn start_probe(
         &self,
-        image: &Path,
-        limits: &Limits,
-        id: u32,
+        container: Container<'_>,
         group: &Group,
-        holes: &Holes,
     ) -> Result<Sandbox, ApptainerError> {
-        let devices = chosen(holes.devices, &self.device_nodes)?;
-        let directories = chosen(holes.directories, &self.directories)?;
-        let nodes = devices
+        let path = self.stage.join(command::PROBE);
+        let written = fs::write(&path, probe::program(&self.executor, container.id))
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
+        written.map_err(|source| ApptainerError::Stage {
+            path: path.clone(),
+            source,
+        })?;
+        self.start_program(container, group, &path)
+    }
+
+    /// Whether a container blocks what it must, by the first word of the probe on its control channel.
+    pub(crate) fn judge(&self, control: BorrowedFd<'_>, id: u32) -> Result<(), String> {
+        let mut report = [0; probe::REPORT_LEN_MAX];
+        let received = seqpacket::receive(control, &mut report).map_err(|error| error.to_string())?;
+        probe::judge(&report[..received.len], &self.executor, id)
+    }
+
+    fn start_program(
+        &self,
+        container: Container<'_>,
+        group: &Group,
+        program: &Path,
+    ) -> Result<Sandbox, ApptainerError> {
+        let Container {
+            image,
+            id,
+            limits,
+            openings,
+        } = container;
+        let nodes = openings
+            .devices
             .iter()
-            .map(|(number, path)| node(*number, path))
+            .enumerate()
+            .map(node)
             .collect::<Result<Vec<_>, _>>()?;
-        let places = directories
+        let devices = openings.devices.iter().map(|device| place("/dev", device));
+        let directories = openings
+            .directories
             .iter()
-            .map(|(_, path)| place_inside(path))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|directory| place("/data", directory));
         let binds = Binds {
-            devices: devices.iter().filter_map(|(_, path)| path.to_str()).collect(),
-            directories: directories
-                .iter()
-                .map(|(number, _)| *number)
-                .zip(places.iter().map(String::as_str))
-                .collect(),
+            devices: &devices.collect::<Result<Vec<_>, _>>()?,
+            directories: &directories.collect::<Result<Vec<_>, _>>()?,
             hidden_directories: &self.hidden_directories,
             hidden_files: &self.hidden_files,
         };
@@ -216,9 +244,13 @@ impl Apptainer {
         let mut bound = vec![
             bind(&self.stage, "")?,
             bind(image, command::IMAGE)?,
-            bind(&self.executor, command::EXECUTOR)?,
+            bind(program, command::EXECUTOR)?,
         ];
-        for (number, path) in &directories {
+        for (number, directory) in openings.directories.iter().enumerate() {
+            let path = &directory.source;
+            if !path.is_dir() {
+                return Err(ApptainerError::Directory { path: path.clone() });
+            }
             bound.push(bind(path, &format!("{}/{number}", command::DIRECTORIES))?);
         }
         bound.truncate(BINDS_MAX);
@@ -249,11 +281,8 @@ impl Apptainer {
             "size={temporary_len},nr_inodes={TEMPORARY_FILES_MAX},mode=0700,uid={id},gid={id}"
         ));
         let in_run = |name| text(format!("{}/{name}", command::RUN));
-        let (temporary_path, state_path, devices_path) = (
-            in_run(command::TEMPORARY),
-            in_run(command::STATE),
-            in_run(command::DEVICES),
-        );
+        let (temporary_path, state_path) = (in_run(command::TEMPORARY), in_run(command::STATE));
+        let devices_path = in_run(command::DEVICES);
         let (arguments, environment) = (init::pointers(arguments), init::pointers(&self.environment));
         let plan = Plan {
             descriptors: prepared.inner(),
@@ -279,55 +308,42 @@ impl Apptainer {
     }
 }
 
-/// The entries of `list` whose bits are set; a bit beyond its end is an error.
-fn chosen(bits: u64, list: &[PathBuf]) -> Result<Vec<(usize, &PathBuf)>, ApptainerError> {
-    (0..u64::BITS as usize)
-        .filter(|number| bits >> number & 1 == 1)
-        .map(|number| {
-            list.get(number)
-                .map(|path| (number, path))
-                .ok_or(ApptainerError::Unlisted)
-        })
-        .collect()
-}
-
-fn node(number: usize, path: &Path) -> Result<Node, ApptainerError> {
-    let bad = || ApptainerError::Device {
-        path: path.to_owned(),
-    };
-    if !path.starts_with("/dev") || !is_plain(path, b"-_./") {
-        return Err(bad());
+fn node((number_of_copy, device): (usize, &Opening)) -> Result<Node, ApptainerError> {
+    let shown = Path::new("/dev").join(&device.name);
+    if shown != device.source {
+        return Err(ApptainerError::NotInDev {
+            path: device.source.clone(),
+        });
     }
-    let metadata = fs::symlink_metadata(path).map_err(|_| ApptainerError::NoDevice {
-        path: path.to_owned(),
+    let metadata = fs::metadata(&device.source).ok();
+    let number = metadata.filter(|metadata| metadata.file_type().is_char_device());
+    let number = number.ok_or_else(|| ApptainerError::Device {
+        path: device.source.clone(),
     })?;
-    if !metadata.file_type().is_char_device() {
-        return Err(bad());
-    }
     Ok(Node {
-        path: c_string(path)?,
-        copy: text(format!("{}/{}/{number}", command::RUN, command::DEVICES)),
-        number: metadata.rdev(),
+        path: c_string(&shown)?,
+        copy: text(format!("{}/{}/{number_of_copy}", command::RUN, command::DEVICES)),
+        number: number.rdev(),
     })
 }
 
-/// Where a directory of the administrator's list is in the container.
-fn place_inside(path: &Path) -> Result<String, ApptainerError> {
-    path.file_name()
-        .filter(|name| is_plain(Path::new(name), b"-_."))
-        .and_then(|name| name.to_str())
-        .map(|name| format!("/data/{name}"))
-        .ok_or_else(|| ApptainerError::Directory {
-            path: path.to_owned(),
-        })
+/// Where an opening is in the container, below `directory`.
+fn place(directory: &str, opening: &Opening) -> Result<String, ApptainerError> {
+    let name = Path::new(&opening.name);
+    match name.to_str().filter(|_| is_plain(name)) {
+        Some(name) => Ok(format!("{directory}/{name}")),
+        None => Err(ApptainerError::Name {
+            path: opening.source.clone(),
+        }),
+    }
 }
 
-/// True when a path means itself on the runtime's command line, which knows `:` and `,`.
-fn is_plain(path: &Path, allowed: &[u8]) -> bool {
-    let bytes = path.as_os_str().as_bytes();
+/// True when a name means itself on the runtime's command line, which knows `:` and `,`.
+fn is_plain(name: &Path) -> bool {
+    let bytes = name.as_os_str().as_bytes();
     bytes
         .iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || allowed.contains(byte))
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 fn bind(source: &Path, name: &str) -> Result<Bind, ApptainerError> {
@@ -371,6 +387,6 @@ fn c_string(path: &Path) -> Result<CString, ApptainerError> {
 }
 
 /// A text of ours, which holds no zero byte.
-fn text(text: String) -> CString {
+pub(super) fn text(text: String) -> CString {
     CString::new(text).unwrap_or_default()
 }

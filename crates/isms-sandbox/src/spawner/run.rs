@@ -15,7 +15,7 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
-    containers::Containers,
+    containers::{self, Containers, Step},
     environment::Backend,
     images::{Images, Readiness, StagedImage},
     openings::Allowed,
@@ -25,12 +25,13 @@ use super::{
     worker::{News, Worker},
 };
 use crate::{
+    apptainer::Container,
     linux::{
         descriptor,
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Entry, Ids, Limits, Native, NativeError, Profile, Start},
+    native::{Cgroups, Entry, Group, Ids, Limits, Native, NativeError, Openings, Profile, Sandbox, Start},
     probe::{self, LayerReport},
 };
 
@@ -40,6 +41,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 /// Requests taken from the Doer before others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
+/// In place of a Doer's generation: probes, which no Doer asked for.
+const PROBES: u64 = 0;
 
 /// Why there is no spawner.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +136,9 @@ impl Spawner {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
-        let containers = Containers::new(&cgroups, templates.join("apptainer"), executor);
-        let mut layers = match uids.take() {
+        let stage = templates.join("apptainer");
+        let containers = Containers::new(&cgroups, stage, executor, &config.worker_maxima, &required);
+        let layers = match uids.take() {
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
                 uids.give_back(ids);
@@ -142,8 +146,12 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
-        layers.push(containers.report(&required));
-        let sufficient = probe::is_sufficient(&layers, &required);
+        let of_machine: Vec<&str> = required
+            .iter()
+            .filter(|name| **name != containers::LAYER)
+            .copied()
+            .collect();
+        let sufficient = probe::is_sufficient(&layers, &of_machine) && containers.is_sufficient();
         let allowed = Allowed::new(&config);
         Ok(Self {
             config,
@@ -254,19 +262,18 @@ impl Spawner {
         self.end_generation();
         self.generation += 1;
         self.doer = Channel::new(socket).ok();
-        self.tell(
-            Event::Layers {
-                layers: self.layers.clone(),
-                sufficient: self.sufficient,
-            },
-            Vec::new(),
-        );
+        let mut layers = self.layers.clone();
+        layers.push(self.containers.report());
+        let sufficient = self.sufficient;
+        self.tell(Event::Layers { layers, sufficient }, Vec::new());
     }
 
     fn end_generation(&mut self) {
         self.doer = None;
         self.waiting.clear();
-        self.workers.iter().for_each(Worker::kill);
+        // A probe is nobody's; the next Doer will want its result as well.
+        let of_doers = self.workers.iter().filter(|worker| worker.generation != PROBES);
+        of_doers.for_each(Worker::kill);
     }
 
     /// Tells the Doer; one that cannot be told is over.
@@ -390,9 +397,20 @@ impl Spawner {
                 Readiness::Refused(message) => return self.refuse(&asked, message),
             },
         };
-        match self.begin(&asked, image) {
-            Ok(started) => self.workers.push(started),
-            Err(message) => self.refuse(&asked, message),
+        let step = match asked.environment.backend {
+            Backend::Native => Step::Worker,
+            Backend::Apptainer => self.containers.next_step(),
+        };
+        let begun = match step {
+            Step::Worker => self.begin(asked, image, self.generation),
+            Step::Wait => return self.waiting.push(asked),
+            Step::Probe => self
+                .begin(asked.without_holes(), image, PROBES)
+                .map(|()| self.waiting.push(asked)),
+            Step::Refuse(message) => Err(message),
+        };
+        if let Err(message) = begun {
+            self.refuse(&asked, message);
         }
     }
 
@@ -411,19 +429,28 @@ impl Spawner {
     }
 
     /// Starts a sandbox, or says why not.
-    fn begin(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>) -> Result<Worker, String> {
+    fn begin(&mut self, asked: Asked, image: Option<Rc<StagedImage>>, generation: u64) -> Result<(), String> {
         let ids = self
             .uids
             .take()
             .ok_or("all uids of workers are in use; raise the range [uids]")?;
-        let started = self.start(asked, image, ids);
-        if started.is_err() {
-            self.uids.give_back(ids);
+        match self.start(asked, image, ids, generation) {
+            Ok(worker) => self.workers.push(worker),
+            Err(message) => {
+                self.uids.give_back(ids);
+                return Err(message);
+            }
         }
-        started
+        Ok(())
     }
 
-    fn start(&mut self, asked: &Asked, image: Option<Rc<StagedImage>>, ids: Ids) -> Result<Worker, String> {
+    fn start(
+        &mut self,
+        asked: Asked,
+        image: Option<Rc<StagedImage>>,
+        ids: Ids,
+        generation: u64,
+    ) -> Result<Worker, String> {
         let openings = self.allowed.grant(&asked.environment.holes)?;
         self.groups += 1;
         let created = self
@@ -443,17 +470,12 @@ impl Spawner {
                 });
                 started.map_err(|error| error.to_string())
             }
-            Backend::Apptainer => self.containers.start(
-                &self.config,
-                &image.as_ref().map(|image| image.file()).unwrap_or_default(),
-                &asked.limits,
-                ids,
-                group.as_ref(),
-                &asked.environment.holes,
-            ),
+            Backend::Apptainer => {
+                self.start_container(&asked, image.as_deref(), ids, group.as_ref(), &openings)
+            }
         };
         match sandbox {
-            Ok(sandbox) => Ok(Worker::new(*asked, self.generation, ids, sandbox, group, image)),
+            Ok(sandbox) => Ok(Worker::new(asked, generation, ids, sandbox, group, image)),
             Err(message) => {
                 if let Some(group) = &mut group {
                     group.remove();
@@ -463,9 +485,51 @@ impl Spawner {
         }
     }
 
+    /// Starts the executor in a container, or the probe while there is no proof yet.
+    fn start_container(
+        &mut self,
+        asked: &Asked,
+        image: Option<&StagedImage>,
+        ids: Ids,
+        group: Option<&Group>,
+        openings: &Openings,
+    ) -> Result<Sandbox, String> {
+        let (Some((hash, _)), Some(image), Ids::Distinct(id @ 1..)) = (asked.image(), image, ids) else {
+            return Err("a container needs an image, and a uid other than root's".to_owned());
+        };
+        let container = Container {
+            image: &image.file(),
+            id,
+            limits: &asked.limits,
+            openings,
+        };
+        self.containers.start(container, group, hash)
+    }
+
+    /// Takes the result of the probe, which then has to go; nobody waits any more for what it failed on.
+    fn hear_probe(&mut self, news: News, ids: Ids) {
+        match (news, ids) {
+            (News::Spawned(_, ends), Ids::Distinct(id)) => self.containers.judge(ends.control.as_fd(), id),
+            (News::Plain(Event::Failed { message, .. }), _) => {
+                let image = self.containers.give_up_probe();
+                let (failed, waiting) = std::mem::take(&mut self.waiting)
+                    .into_iter()
+                    .partition(|asked| asked.is_contained_in(image));
+                self.waiting = waiting;
+                let failed: Vec<Asked> = failed;
+                for asked in failed {
+                    self.refuse(&asked, message.clone());
+                }
+            }
+            _ => {}
+        }
+        let probes = self.workers.iter().filter(|worker| worker.generation == PROBES);
+        probes.for_each(Worker::kill);
+    }
+
     /// Announces workers that run, reaps those that have exited, removes what is left of them.
     fn look_after_workers(&mut self) {
-        let mut news = Vec::new();
+        let (mut news, mut of_probe) = (Vec::new(), Vec::new());
         for worker in &mut self.workers {
             let of_this_doer = worker.generation == self.generation;
             let mut told = Vec::new();
@@ -475,9 +539,14 @@ impl Spawner {
             }
             // An error would mean that it is not our child; nothing could be done about that.
             told.extend(worker.reap().ok().flatten());
-            if of_this_doer {
+            if worker.generation == PROBES {
+                of_probe.extend(told.into_iter().map(|news| (news, worker.ids)));
+            } else if of_this_doer {
                 news.extend(told);
             }
+        }
+        for (news, ids) in of_probe {
+            self.hear_probe(news, ids);
         }
         for news in news {
             match news {
@@ -497,6 +566,7 @@ impl Spawner {
 
     fn clean_up(mut self, templates: &Path, end: End) {
         self.end_generation();
+        self.workers.iter().for_each(Worker::kill);
         for mut worker in self.workers.drain(..) {
             // Waits until it is reaped; the group then has no process left.
             let _ = worker.reap_now();

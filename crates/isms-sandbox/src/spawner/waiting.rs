@@ -1,7 +1,7 @@
 //! Sandboxes that were asked for and wait until their image is staged.
 
 use super::{
-    environment::{Backend, Environment, ImageHash},
+    environment::{Backend, Environment, Holes, ImageHash},
     images::{Failure, Form},
 };
 use crate::{apptainer::allowance, native::Limits};
@@ -23,6 +23,23 @@ impl Asked {
             Backend::Apptainer => Form::File,
         };
         self.environment.image.map(|image| (image, form))
+    }
+
+    /// The same without openings: what a probe runs in.
+    pub(super) fn without_holes(self) -> Self {
+        let holes = Holes::default();
+        Self {
+            environment: Environment {
+                holes,
+                ..self.environment
+            },
+            ..self
+        }
+    }
+
+    /// It waits for a container of that image.
+    pub(super) fn is_contained_in(&self, image: Option<ImageHash>) -> bool {
+        self.environment.backend == Backend::Apptainer && image.is_some() && self.environment.image == image
     }
 
     /// What its group is given for it to have `limits`.

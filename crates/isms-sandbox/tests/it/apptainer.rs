@@ -32,7 +32,13 @@ struct Containers {
 impl Containers {
     fn start() -> Option<Self> {
         let platform = Platform::start()?;
-        if !platform.has("apptainer") {
+        let layer = platform
+            .layers
+            .iter()
+            .find(|layer| layer.name == "apptainer")
+            .unwrap();
+        if !layer.detail.contains(" is there") {
+            eprintln!("SKIPPED: no containers here: {}", layer.detail);
             return None;
         }
         if Command::new("mksquashfs").arg("-version").output().is_err() {
@@ -548,6 +554,45 @@ fn limits_set_at_assignment_hold_for_containers_too() {
 }
 
 #[test]
+fn containers_are_proven_at_their_first_use_and_every_doer_hears_of_it() {
+    let Some(mut containers) = Containers::start() else {
+        return;
+    };
+    let layer = |containers: &Containers| {
+        let layers = containers.platform.layers.iter();
+        layers
+            .clone()
+            .find(|layer| layer.name == "apptainer")
+            .unwrap()
+            .clone()
+    };
+    assert!(!layer(&containers).proven);
+    // All of them wait for the proof.
+    let environment = containers.environment();
+    for worker in 1..=3 {
+        containers.platform.send(Request::Spawn {
+            worker,
+            environment,
+            limits: LIMITS,
+        });
+    }
+    // Their channels stay open: without its control channel an executor ends.
+    let mut spawned = Vec::new();
+    for _ in 1..=3 {
+        match containers.platform.event().unwrap() {
+            (Event::Spawned { worker, .. }, channels) => spawned.push((worker, channels)),
+            (event, _) => panic!("{event:?}"),
+        }
+    }
+    let mut numbers: Vec<u64> = spawned.iter().map(|(worker, _)| *worker).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+    containers.platform.replace_doer();
+    let layer = layer(&containers);
+    assert!(layer.proven, "{layer:?}");
+}
+
+#[test]
 fn openings_are_there_when_granted_and_only_then() {
     let Some(containers) = Containers::start() else {
         return;
@@ -561,6 +606,10 @@ fn openings_are_there_when_granted_and_only_then() {
     };
     let granted = platform.spawn(1, environment(containers.image, holes), LIMITS);
     for (command, answer) in [
+        (
+            "list /dev",
+            "fd full mqueue null random shm stderr stdin stdout tty urandom zero",
+        ),
         ("read /dev/full", "ok"),
         ("write /dev/full", "ok"),
         ("create /dev/a", "EACCES"),

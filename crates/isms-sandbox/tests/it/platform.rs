@@ -141,7 +141,7 @@ impl Platform {
     pub(crate) fn replace_doer(&mut self) {
         let (doer, theirs) = seqpacket::pair().unwrap();
         self.doer = doer;
-        self.begin_generation(theirs).unwrap();
+        self.layers = self.begin_generation(theirs).unwrap();
     }
 
     pub(crate) fn send(&self, request: Request) {
