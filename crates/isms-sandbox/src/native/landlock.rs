@@ -62,6 +62,10 @@ impl Ruleset {
         Self::of_version(version)
     }
 
+    pub(super) fn has_scopes(&self) -> bool {
+        self.scopes != 0
+    }
+
     fn of_version(version: libc::c_long) -> Option<Self> {
         let file_rights = match version {
             ..=0 => return None,

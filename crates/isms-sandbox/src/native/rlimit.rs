@@ -33,7 +33,9 @@ pub(crate) fn of(
         (libc::RLIMIT_NPROC, limits.pids.into(), maxima.pids.into()),
         (libc::RLIMIT_FSIZE, maxima.memory_bytes, maxima.memory_bytes),
         (libc::RLIMIT_STACK, STACK_LEN, stack_max),
-        (libc::RLIMIT_CORE, 0, 0),
+        // Not 0: a host that hands cores to a program does so whatever the limit is, unless it is 1, and a file with a
+        // core is longer than that.
+        (libc::RLIMIT_CORE, 1, 1),
         (libc::RLIMIT_MEMLOCK, 0, 0),
         (libc::RLIMIT_MSGQUEUE, 0, 0),
         (libc::RLIMIT_RTPRIO, 0, 0),

@@ -64,6 +64,8 @@ pub(crate) enum Progress {
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
+    /// Its memory was written to a core file, or given to the host's handler of such.
+    pub(crate) dumped: bool,
 }
 
 impl Sandbox {
@@ -255,21 +257,18 @@ impl Sandbox {
             return Ok(None);
         }
         self.reaped = true;
-        let by_runtime = self.start != Start::Direct;
-        Ok(Some(match status - SIGNAL_BASE {
+        let (code, signal) = match (info.si_code == libc::CLD_EXITED, self.start) {
             // The init of a pid namespace cannot die by a signal of its own; it exits as a shell would say it.
-            signal @ 1..=SIGNAL_MAX if by_runtime && info.si_code == libc::CLD_EXITED => Exit {
-                code: None,
-                signal: Some(signal),
-            },
-            _ if info.si_code == libc::CLD_EXITED => Exit {
-                code: Some(status),
-                signal: None,
-            },
-            _ => Exit {
-                code: None,
-                signal: Some(status),
-            },
+            (true, Start::ByRuntime { .. }) if (1..=SIGNAL_MAX).contains(&(status - SIGNAL_BASE)) => {
+                (None, Some(status - SIGNAL_BASE))
+            }
+            (true, _) => (Some(status), None),
+            (false, _) => (None, Some(status)),
+        };
+        Ok(Some(Exit {
+            code,
+            signal,
+            dumped: info.si_code == libc::CLD_DUMPED,
         }))
     }
 }

@@ -164,6 +164,18 @@ impl Native {
         self.landlock.is_some()
     }
 
+    /// Whether the kernel's Landlock keeps signals and abstract sockets within a sandbox.
+    pub(crate) fn has_landlock_scopes(&self) -> bool {
+        self.landlock.is_some_and(|ruleset| ruleset.has_scopes())
+    }
+
+    /// The bytes and files of a worker's `/tmp`.
+    pub(crate) fn worker_temporary(&self) -> (u64, u32) {
+        let mut entries = self.policy.of(Shape::Worker);
+        let temporary = entries.find(|entry| entry.what == What::Tmpfs);
+        temporary.map_or((0, 0), |entry| (entry.bytes(&self.worker.maxima), entry.files()))
+    }
+
     /// Prepares roots made from images, whose directories are in `images`.
     pub(crate) fn image_roots(
         &self,

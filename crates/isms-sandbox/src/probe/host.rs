@@ -13,12 +13,15 @@ use std::{
     time::Duration,
 };
 
-use super::inside::{self, FINDINGS_LEN, Findings, Inside};
+use super::{
+    inside::{self, FINDINGS_LEN, Findings, Inside},
+    neighbour::{self, Neighbour},
+};
 use crate::{
     linux::{check, check_long, descriptor, poll},
     native::{
-        Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Openings, Profile, Sandbox, Start,
-        StartError,
+        Cgroups, Checkpoint, Ends, Entry, Exit, Group, Ids, Limits, Native, Openings, Profile, Sandbox,
+        Start, StartError,
     },
     seccomp,
 };
@@ -51,6 +54,13 @@ pub(super) struct Hunger {
     pub(super) throttled: bool,
 }
 
+/// What a sandbox could do to a process outside of its Landlock domain, and how its crash was seen.
+#[derive(Debug)]
+pub(super) struct Crash {
+    pub(super) findings: neighbour::Findings,
+    pub(super) exit: Exit,
+}
+
 /// Why a probe has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
@@ -73,12 +83,22 @@ pub(super) fn inspect(
 ) -> Result<(Findings, Facts), ProbeError> {
     let host_file = CString::new(host_file.as_os_str().as_bytes()).map_err(io::Error::from)?;
     let (queue, filter) = (Queue::new(), seccomp::start_up_over());
-    let inside = Inside::new(&host_file, std::process::id() as libc::pid_t, queue.0, &filter);
+    let inside = Inside::new(
+        &host_file,
+        std::process::id() as libc::pid_t,
+        queue.0,
+        &filter,
+        native.worker_temporary(),
+    );
     let host_name = host_name();
-    // One process only: the fork that is tried inside must hit this group's limit, not another one.
-    let probing = Probing::start(native, cgroups, ids, &Limits { pids: 1, ..LIMITS }, &|at| {
-        inside.probe(at)
-    })?;
+    let limits = Limits {
+        // One process only: the fork that is tried inside must hit this group's limit, not another one.
+        pids: 1,
+        // More than fits into /tmp, so that what fills it hits that limit and not this one.
+        memory_bytes: LIMITS.memory_bytes + 2 * native.worker_temporary().0,
+        ..LIMITS
+    };
+    let probing = Probing::start(native, cgroups, ids, &limits, &|at| inside.probe(at))?;
     let mut found = [0; FINDINGS_LEN];
     probing.read(&mut found)?;
     let pid = probing.sandbox.pid();
@@ -92,6 +112,22 @@ pub(super) fn inspect(
         cgroup_namespace_differs: groups.is_some_and(|(own, inner)| own != inner),
     };
     Ok((Findings::from_bytes(&found), facts))
+}
+
+/// Starts a sandbox that reaches out for a second process in it, and then crashes.
+pub(super) fn crash(native: &Native, ids: Ids) -> Result<Crash, ProbeError> {
+    let neighbour = Neighbour::new();
+    let mut sandbox = start(native, ids, None, &|at| neighbour.probe(at))?;
+    let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
+    let mut found = [0; neighbour::FINDINGS_LEN];
+    read_all(ends.output, &mut found)?;
+    if !poll::wait_for(sandbox.pidfd(), PROBE_TIMEOUT)? {
+        return Err(ProbeError::Silent);
+    }
+    Ok(Crash {
+        findings: neighbour::Findings::from_bytes(found),
+        exit: sandbox.try_reap()?.ok_or(ProbeError::Silent)?,
+    })
 }
 
 /// Starts a sandbox that uses more than it has.

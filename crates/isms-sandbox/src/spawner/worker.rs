@@ -160,7 +160,7 @@ impl Worker {
 
     /// Reaps it if it has exited.
     pub(super) fn reap(&mut self) -> io::Result<Option<News>> {
-        let Some(Exit { code, signal }) = self.sandbox.try_reap()? else {
+        let Some(Exit { code, signal, .. }) = self.sandbox.try_reap()? else {
             return Ok(None);
         };
         let state = std::mem::replace(&mut self.state, State::Gone);

@@ -43,6 +43,9 @@ pub(crate) const MAXIMA: Limits = Limits {
     pids: 32,
 };
 pub(crate) const WORKERS_MAX: u32 = 4;
+pub(crate) const IMAGE_LEN_MAX: u64 = 64 * MIB;
+/// Where a test leaves the settings for its spawner.
+const CONFIG: &str = "spawner.toml";
 
 pub(crate) struct Platform {
     pub(crate) directory: PathBuf,
@@ -50,6 +53,15 @@ pub(crate) struct Platform {
     pub(crate) doer: OwnedFd,
     pub(crate) spawner: Child,
     pub(crate) layers: Vec<LayerReport>,
+}
+
+/// What is special about the machine on which a spawner runs.
+#[derive(Default)]
+pub(crate) struct Host {
+    /// Who it belongs to, if not who runs the tests.
+    pub(crate) user: Option<u32>,
+    /// Its run directory is a file system of so many bytes.
+    pub(crate) run_bytes: Option<u64>,
 }
 
 /// A sandbox as its Doer sees it.
@@ -63,11 +75,20 @@ pub(crate) struct Sandbox {
 impl Platform {
     /// Starts a spawner; `None`, said aloud, where it cannot isolate.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_as(None)
+        Self::start_with(&Host::default(), |_| ())
     }
 
     /// As [`Self::start`], with a spawner that belongs to the user (and the group) of that number.
-    pub(crate) fn start_as(user: Option<u32>) -> Option<Self> {
+    pub(crate) fn start_as(user: u32) -> Option<Self> {
+        let host = Host {
+            user: Some(user),
+            ..Host::default()
+        };
+        Self::start_with(&host, |_| ())
+    }
+
+    /// As [`Self::start`], on such a host and with other settings.
+    pub(crate) fn start_with(host: &Host, change: impl FnOnce(&mut SpawnerConfig)) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "isms-sandbox-{}-{}",
@@ -75,17 +96,19 @@ impl Platform {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let directory = env::temp_dir().join(name);
-        let parts = ["", "run", "sdk", "maps"];
-        for part in parts {
+        for part in ["", "run", "sdk", "images"] {
             fs::create_dir(directory.join(part)).unwrap();
         }
         compile(&directory.join("executor"));
-        for part in parts {
-            chown(directory.join(part), user, user).unwrap();
+        let mut config = config(&directory);
+        change(&mut config);
+        fs::write(directory.join(CONFIG), toml::to_string(&config).unwrap()).unwrap();
+        for part in ["", "run", "sdk", "images"] {
+            chown(directory.join(part), host.user, host.user).unwrap();
         }
         let (supervisor, channel) = seqpacket::pair().unwrap();
         set_timeout(&supervisor);
-        let spawner = start_spawner(&directory, channel, user);
+        let spawner = start_spawner(&directory, channel, host);
         let (doer, theirs) = seqpacket::pair().unwrap();
         let mut platform = Self {
             directory,
@@ -132,7 +155,7 @@ impl Platform {
         let (supervisor, channel) = seqpacket::pair().unwrap();
         set_timeout(&supervisor);
         self.supervisor = supervisor;
-        self.spawner = start_spawner(&self.directory, channel, None);
+        self.spawner = start_spawner(&self.directory, channel, &Host::default());
         assert_eq!(self.heard(), Some(FromSpawner::Ready));
         self.replace_doer();
     }
@@ -159,6 +182,19 @@ impl Platform {
             Ok(_) => None,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("no event: {error}"),
+        }
+    }
+
+    /// Asks for a sandbox that cannot be had, and returns why.
+    pub(crate) fn refusal(&self, environment: Environment) -> String {
+        self.send(Request::Spawn {
+            worker: 77,
+            environment,
+            limits: LIMITS,
+        });
+        match self.event().unwrap().0 {
+            Event::Failed { worker: 77, message } => message,
+            event => panic!("{event:?}"),
         }
     }
 
@@ -238,6 +274,25 @@ impl Platform {
             .collect()
     }
 
+    /// Has the supervisor stop the spawner, and waits for its end.
+    pub(crate) fn stop(&mut self) {
+        seqpacket::send(self.supervisor.as_fd(), &ToSpawner::Stop.encode(), &[]).unwrap();
+        assert!(self.wait_for_end().success());
+    }
+
+    /// Does something while the spawner stands still.
+    pub(crate) fn pause_spawner(&self, act: impl FnOnce()) {
+        let signal = |name: &str| {
+            let status = Command::new("kill")
+                .args([name, &self.spawner.id().to_string()])
+                .status();
+            assert!(status.unwrap().success());
+        };
+        signal("-STOP");
+        act();
+        signal("-CONT");
+    }
+
     /// Waits until the spawner has ended by itself.
     pub(crate) fn wait_for_end(&mut self) -> process::ExitStatus {
         while self.heard().is_some() {}
@@ -287,9 +342,9 @@ fn compile(program: &Path) {
 }
 
 /// This test binary again, as [`spawner_process`].
-fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child {
+fn start_spawner(directory: &Path, channel: OwnedFd, host: &Host) -> Child {
     let mut program = env::current_exe().unwrap();
-    if user.is_some() {
+    if host.user.is_some() {
         // Where the build lies, in a home directory perhaps, another user may not go. `cp` copies, because
         // a descriptor open for writing here could be inherited by a child that another thread starts.
         let copy = directory.join("spawner");
@@ -297,8 +352,18 @@ fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child
         assert!(status.unwrap().success());
         program = copy;
     }
-    let mut command = Command::new(program);
-    if let Some(user) = user {
+    let mut command = match host.run_bytes {
+        None => Command::new(program),
+        Some(bytes) => {
+            // In a mount namespace of its own, so that nothing of it is left behind, whatever happens.
+            let script = r#"mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@""#;
+            let mut command = Command::new("unshare");
+            command.args(["-m", "--", "/bin/sh", "-c", script, &bytes.to_string()]);
+            command.arg(directory.join("run")).arg(program);
+            command
+        }
+    };
+    if let Some(user) = host.user {
         command.uid(user).gid(user);
     }
     command.args([
@@ -318,6 +383,28 @@ fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child
     command.spawn().unwrap()
 }
 
+/// The settings of a spawner, without openings.
+fn config(directory: &Path) -> SpawnerConfig {
+    SpawnerConfig {
+        data_directory: directory.to_owned(),
+        run_directory: directory.join("run"),
+        socket_directory: directory.join("run"),
+        executor: directory.join("executor"),
+        builder: directory.join("executor"),
+        sdk_include: directory.join("sdk"),
+        uids: UidRange { first: 0, count: 8 },
+        workers_max: WORKERS_MAX,
+        worker_maxima: MAXIMA,
+        builder_maxima: MAXIMA,
+        images: directory.join("images"),
+        image_len_max: IMAGE_LEN_MAX,
+        device_nodes: Vec::new(),
+        directories: Vec::new(),
+        builder_network: false,
+        required_layers: Vec::new(),
+    }
+}
+
 #[test]
 #[ignore = "the spawner's process, which the tests start themselves"]
 fn spawner_process() {
@@ -325,27 +412,9 @@ fn spawner_process() {
         return;
     };
     let supervisor = descriptor::take_inherited(launch::FIRST_DESCRIPTOR).unwrap();
-    let config = SpawnerConfig {
-        data_directory: directory.clone(),
-        run_directory: directory.join("run"),
-        socket_directory: directory.join("run"),
-        executor: directory.join("executor"),
-        builder: directory.join("executor"),
-        sdk_include: directory.join("sdk"),
-        uids: UidRange {
-            first: 500_000 + process::id() * 16,
-            count: 8,
-        },
-        workers_max: WORKERS_MAX,
-        worker_maxima: MAXIMA,
-        builder_maxima: MAXIMA,
-        images: directory.join("images"),
-        image_len_max: 64 * MIB,
-        device_nodes: vec!["/dev/full".into()],
-        directories: vec![directory.join("maps")],
-        builder_network: false,
-        required_layers: Vec::new(),
-    };
+    let config = fs::read_to_string(directory.join(CONFIG)).unwrap();
+    let mut config: SpawnerConfig = toml::from_str(&config).unwrap();
+    config.uids.first = 500_000 + process::id() * 16;
     spawner::run(config, supervisor).unwrap();
 }
 
