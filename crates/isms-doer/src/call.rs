@@ -235,14 +235,35 @@ impl Call<'_> {
                 return false;
             }
         };
-        let Some(source) = answer.stream else {
+        let Some(mut source) = answer.stream else {
             responder.reply(&reply, answer.message.raw);
             return true;
         };
         let sink = responder.reply_stream(&reply);
+        let relayed = tokio::select! {
+            biased;
+            relayed = relay_stream(&mut source, sink) => relayed,
+            _failed = failed(self.slot) => return false,
+        };
+        match relayed {
+            Relayed::Whole => true,
+            Relayed::BrokenOff => connection.is_open(),
+            // Held until then, since the call has room at the Doer as long as its stream.
+            Relayed::Refused(_sink) => self.gives_up(connection, source).await,
+        }
+    }
+
+    /// Has the worker give up a call whose reply nobody reads any more, and waits until it has; false when it was cut
+    /// off or died over it. Before that it is not free for another call.
+    async fn gives_up(&mut self, connection: &WorkerConnection, mut rest: StreamReceiver) -> bool {
+        rest.cancel();
+        if !self.cancel_told {
+            self.tell_cancel();
+        }
+        let ended = async { while let Some(Ok(_)) = rest.next().await {} };
         tokio::select! {
             biased;
-            complete = relay_stream(source, sink) => complete || connection.is_open(),
+            () = ended => connection.is_open(),
             _failed = failed(self.slot) => false,
         }
     }
@@ -260,7 +281,7 @@ impl Call<'_> {
 }
 
 /// The task that feeds a worker the request's stream; dropped, it ends.
-struct Upload(JoinHandle<bool>);
+struct Upload(JoinHandle<()>);
 
 impl Drop for Upload {
     fn drop(&mut self) {
@@ -333,23 +354,47 @@ fn start(connection: &WorkerConnection, outbound: &mut Outbound) -> (PendingAnsw
     };
     match outbound.stream.take() {
         None => (connection.link().start(request), None),
-        Some(source) => {
+        Some(mut source) => {
             let (sink, pending) = connection.link().call_streaming(request);
-            (pending, Some(Upload(spawn_local(relay_stream(source, sink)))))
+            (
+                pending,
+                Some(Upload(spawn_local(async move {
+                    drop(relay_stream(&mut source, sink).await);
+                }))),
+            )
         }
     }
 }
 
-/// Moves a stream on, chunk by chunk, as fast as its sink takes it; true when it came whole.
-pub(crate) async fn relay_stream(mut source: StreamReceiver, mut sink: StreamSender) -> bool {
-    while let Some(chunk) = source.next().await {
-        let Ok(chunk) = chunk else { return false };
-        if sink.send(chunk).await.is_err() {
-            return false;
+/// How the relay of a stream has ended.
+pub(crate) enum Relayed {
+    Whole,
+    /// By its source.
+    BrokenOff,
+    /// By its sink, whose stream ends when it is dropped.
+    Refused(StreamSender),
+}
+
+/// Moves a stream on, chunk by chunk, as fast as its sink takes it.
+pub(crate) async fn relay_stream(source: &mut StreamReceiver, mut sink: StreamSender) -> Relayed {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = source.next() => chunk,
+            () = sink.refused() => return Relayed::Refused(sink),
+        };
+        match chunk {
+            Some(Ok(chunk)) => {
+                if sink.send(chunk).await.is_err() {
+                    return Relayed::Refused(sink);
+                }
+            }
+            Some(Err(_)) => return Relayed::BrokenOff,
+            None => break,
         }
     }
     sink.finish();
-    true
+    Relayed::Whole
 }
 
 /// A worker may say that its Doee failed; it may not speak for the platform, nor for a caller who has not cancelled.

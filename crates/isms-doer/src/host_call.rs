@@ -71,24 +71,26 @@ async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> R
         ..Header::new(Kind::Request, Service::Doer, target)
     };
     let request = Message { header, ..message };
-    let Some(source) = stream else {
+    let Some(mut source) = stream else {
         return doer.link.call(request).await;
     };
     let (sink, pending) = doer.link.call_streaming(request);
     tokio::pin!(pending);
+    // It owns the source, since what comes after the relay has ended is to be thrown away.
+    let relay = async move { relay_stream(&mut source, sink).await };
     tokio::select! {
         biased;
         answer = &mut pending => answer,
-        _ = relay_stream(source, sink) => pending.await,
+        _ = relay => pending.await,
     }
 }
 
 async fn relay(responder: Responder, answer: Answer) {
     match answer.stream {
         None => responder.reply_encoded(answer.message.body, answer.message.raw),
-        Some(source) => {
+        Some(mut source) => {
             let sink = responder.reply_stream_encoded(answer.message.body);
-            relay_stream(source, sink).await;
+            relay_stream(&mut source, sink).await;
         }
     }
 }

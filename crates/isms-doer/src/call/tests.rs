@@ -330,3 +330,25 @@ fn a_worker_that_has_died_before_its_channels_were_open_is_forgotten() {
         assert!(scene.doer.state.borrow().workers.is_empty());
     });
 }
+
+#[test]
+fn a_worker_whose_stream_nobody_reads_is_told_at_once_and_is_free_when_it_has_ended() {
+    on_a_local_runtime(async {
+        let scene = Scene::new().await;
+        let answer = scene.invoke();
+        let mut worker = scene.start_worker().await;
+        let silent = worker.begin_next().await.reply_stream(&reply());
+        drop(soon(answer).await.unwrap().stream);
+        soon(silent.refused()).await;
+        let next = scene.invoke();
+        soon(async {
+            while scene.doer.state.borrow().handler.admin.lengths() != (1, 1) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop(silent);
+        worker.begin_next().await.reply(&reply(), Bytes::new());
+        soon(next).await.unwrap();
+    });
+}

@@ -233,6 +233,10 @@ impl Session {
         // Without a record the connection has ended, and nobody waits for the answer.
         let record = tables.served.get_mut(&call)?;
         record.answered = true;
+        if let Some(outflow) = outflow.as_ref().filter(|_| record.cancelled.is_set()) {
+            // Nobody is going to give credit for the rest of this answer.
+            outflow.fail(cancelled_by_caller());
+        }
         record.outflow.clone_from(&outflow);
         tables.forget_served(call);
         drop(tables);
@@ -407,6 +411,10 @@ impl Served {
         self.cancelled.set();
         end_flows(self.outflow, self.inflow, error);
     }
+}
+
+fn cancelled_by_caller() -> WireError {
+    WireError::new(ErrorCode::Cancelled, "the caller cancelled the call")
 }
 
 fn end_flows(outflow: Option<Arc<Outflow>>, inflow: Option<Arc<Inflow>>, error: &WireError) {

@@ -190,6 +190,27 @@ async fn an_answered_request_counts_until_its_stream_has_ended_or_nobody_reads_i
 }
 
 #[tokio::test]
+async fn a_stream_that_answers_a_cancelled_request_fails_at_once_and_breaks_off() {
+    let (_link, mut inbox, mut peer) = attached(1).await;
+    peer.send(&asked(1));
+    let request = next_request(&mut inbox).await;
+    peer.send(&about(Kind::Cancel, 1));
+    soon(request.responder.cancelled()).await;
+    let mut stream = request.responder.reply_stream(&());
+    let error = soon(stream.send("for nobody".into())).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Cancelled);
+    drop(stream);
+    expect_reply(&mut peer, 1).await;
+    let end = peer.next().await.header;
+    assert_eq!((end.kind, end.call), (Kind::StreamEnd, 1));
+    assert!(end.flags.contains(Flags::ABORTED));
+    // It counts no longer.
+    peer.send(&asked(2));
+    next_request(&mut inbox).await.responder.reply_empty();
+    expect_reply(&mut peer, 2).await;
+}
+
+#[tokio::test]
 async fn what_no_peer_may_say_cuts_the_connection() {
     let credit_without_a_body = about(Kind::Credit, 1);
     let chunk_without_credit = about(Kind::StreamChunk, 1).with_raw(&b"early"[..]);

@@ -148,11 +148,7 @@ impl Session {
         tables.forget_served(call);
         drop(tables);
         cancelled.set();
-        super::end_flows(
-            outflow,
-            inflow,
-            &WireError::new(ErrorCode::Cancelled, "the caller cancelled the call"),
-        );
+        super::end_flows(outflow, inflow, &super::cancelled_by_caller());
     }
 
     fn take_credit(&self, message: &Message) -> Result<(), Violation> {
