@@ -134,6 +134,7 @@ impl Spawner {
             worker_maxima: LIMITS,
             builder_maxima: LIMITS,
             images: folder.join("images"),
+            image_len_max: 0,
             device_nodes: Vec::new(),
             directories: Vec::new(),
             builder_network: false,

@@ -36,6 +36,8 @@ use crate::{
 const HOST_CALLS_MAX: u32 = 64;
 /// How long a worker may live without one of its channels before it is called hostile instead of dying.
 const LAST_BREATH: Duration = Duration::from_millis(500);
+/// Bytes kept of what a worker prints before it has a Doee.
+const FIRST_WORDS_LEN_MAX: usize = 512;
 /// The version of the Doee ABI that this Doer's workers speak.
 const ABI: u32 = 1;
 
@@ -71,6 +73,10 @@ pub(crate) struct WorkerConnection {
     control_ended: Notify,
     /// Told once everything has been read that it answered.
     data_ended: Notify,
+    /// Told once everything has been read that it printed.
+    output_ended: Notify,
+    /// What it printed before it had a Doee, cut: in an image, why the executor cannot start.
+    first_words: RefCell<String>,
 }
 
 impl WorkerConnection {
@@ -192,6 +198,7 @@ impl WorkerConnection {
         let ended = async {
             self.control_ended.notified().await;
             self.data_ended.notified().await;
+            self.output_ended.notified().await;
         };
         // Bounded, since a process that the executor left behind might hold the channels open.
         let _ = tokio::time::timeout(LAST_BREATH, ended).await;
@@ -199,6 +206,13 @@ impl WorkerConnection {
 
     pub(crate) fn close(&self) {
         self.open.set(false);
+    }
+
+    /// What the executor, or the loader of an image in its stead, printed before it had a Doee.
+    pub(crate) fn first_words(&self) -> Option<String> {
+        let words = self.first_words.borrow();
+        let has_any = self.doee.borrow().is_none() && !words.is_empty();
+        has_any.then(|| words.trim_end().to_owned())
     }
 
     /// Takes a line of the log from the budget of its call, or of the worker.
@@ -298,6 +312,8 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         log_budget: Cell::new(LogBudget::new()),
         control_ended: Notify::new(),
         data_ended: Notify::new(),
+        output_ended: Notify::new(),
+        first_words: RefCell::default(),
     };
     Ok((
         Rc::new(connection),
@@ -443,11 +459,19 @@ async fn serve_output(
     if !pending.is_empty() {
         print(&doer, &connection, &pending);
     }
+    connection.output_ended.notify_one();
 }
 
 fn print(doer: &Doer, connection: &WorkerConnection, line: &[u8]) {
     let process = connection.running().unwrap_or(ProcessId::NONE);
     let text = String::from_utf8_lossy(line).into_owned();
+    if connection.doee.borrow().is_none() {
+        let mut words = connection.first_words.borrow_mut();
+        words.push_str(&text);
+        words.push(' ');
+        let cut = words.floor_char_boundary(FIRST_WORDS_LEN_MAX);
+        return words.truncate(cut);
+    }
     connection.log(
         doer,
         process,

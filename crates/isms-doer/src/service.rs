@@ -18,7 +18,7 @@ use isms_protocol::{
     limits::DRAIN_TIMEOUT,
     worker::Control,
 };
-use isms_sandbox::spawner::{Environment, Event as SpawnerEvent, Request};
+use isms_sandbox::spawner::{Event as SpawnerEvent, Request};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -31,6 +31,7 @@ use crate::{
     call::{self, CallSlot, Outbound, Verdict},
     connection::{self, WorkerConnection},
     doer_admin::TaskId,
+    environment::{self, Trials},
     logs::LogBatch,
     spawner::Spawner,
     status,
@@ -63,6 +64,7 @@ pub(crate) struct State {
     pub(crate) doees: HashMap<isms_protocol::DoeeVersion, Rc<LoadedDoee>>,
     pub(crate) binaries: Binaries,
     pub(crate) builders: Builders,
+    pub(crate) trials: Trials,
     pub(crate) logs: LogBatch,
     pub(crate) isolation: Isolation,
     task_next: u64,
@@ -92,6 +94,7 @@ impl Doer {
             doees: HashMap::new(),
             binaries: Binaries::default(),
             builders: Builders::new(config.builds_max),
+            trials: Trials::default(),
             logs: LogBatch::default(),
             isolation: Isolation::default(),
             task_next: 1,
@@ -258,6 +261,9 @@ impl Doer {
                 let isolation = self.state.borrow().isolation.clone();
                 request.responder.reply(&isolation, bytes::Bytes::new());
             }
+            Some(Operation::TryEnvironment) => {
+                spawn_local(environment::serve_trial(doer, request));
+            }
             None => request.responder.error(WireError::new(
                 ErrorCode::Invalid,
                 format!("the doer has no operation {}", request.message.header.operation),
@@ -325,7 +331,7 @@ impl Doer {
         }
     }
 
-    async fn worker_exited(self: Rc<Self>, worker: WorkerId, how: String) {
+    async fn worker_exited(self: Rc<Self>, worker: WorkerId, mut how: String) {
         // At once, since what it still has to say may take a while.
         self.dispatch(Event::Gone { worker });
         let connection = self.state.borrow_mut().workers.remove(&worker);
@@ -334,6 +340,9 @@ impl Doer {
             connection.close();
             connection.last_words().await;
             begun = connection.begun();
+            if let Some(words) = connection.first_words() {
+                how = format!("{how} (it said: {words})");
+            }
         }
         self.dispatch(Event::Exited { worker, how, begun });
     }
@@ -368,11 +377,11 @@ impl Doer {
                     self.state.borrow_mut().doees.remove(&version);
                 }
             }
-            Action::Spawn { worker } => {
+            Action::Spawn { worker, environment } => {
                 let limits = self.config.worker_limits(self.config.pool_memory_mb);
                 let request = Request::Spawn {
                     worker: worker.0,
-                    environment: Environment::WORKER,
+                    environment,
                     limits,
                 };
                 if let Err(error) = self.spawner.send(&request) {
@@ -415,6 +424,7 @@ impl Doer {
                     tracing::error!(%worker, %error, "the spawner could not be asked to kill a worker");
                 }
             }
+            Action::Tried { trial, outcome } => self.state.borrow_mut().trials.end(trial, outcome),
             Action::Fail { task, error } => self.rule(task, Verdict::Fail(error)),
         }
     }

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use isms_protocol::{
-    DoeeVersion, ProcessId, ProjectId,
+    ContentHash, DoeeVersion, ProcessId, ProjectId,
     doer::{Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
     limits::WORKERS_LISTED_MAX,
 };
 use isms_sandbox::probe::LayerReport;
 
-use crate::service::Doer;
+use crate::{environment, service::Doer};
 
 /// The answer of `Operation::Workers`: a part of the list, which a message holds.
 pub(crate) fn workers(doer: &Doer, after: WorkersAfter) -> Workers {
@@ -43,6 +43,8 @@ pub(crate) fn workers(doer: &Doer, after: WorkersAfter) -> Workers {
                 .unwrap_or(ProcessId::NONE),
             calls: worker.calls,
             age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
+            backend: environment::backend(worker.environment.backend),
+            image: worker.environment.image.map(|image| ContentHash(image.0)),
         }
     });
     Workers {

@@ -3,8 +3,9 @@
 use std::{collections::VecDeque, fmt, time::Instant};
 
 use isms_protocol::DoeeVersion;
+use isms_sandbox::spawner::Environment;
 
-use crate::doer_admin::TaskId;
+use crate::{doer_admin::TaskId, worker_handler::TrialId};
 
 /// Number of a worker within this Doer; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +57,12 @@ impl State {
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     pub(crate) state: State,
+    /// What it consists of.
+    pub(crate) environment: Environment,
     /// The Doee version that it runs or will run.
     pub(crate) version: Option<DoeeVersion>,
+    /// Who wants to know whether it starts.
+    pub(crate) trials: Vec<TrialId>,
     /// Since when it is in this state.
     pub(crate) since: Instant,
     pub(crate) started: Instant,
@@ -70,10 +75,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(now: Instant, version: Option<DoeeVersion>) -> Worker {
+    pub(crate) fn new(now: Instant, environment: Environment, version: Option<DoeeVersion>) -> Worker {
         Worker {
             state: State::Starting,
+            environment,
             version,
+            trials: Vec::new(),
             since: now,
             started: now,
             calls_held: VecDeque::new(),
@@ -85,6 +92,11 @@ impl Worker {
     pub(crate) fn enter(&mut self, state: State, now: Instant) {
         self.state = state;
         self.since = now;
+    }
+
+    /// True when it belongs to a pool: it has no Doee.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.version.is_none() && !self.gone
     }
 
     /// True when the worker works or will work on calls of its version. One that is gone before it was initialized

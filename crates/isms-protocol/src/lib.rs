@@ -30,7 +30,8 @@ pub use class::Class;
 pub use error::{DecodeError, ErrorCode, WireError};
 pub use header::{Flags, HEADER_LEN, Header, Kind, VERSION};
 pub use id::{
-    ContentHash, DoeeVersion, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext, TraceId,
+    ContentHash, DoeeVersion, HashError, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext,
+    TraceId,
 };
 pub use message::Message;
 pub use service::{Generation, Incarnation, Secret, Service};

@@ -74,6 +74,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const NAME_LEN_MAX: usize = 63;
 /// Bytes of a Doee's source tree, and of a prebuilt binary.
 pub const ARTIFACT_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Device nodes of a worker, and directories: as many as the administrator can list.
+pub const OPENINGS_MAX: usize = 64;
 
 /// Statements of one transaction.
 pub const SQL_STATEMENTS_MAX: usize = 256;

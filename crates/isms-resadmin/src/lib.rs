@@ -12,6 +12,7 @@ mod config;
 mod deploy;
 mod elf;
 mod files;
+mod images;
 mod manifest;
 mod peers;
 mod run;
@@ -19,6 +20,7 @@ mod service;
 mod store;
 
 pub use config::Config;
+pub use images::{Begun, Upload};
 pub use peers::{PeerAnswer, PeerRequest};
 pub use run::{RunError, run};
 pub use service::{Clock, OpenError, Reply, Service};

@@ -8,13 +8,15 @@ use isms_protocol::{
     DecodeError, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service, WireError, commserver,
     commserver::ProjectRoutes,
     dbriver::{self, Prepare, Prepared},
-    doer::{self, Build, BuildReply},
+    doer::{self, Build, BuildReply, Environment},
     encode,
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX};
+use crate::config::{
+    BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX, TRY_TIME_MAX,
+};
 
 /// Bytes of an encoded [`Prepared`], with room to grow.
 const PREPARED_LEN_MAX: usize = 256;
@@ -70,6 +72,19 @@ impl Peers {
         let answer = self.ask(message, sources, ARTIFACT_LEN_MAX as usize).await?;
         let reply = isms_protocol::decode(&answer.body).map_err(|error| undecodable("doer", &error))?;
         Ok((reply, answer.payload))
+    }
+
+    /// Has the Doer start a worker of an environment once.
+    pub(crate) async fn try_environment(
+        &self,
+        project: ProjectId,
+        environment: &Environment,
+    ) -> Result<(), WireError> {
+        let operation = doer::Operation::TryEnvironment as u16;
+        let header = root_header(project, Service::Doer, operation, TRY_TIME_MAX);
+        self.ask(Message::with_body(header, environment), Bytes::new(), 0)
+            .await
+            .map(drop)
     }
 
     /// Has DBriver bring a database up to date.

@@ -200,6 +200,7 @@ fn spec() -> DoeeSpec {
         params: Vec::new(),
         binary: ContentHash(Sha256::digest(BINARY).into()),
         binary_len: BINARY.len() as u64,
+        environment: isms_protocol::doer::Environment::default(),
     }
 }
 

@@ -19,12 +19,17 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Readiness::Failed { error, .. } = &self.doee(version, actions).readiness {
+        let doee = self.doee(version, actions);
+        let environment = doee.limits.map(|limits| limits.environment);
+        if let Readiness::Failed { error, .. } = &doee.readiness {
             actions.push(Action::Fail {
                 task,
                 error: error.clone(),
             });
             return;
+        }
+        if let Some(environment) = environment {
+            self.pools.note_use(environment, now);
         }
         self.admin.accept(task, version, streams);
         self.feed(version, now, actions);

@@ -104,6 +104,7 @@ fn ask(stream: UnixStream, folder: &str, language: Language, files: &[(&str, &st
                 doee: "doee".into(),
                 language,
                 folder: folder.into(),
+                network: false,
             },
         ))
         .unwrap();

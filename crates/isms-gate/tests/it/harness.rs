@@ -215,6 +215,8 @@ fn answer_doer(call: &FakeCall) -> Answered {
                 process: ProcessId::NONE,
                 calls: 3,
                 age_ms: 4,
+                backend: doer::Backend::Apptainer,
+                image: Some(ContentHash([0x1a; 32])),
             };
             // In two parts, of which the first ends with number 1.
             let after: WorkersAfter = call.message.decode_body().unwrap();

@@ -33,7 +33,9 @@ enum Content {
         language: Language,
         /// Where it lies in the project.
         folder: String,
-        /// Says that two builds give the same: language, toolchain, names and bytes of all files.
+        /// The builder may use the host's network.
+        network: bool,
+        /// Says that two builds give the same: language, toolchain, network, names and bytes of all files.
         key: ContentHash,
         /// The files as the builder takes them.
         files: Bytes,
@@ -66,7 +68,7 @@ pub(super) async fn collect(
                         folder: folder.clone(),
                     });
                 }
-                source(&name, *language, folder, files, toolchain).await?
+                source(&name, *language, folder, files, manifest.build_network, toolchain).await?
             }
         };
         artifacts.push(Artifact { doee: name, content });
@@ -79,6 +81,7 @@ async fn source(
     language: Language,
     folder: &str,
     files: Vec<(String, Bytes)>,
+    network: bool,
     toolchain: &str,
 ) -> Result<Content, DeployError> {
     if files
@@ -94,7 +97,7 @@ async fn source(
     let (folder, toolchain) = (folder.to_owned(), toolchain.to_owned());
     // Hashing tens of megabytes would hold up everybody else's requests.
     let hashed = tokio::task::spawn_blocking(move || {
-        let key = build_key(language, &files, &toolchain);
+        let key = build_key(language, &files, network, &toolchain);
         let files: Vec<(String, ByteBuf)> = files
             .into_iter()
             .map(|(path, content)| (path, ByteBuf::from(content)))
@@ -102,6 +105,7 @@ async fn source(
         Content::Source {
             language,
             folder,
+            network,
             key,
             files: encode(&files).into(),
         }
@@ -109,7 +113,7 @@ async fn source(
     hashed.await.map_err(|_| DeployError::Stopped)
 }
 
-fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> ContentHash {
+fn build_key(language: Language, files: &[(String, Bytes)], network: bool, toolchain: &str) -> ContentHash {
     let mut hasher = Sha256::new();
     let mut add = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_le_bytes());
@@ -117,6 +121,9 @@ fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> 
     };
     add(toolchain.as_bytes());
     add(&encode(&language));
+    if network {
+        add(b"network");
+    }
     for (path, content) in files {
         add(path.as_bytes());
         add(content);
@@ -140,6 +147,7 @@ impl Artifact {
             Content::Source {
                 language,
                 folder,
+                network,
                 key,
                 files,
             } => match core.store.build(project, key).await? {
@@ -153,6 +161,7 @@ impl Artifact {
                         doee: doee.clone(),
                         language,
                         folder,
+                        network,
                     };
                     let built = tokio::select! {
                         built = build(core, project, &request, files.clone()) => built?,

@@ -269,6 +269,10 @@ impl Spawner {
         self.end_generation();
         self.generation += 1;
         self.doer = Channel::new(socket).ok();
+        self.tell_layers();
+    }
+
+    fn tell_layers(&mut self) {
         let mut layers = self.layers.clone();
         layers.push(self.containers.report());
         let sufficient = self.sufficient;
@@ -549,7 +553,10 @@ impl Spawner {
     /// Takes the result of the probe, which then has to go; nobody waits any more for what it failed on.
     fn hear_probe(&mut self, news: News, ids: Ids) {
         match (news, ids) {
-            (News::Spawned(_, ends), Ids::Distinct(id)) => self.containers.judge(ends.control.as_fd(), id),
+            (News::Spawned(_, ends), Ids::Distinct(id)) => {
+                self.containers.judge(ends.control.as_fd(), id);
+                self.tell_layers();
+            }
             (News::Plain(Event::Failed { message, .. }), _) => {
                 let image = self.containers.give_up_probe();
                 let (failed, waiting) = std::mem::take(&mut self.waiting)

@@ -1,6 +1,7 @@
 //! A spawner process with the test as its supervisor and its Doer.
 
 use std::{
+    cell::RefCell,
     env, fs,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -53,6 +54,8 @@ pub(crate) struct Platform {
     pub(crate) doer: OwnedFd,
     pub(crate) spawner: Child,
     pub(crate) layers: Vec<LayerReport>,
+    /// What was told of them later, to the same Doer.
+    pub(crate) layers_later: RefCell<Vec<LayerReport>>,
 }
 
 /// What is special about the machine on which a spawner runs.
@@ -117,6 +120,7 @@ impl Platform {
             doer,
             spawner,
             layers: Vec::new(),
+            layers_later: RefCell::default(),
         };
         assert_eq!(platform.heard(), Some(FromSpawner::Ready));
         platform.layers = platform.begin_generation(theirs)?;
@@ -137,7 +141,7 @@ impl Platform {
             &[theirs.as_fd()],
         )
         .unwrap();
-        let Some((Event::Layers { layers, sufficient }, _)) = self.event() else {
+        let Some((Event::Layers { layers, sufficient }, _)) = self.next_event() else {
             panic!("no layers")
         };
         if !sufficient {
@@ -172,8 +176,17 @@ impl Platform {
         seqpacket::send(self.doer.as_fd(), &request.encode(), &[]).unwrap();
     }
 
-    /// The next event; `None` when the spawner has cut the channel.
+    /// The next event about workers; `None` when the spawner has cut the channel.
     pub(crate) fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
+        loop {
+            match self.next_event()? {
+                (Event::Layers { layers, .. }, _) => *self.layers_later.borrow_mut() = layers,
+                event => return Some(event),
+            }
+        }
+    }
+
+    fn next_event(&self) -> Option<(Event, Vec<OwnedFd>)> {
         let mut buffer = vec![0; EVENT_LEN_MAX];
         match seqpacket::receive(self.doer.as_fd(), &mut buffer) {
             Ok(received) if received.len > 0 => Some((

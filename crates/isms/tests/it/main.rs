@@ -11,6 +11,8 @@ mod example;
 mod failures;
 mod harness;
 mod http_edge;
+mod images;
 mod lifecycle;
+mod openings;
 mod project;
 mod scaling;

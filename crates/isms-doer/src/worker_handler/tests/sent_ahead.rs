@@ -81,7 +81,7 @@ fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
         &[
             Action::Requeue { task: TaskId(3) },
             Action::Requeue { task: TaskId(2) },
-            Action::Spawn { worker: WorkerId(2) },
+            spawn(2),
             publish(2),
         ],
     );
@@ -100,7 +100,7 @@ fn a_crash_fails_what_had_begun_and_the_rest_runs_elsewhere() {
             Action::Requeue { task: TaskId(3) },
             Action::Requeue { task: TaskId(2) },
             fail(1, ErrorCode::Crashed, crashed),
-            Action::Spawn { worker: WorkerId(2) },
+            spawn(2),
             publish(1),
         ],
     );
