@@ -19,7 +19,7 @@ pub(crate) use policy::{PolicyError, builder, device_worker, network_builder, wo
 use crate::linux::check_long;
 
 /// Architectures that filters can be made for. Tests make them for all, a build uses the one that it is for.
-#[cfg_attr(not(test), expect(dead_code, reason = "one of them is not the host's"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "one of them is not the host's"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arch {
     X86_64,

@@ -34,7 +34,7 @@ pub(super) enum StageError {
     #[error("it is no regular file")]
     NotAFile,
     #[error(
-        "it has {len} bytes, the administrator allows {len_max}; raise [images] max_mb or use a smaller one"
+        "it has {len} bytes, the administrator allows {len_max}; raise `[images] size_mb_max` or use a smaller one"
     )]
     TooLong { len: u64, len_max: u64 },
     #[error("there is no room for its {len} bytes in the run directory; free some space there")]
