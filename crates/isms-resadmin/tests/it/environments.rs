@@ -101,7 +101,7 @@ async fn an_environment_is_tried_after_the_build_and_before_the_migrations_and_r
     assert_eq!(
         asked,
         [
-            "build a C a.c".to_owned(),
+            "build a C in src: a.c".to_owned(),
             format!("try apptainer {expected:?}"),
             "prepare stock 1 MB ".to_owned(),
             "routes shop r1 1".to_owned(),
@@ -193,9 +193,9 @@ async fn a_build_with_network_is_another_build_than_one_without() {
     };
     assert_eq!(
         build("[build]\nnetwork = true").await,
-        "build b C a.c with network"
+        "build b C in src with network: a.c"
     );
-    assert_eq!(build("").await, "build b C a.c");
+    assert_eq!(build("").await, "build b C in src: a.c");
     assert!(
         build("[build]\nnetwork = true").await.starts_with("prepare"),
         "built before"

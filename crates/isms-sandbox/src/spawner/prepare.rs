@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{config::SpawnerConfig, images::Images, run::RunError};
+use super::{config::SpawnerConfig, error::RunError, images::Images};
 use crate::native::{Cgroups, Controller, Ingredients, Native, NativeError, own_mounts};
 
 /// Stages the templates and prepares what all sandboxes share.

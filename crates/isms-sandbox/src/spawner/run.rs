@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileTypeExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -17,6 +17,8 @@ use super::{
     config::SpawnerConfig,
     containers::{self, Containers, Step},
     environment::Backend,
+    error::RunError,
+    groups::Groups,
     images::{Images, Readiness, StagedImage},
     openings::Allowed,
     prepare,
@@ -31,7 +33,7 @@ use crate::{
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Entry, Group, Ids, Limits, Native, NativeError, Openings, Profile, Sandbox, Start},
+    native::{Cgroups, Entry, Group, Ids, Limits, Native, Openings, Profile, Sandbox, Start},
     probe::{self, LayerReport},
 };
 
@@ -43,32 +45,6 @@ const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 const REQUESTS_PER_TURN: usize = 16;
 /// In place of a Doer's generation: probes, which no Doer asked for.
 const PROBES: u64 = 0;
-
-/// Why there is no spawner.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The directory of templates or images.
-    #[error("cannot make the directory {path} for the sandboxes' roots")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What all sandboxes share.
-    #[error("cannot prepare sandboxes")]
-    Native(#[from] NativeError),
-    /// A basic call, on which everything rests.
-    #[error("cannot {what}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// How the spawner comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +59,7 @@ struct Spawner {
     supervisor: OwnedFd,
     termination: OwnedFd,
     native: Native,
-    cgroups: Cgroups,
+    groups: Groups,
     layers: Vec<LayerReport>,
     sufficient: bool,
     uids: Uids,
@@ -96,11 +72,6 @@ struct Spawner {
     allowed: Allowed,
     /// What the Doer asked for and waits for its image.
     waiting: Vec<Asked>,
-    /// Names groups; never used twice.
-    groups: u64,
-    /// A group for the next sandbox, with its limits: those of the last one.
-    spare: Option<(Group, Limits)>,
-    usual: Limits,
     heartbeat_due: Instant,
 }
 
@@ -162,7 +133,7 @@ impl Spawner {
             supervisor,
             termination,
             native,
-            cgroups,
+            groups: Groups::new(cgroups, maxima),
             layers,
             sufficient,
             uids,
@@ -173,9 +144,6 @@ impl Spawner {
             containers,
             allowed,
             waiting: Vec::new(),
-            groups: 0,
-            spare: None,
-            usual: maxima,
             heartbeat_due: Instant::now(),
         })
     }
@@ -465,7 +433,8 @@ impl Spawner {
         let openings = self.allowed.grant(&asked.environment.holes)?;
         let limits = asked.group_limits(&asked.limits);
         let mut group = self
-            .take_group(&limits)
+            .groups
+            .take(&limits)
             .map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
         let sandbox = match asked.environment.backend {
             Backend::Native => {
@@ -495,26 +464,6 @@ impl Spawner {
         }
     }
 
-    /// A group with these limits: the spare one, or a new one.
-    fn take_group(&mut self, limits: &Limits) -> io::Result<Option<Group>> {
-        self.usual = *limits;
-        let Some((mut group, limited)) = self.spare.take() else {
-            return self.make_group(limits);
-        };
-        if limited != *limits
-            && let Err(error) = group.limit(limits)
-        {
-            group.remove();
-            return Err(error);
-        }
-        Ok(Some(group))
-    }
-
-    fn make_group(&mut self, limits: &Limits) -> io::Result<Option<Group>> {
-        self.groups += 1;
-        self.cgroups.create(self.groups, limits)
-    }
-
     /// Makes ahead what the next sandbox needs, once no start is under way that it would hold up. What cannot be made
     /// now is tried again, and reported, when it is needed.
     fn prepare_next(&mut self) {
@@ -522,11 +471,7 @@ impl Spawner {
             return;
         }
         let _ = self.native.prepare();
-        if self.spare.is_none() {
-            let limits = self.usual;
-            let group = self.make_group(&limits).ok().flatten();
-            self.spare = group.map(|group| (group, limits));
-        }
+        self.groups.prepare();
     }
 
     /// Starts the executor in a container, or the probe while there is no proof yet.
@@ -619,10 +564,7 @@ impl Spawner {
             let _ = worker.reap_now();
             worker.clean();
         }
-        if let Some((mut group, _)) = self.spare.take() {
-            group.remove();
-        }
-        self.cgroups.close();
+        self.groups.close();
         self.images.close();
         let _ = fs::remove_dir_all(templates);
         if end == End::SupervisorDied {
