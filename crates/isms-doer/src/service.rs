@@ -399,7 +399,19 @@ impl Doer {
                 }
             }
             Action::Kill { worker, why } => {
-                tracing::warn!(%worker, why, "killed a worker");
+                let doee = {
+                    let state = self.state.borrow();
+                    let connection = state.workers.get(&worker);
+                    connection.and_then(|connection| connection.doee())
+                };
+                let spec = doee.as_ref().map(|doee| &doee.spec);
+                tracing::warn!(
+                    %worker,
+                    project = spec.map(|spec| &*spec.project_name),
+                    doee = spec.map(|spec| &*spec.name),
+                    why,
+                    "killed a worker"
+                );
                 if let Err(error) = self.spawner.send(&Request::Kill { worker: worker.0 }) {
                     tracing::error!(%worker, %error, "the spawner could not be asked to kill a worker");
                 }
