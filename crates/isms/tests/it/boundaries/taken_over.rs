@@ -415,6 +415,34 @@ fn streams_that_break_their_rules_never_end_or_are_left_half_open_harm_nobody() 
 }
 
 #[test]
+fn half_open_host_calls_of_one_worker_do_not_keep_the_others_from_their_databases() {
+    let Some(besieged) = Besieged::start() else { return };
+    let platform = &besieged.platform;
+    platform.deploy(super::compromised_doer::keeper("keeper", &["store"]).path());
+    assert_eq!(platform.get("/keeper/").text(), "1");
+    // As many as a worker may have under way, and a line of the log behind them.
+    let attack = "for (uint64_t i = 1; i <= 64; i++) ASK(STREAM, DBRIVER, TRANSACTION, i, mine);\n\
+        tell(EVENT, 0, DOER, LOG, 0, nobody, short_line, sizeof short_line, NULL, 0); hold();";
+    platform.deploy(traitor(&patient(), "", attack).path());
+    assert_eq!(platform.get("/attacker/").text(), "alive");
+    let worker = platform.worker_of("attacker");
+    std::thread::scope(|scope| {
+        let attacker = scope.spawn(|| platform.get("/attacker/?now").status);
+        eventually("the line behind the half-open calls", || {
+            let log = platform.isms(&["logs", "attacker/main"]).stdout;
+            String::from_utf8_lossy(&log).contains('x').then_some(())
+        });
+        for count in 2..20 {
+            assert_eq!(platform.get("/keeper/").text(), count.to_string());
+        }
+        assert!(worker.is_alive(), "the attack still went on");
+        worker.kill();
+        assert_eq!(attacker.join().unwrap(), 502);
+    });
+    besieged.check_unharmed();
+}
+
+#[test]
 fn a_status_page_that_lies_all_the_time_hurts_none_but_its_own_calls() {
     let Some(besieged) = Besieged::start() else { return };
     let platform = &besieged.platform;
