@@ -13,11 +13,8 @@ use std::{
 
 use isms_ipc::{ConnectionError, Inbound, Inbox, Link, Side};
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, ProcessId, Service, WireError,
-    worker::{
-        self, Assignment, Control, LogLevel, LogLine, Report, STATUS_SLOTS, STATUS_WORDS, Stage, StatusPage,
-        share_a_slot,
-    },
+    Header, Message, ProcessId, Service,
+    worker::{Assignment, Control, LogLevel, LogLine, STATUS_SLOTS, STATUS_WORDS, StatusPage, share_a_slot},
 };
 use isms_sandbox::linux::{channel::Channel, shared_words::SharedWords};
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
@@ -25,7 +22,7 @@ use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
 use crate::{
     binaries::LoadedDoee,
     doer_admin::TaskId,
-    host_call,
+    heard, host_call,
     logs::{Admission, LogBudget, cut_line},
     service::Doer,
     worker::WorkerId,
@@ -38,8 +35,12 @@ const HOST_CALLS_MAX: u32 = 64;
 const LAST_BREATH: Duration = Duration::from_millis(500);
 /// Bytes kept of what a worker prints before it has a Doee.
 const FIRST_WORDS_LEN_MAX: usize = 512;
-/// The version of the Doee ABI that this Doer's workers speak.
-const ABI: u32 = 1;
+/// Log that an executor may send from one call's end to the next, in bytes of text and [`LINE_COST`] for each line. An
+/// honest one cuts a call's log at 64 KiB of that; the rest is for what may have been read of calls that were sent
+/// ahead before the end of the first is noted.
+const LOGGED_MAX: usize = 1024 * 1024;
+/// What a line costs besides its text.
+const LINE_COST: usize = 16;
 
 /// A call that a worker has been sent and has not answered.
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub(crate) struct WorkerConnection {
     calls: RefCell<VecDeque<SentCall>>,
     /// For what is logged outside of calls.
     log_budget: Cell<LogBudget>,
+    /// What the executor has logged since it has last ended a call.
+    logged: Cell<usize>,
     /// Told once everything has been read that the executor reported.
     control_ended: Notify,
     /// Told once everything has been read that it answered.
@@ -144,6 +147,7 @@ impl WorkerConnection {
         let mut calls = self.calls.borrow_mut();
         let index = calls.iter().position(|call| call.task == task);
         let ended = index.and_then(|index| calls.remove(index));
+        self.logged.set(0);
         ended.map_or(Duration::ZERO, |call| self.page.run_time(call.id))
     }
 
@@ -213,6 +217,16 @@ impl WorkerConnection {
         let words = self.first_words.borrow();
         let has_any = self.doee.borrow().is_none() && !words.is_empty();
         has_any.then(|| words.trim_end().to_owned())
+    }
+
+    /// An executor cuts a call's log itself, so one that goes on and on is none.
+    fn count_logged(&self, line: &LogLine) -> Result<(), String> {
+        let logged = self.logged.get() + line.text.len() + LINE_COST;
+        self.logged.set(logged);
+        if logged > LOGGED_MAX {
+            return Err("it did not stop logging".to_owned());
+        }
+        Ok(())
     }
 
     /// Takes a line of the log from the budget of its call, or of the worker.
@@ -310,6 +324,7 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         page_memory: RefCell::new(Some(page_memory)),
         calls: RefCell::default(),
         log_budget: Cell::new(LogBudget::new()),
+        logged: Cell::new(0),
         control_ended: Notify::new(),
         data_ended: Notify::new(),
         output_ended: Notify::new(),
@@ -335,32 +350,7 @@ async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
 }
 
 fn reported(doer: &Rc<Doer>, connection: &WorkerConnection, report: &[u8]) {
-    let worker = connection.worker;
-    let event = match isms_protocol::decode::<Report>(report) {
-        Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
-        Ok(Report::Empty { abi }) => {
-            let message =
-                format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
-            Event::StartFailed {
-                worker,
-                error: WireError::new(ErrorCode::Internal, message),
-            }
-        }
-        Ok(Report::Initialized) => Event::Initialized { worker },
-        Ok(Report::Failed { stage, message }) => Event::StartFailed {
-            worker,
-            error: start_error(stage, &message),
-        },
-        // Nothing changes for one that was asked to end.
-        Ok(Report::Terminated) => Event::Misbehaved {
-            worker,
-            what: "it reported an end that nobody asked for".to_owned(),
-        },
-        Err(error) => Event::Misbehaved {
-            worker,
-            what: format!("its report cannot be read: {error}"),
-        },
-    };
+    let event = heard::report(connection.worker, report);
     if let Event::StartFailed { error, .. } = &event {
         let line = LogLine {
             level: LogLevel::Error,
@@ -380,16 +370,6 @@ async fn cut_off_unless_it_dies(doer: &Rc<Doer>, worker: WorkerId, what: String)
     }
 }
 
-fn start_error(stage: Stage, message: &str) -> WireError {
-    let what = match stage {
-        Stage::Load => "the binary cannot be loaded",
-        Stage::Abi => "the binary is not a Doee of this platform",
-        Stage::Create => "the Doee's create failed",
-        Stage::Initialize => "the Doee's initialize failed",
-    };
-    WireError::new(ErrorCode::DoeeFailed, format!("{what}: {message}"))
-}
-
 async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox: Inbox) {
     let worker = connection.worker;
     while let Some(inbound) = inbox.next().await {
@@ -402,35 +382,30 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
     }
     connection.close();
     connection.data_ended.notify_one();
+    if let Some(what) = connection.link.violation() {
+        let what = format!("it broke the protocol of its data channel: {what}");
+        return doer.dispatch(Event::Misbehaved { worker, what });
+    }
     cut_off_unless_it_dies(&doer, worker, "it closed its data channel".to_owned()).await;
 }
 
 fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {
     let worker = connection.worker;
     let Header { process, attempt, .. } = message.header;
-    match message.header.kind {
-        Kind::Event if message.header.operation == worker::Operation::Log as u16 => {
-            match message.decode_body::<LogLine>() {
-                Ok(line) => {
-                    let process = if connection.runs(process, attempt) {
-                        process
-                    } else {
-                        ProcessId::NONE
-                    };
-                    connection.log(doer, process, line);
-                }
-                Err(error) => {
-                    doer.dispatch(Event::Misbehaved {
-                        worker,
-                        what: format!("its log cannot be read: {error}"),
-                    });
-                }
-            }
+    let outcome = heard::log_line(message).and_then(|line| {
+        connection.count_logged(&line)?;
+        Ok(line)
+    });
+    match outcome {
+        Ok(line) => {
+            let process = if connection.runs(process, attempt) {
+                process
+            } else {
+                ProcessId::NONE
+            };
+            connection.log(doer, process, line);
         }
-        kind => doer.dispatch(Event::Misbehaved {
-            worker,
-            what: format!("it sent {kind:?} out of turn"),
-        }),
+        Err(what) => doer.dispatch(Event::Misbehaved { worker, what }),
     }
 }
 

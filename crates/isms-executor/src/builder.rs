@@ -124,6 +124,12 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
     Ok((reply, outcome.artifact.unwrap_or_default()))
 }
 
+/// For fuzz/: reads a source tree and writes it below a folder that does not exist yet; true when it was accepted.
+#[cfg(feature = "fuzzing")]
+pub fn write_sources(sources: &[u8], folder: &std::path::Path) -> bool {
+    decode::<source::Files>(sources).is_ok_and(|files| source::write(folder, &files).is_ok())
+}
+
 /// The data channel, as the builder uses it.
 struct Channel {
     connection: Connection,

@@ -19,7 +19,7 @@ mod stream;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -64,6 +64,7 @@ struct Handle {
 struct Shared {
     session: Mutex<Option<Arc<Session>>>,
     inbox: inbox::Queue,
+    violation: OnceLock<String>,
     stop: Flag,
     stopped: Flag,
 }
@@ -163,6 +164,11 @@ impl Link {
         self.session().is_ok()
     }
 
+    /// What the peer of an attached link did for which the link was cut; `None` when that is not why it ended.
+    pub fn violation(&self) -> Option<&str> {
+        self.handle.shared.violation.get().map(String::as_str)
+    }
+
     /// Ends the link once what is queued has been written. Calls under way fail; so drain first.
     pub async fn close(&self) {
         self.handle.shared.stop.set();
@@ -185,6 +191,11 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn set_violation(&self, what: String) {
+        // A link is cut once.
+        let _ = self.violation.set(what);
     }
 
     fn set_session(&self, session: Option<Arc<Session>>) {

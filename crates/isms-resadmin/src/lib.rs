@@ -12,6 +12,8 @@ mod config;
 mod deploy;
 mod elf;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod images;
 mod manifest;
 mod peers;
