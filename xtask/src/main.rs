@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod hostile;
 mod install;
 mod platform;
 mod progress;
@@ -21,6 +22,8 @@ usage: cargo xtask COMMAND
 
   bench [--quick] measure, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
+  hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
+                  attack the platform from inside its workers; prints what was contained
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
 Every command installs what it lacks (as root or with passwordless sudo; else it says how).
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["bench", "--quick"] => bench::run(bench::Extent::QUICK),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
+        ["hostile", options @ ..] => hostile::run(options),
         ["test"] => test::run(test::Extent::Everything),
         ["test", "--fast"] => test::run(test::Extent::WithoutWholeSystem),
         ["help" | "--help" | "-h"] => {

@@ -8,6 +8,7 @@ mod deploy;
 mod example;
 mod failures;
 mod harness;
+mod hostile;
 mod http_edge;
 mod lifecycle;
 mod project;
