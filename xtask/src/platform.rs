@@ -89,9 +89,14 @@ impl Platform {
     pub(crate) fn isms(&self) -> Command {
         let mut command = Command::new(self.binaries.join("isms"));
         command.env("ISMS_URL", format!("http://{}", self.gate));
-        let token = fs::read_to_string(self.data.join("admin.token")).unwrap_or_default();
-        command.env("ISMS_TOKEN", token.trim());
+        command.env("ISMS_TOKEN", self.token());
         command
+    }
+
+    /// The administrator's token.
+    pub(crate) fn token(&self) -> String {
+        let token = fs::read_to_string(self.data.join("admin.token")).unwrap_or_default();
+        token.trim().to_owned()
     }
 
     /// The supervisor's process id.

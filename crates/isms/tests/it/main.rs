@@ -10,6 +10,7 @@ mod effects;
 mod example;
 mod failures;
 mod harness;
+mod hostile;
 mod http_edge;
 mod images;
 mod lifecycle;
