@@ -182,8 +182,8 @@ struct Doee {
     /// Workers with calls.
     busy: Vec<WorkerId>,
     run_time: RunTime,
-    /// Calls wait that were recalled, so they have waited long enough for another worker to start.
-    recalled: bool,
+    /// Since when accepted calls wait behind those that workers run; those that were recalled, as if for long.
+    waiting_since: Option<Instant>,
     retired: bool,
 }
 
@@ -366,10 +366,11 @@ impl WorkerHandler {
         };
         if let (Readiness::Ready, Some(limits)) = (&doee.readiness, doee.limits) {
             let backlog = doee.queued.max(waiting);
-            let patient = doee.recalled
-                || doee
-                    .queued_since
-                    .is_some_and(|since| now >= since + SCALE_UP_AFTER);
+            let since = [doee.waiting_since, doee.queued_since];
+            let patient = since
+                .into_iter()
+                .flatten()
+                .any(|since| now >= since + SCALE_UP_AFTER);
             let wanted = match (serving, backlog) {
                 (_, 0) => 0,
                 (0, _) => 1,
@@ -435,7 +436,7 @@ impl WorkerHandler {
                 idle: Vec::new(),
                 busy: Vec::new(),
                 run_time: RunTime::new(),
-                recalled: false,
+                waiting_since: None,
                 retired: false,
             }
         })

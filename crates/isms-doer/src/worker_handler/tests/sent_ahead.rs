@@ -68,6 +68,20 @@ fn a_request_with_a_stream_waits_for_an_idle_worker() {
 }
 
 #[test]
+fn calls_that_wait_here_behind_a_long_one_get_another_worker_though_none_waits_in_the_kernel() {
+    let mut scene = Scene::quick();
+    scene.on(Event::Accepted {
+        task: TaskId(2),
+        version: VERSION,
+        streams: true,
+    });
+    scene.expect(answered(1), &[run(1, 2)]);
+    scene.after(STALLED_AFTER).expect(accepted(3), &[]);
+    scene.after(SCALE_UP_AFTER);
+    assert_eq!(scene.on(Event::Tick)[0], spawn(2));
+}
+
+#[test]
 fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
     let mut scene = Scene::quick();
     scene.on(accepted(2));
