@@ -56,7 +56,7 @@ pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>) {
 async fn answer(mut request: InboundRequest, table: &RouteTable) {
     let taken = match Operation::from_u16(request.message.header.operation) {
         Some(Operation::SetRoutes) => take_routes(&mut request, table).await,
-        None => Err(WireError::new(
+        Some(Operation::Fetch) | None => Err(WireError::new(
             ErrorCode::Invalid,
             "commserver does not know this operation",
         )),
