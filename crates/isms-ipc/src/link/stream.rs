@@ -62,6 +62,12 @@ impl StreamSender {
         Ok(())
     }
 
+    /// Waits until the receiver wants no more (its call has ended) or the Kernel is gone: for a sender whose
+    /// next bytes may take long to come.
+    pub async fn unwanted(&self) {
+        poll_fn(|context| self.flow.poll_failure(context)).await;
+    }
+
     /// Ends the stream in order.
     pub fn finish(mut self) {
         self.end(Flags::NONE);

@@ -37,7 +37,10 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
         }),
         Service::Dbriver => encode(&isms_dbriver::Config::new(directory)),
         Service::Resadmin => encode(&isms_resadmin::Config::new(directory, supervisor.admin_token)),
-        Service::Commserver => encode(&isms_commserver::Config::default()),
+        Service::Commserver => encode(&isms_commserver::Config {
+            egress: settings.egress.clone(),
+            ..isms_commserver::Config::default()
+        }),
         Service::Gate => encode(&isms_gate::Config {
             hosts: settings.gate_hosts.clone(),
             ..isms_gate::Config::default()
