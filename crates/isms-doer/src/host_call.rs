@@ -6,10 +6,16 @@
 use std::rc::Rc;
 
 use isms_ipc::{Answer, InboundRequest, Responder, StreamReceiver};
-use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError, dbriver};
+use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError, commserver, dbriver};
 use tokio::task::spawn_local;
 
 use crate::{call::relay_stream, connection::WorkerConnection, service::Doer, worker_handler::Event};
+
+/// All that a Doee may ask for.
+const ALLOWED: [(Service, u16); 2] = [
+    (Service::Dbriver, dbriver::Operation::Transaction as u16),
+    (Service::Commserver, commserver::Operation::Fetch as u16),
+];
 
 /// Takes a worker's host call, or cuts the worker off.
 pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: InboundRequest) {
@@ -19,7 +25,7 @@ pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: In
         let what = "it asked on behalf of a call that it does not run".to_owned();
         return doer.dispatch(Event::Misbehaved { worker, what });
     }
-    if header.target != Service::Dbriver || header.operation != dbriver::Operation::Transaction as u16 {
+    if !ALLOWED.contains(&(header.target, header.operation)) {
         let message = format!(
             "a Doee cannot ask {} for operation {}",
             header.target, header.operation
