@@ -205,7 +205,7 @@ impl Answered {
             loop {
                 let piece = tokio::select! {
                     biased;
-                    () = sink.unwanted() => return Ok(None),
+                    _why = sink.refused() => return Ok(None),
                     piece = self.answer.piece(&self.target, self.until) => piece,
                 };
                 let Some(piece) = piece else {

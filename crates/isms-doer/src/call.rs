@@ -339,14 +339,7 @@ fn start(connection: &WorkerConnection, outbound: &mut Outbound) -> (PendingAnsw
 
 /// Moves a stream on, chunk by chunk, as fast as its sink takes it; true when it came whole.
 pub(crate) async fn relay_stream(mut source: StreamReceiver, mut sink: StreamSender) -> bool {
-    loop {
-        let chunk = tokio::select! {
-            biased;
-            // The source may be silent for long, and should hear at once that nobody listens.
-            () = sink.unwanted() => return false,
-            chunk = source.next() => chunk,
-        };
-        let Some(chunk) = chunk else { break };
+    while let Some(chunk) = source.next().await {
         let Ok(chunk) = chunk else { return false };
         if sink.send(chunk).await.is_err() {
             return false;

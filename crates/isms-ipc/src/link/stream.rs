@@ -62,10 +62,10 @@ impl StreamSender {
         Ok(())
     }
 
-    /// Waits until the receiver wants no more (its call has ended) or the Kernel is gone: for a sender whose
-    /// next bytes may take long to come.
-    pub async fn unwanted(&self) {
-        poll_fn(|context| self.flow.poll_failure(context)).await;
+    /// Waits until the receiver wants no more, or the Kernel is gone: for a sender that has nothing to send yet.
+    /// Cancel-safe.
+    pub async fn refused(&self) -> WireError {
+        poll_fn(|context| self.flow.poll_failure(context)).await
     }
 
     /// Ends the stream in order.
