@@ -5,6 +5,7 @@ mod bad_doees;
 mod boundaries;
 mod data;
 mod deploy;
+mod egress;
 mod example;
 mod failures;
 mod harness;

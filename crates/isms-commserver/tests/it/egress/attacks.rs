@@ -174,7 +174,7 @@ async fn a_long_body_that_stalls_or_breaks_off_is_told_apart_from_a_whole_one() 
     .await;
     let egress = Egress::towards(&[&breaks, &stalls]);
     for server in [&breaks, &stalls] {
-        let fetched = egress.fetch(&within_ms(500, &server.url("/"))).await.unwrap();
+        let fetched = egress.fetch(&within_ms(2_000, &server.url("/"))).await.unwrap();
         assert!(!fetched.whole);
         assert_eq!(fetched.head.body_len, Some(100_000));
         assert!(long.as_bytes().starts_with(&fetched.body));
