@@ -50,21 +50,28 @@ impl Profile {
 pub(crate) fn stage(profile: Profile) -> Result<PathBuf> {
     let stage = workspace::target().join("stage").join(profile.folder());
     fs::create_dir_all(&stage).with_context(|| format!("cannot create {}", stage.display()))?;
-    let executor_target = workspace::target().join("executor");
-    let mut executor = command::cargo(["build", "--package", "isms-executor", "--bins", "--target-dir"]);
-    command::run(executor.arg(&executor_target).args(profile.flags()))?;
+    let executor = executor(profile)?;
     command::run(
         command::cargo(["build"])
             .args(profile.host())
             .args(profile.flags()),
     )?;
-    copy_binaries(
-        &executor_target.join(profile.folder()),
-        &["doee-executor", "doee-builder"],
-        &stage,
-    )?;
+    copy_binaries(&executor, &["doee-executor", "doee-builder"], &stage)?;
     copy_binaries(&workspace::target().join(profile.folder()), &["isms"], &stage)?;
     Ok(stage)
+}
+
+/// Builds the executor as users run it; returns its path.
+pub(crate) fn executor_release() -> Result<PathBuf> {
+    Ok(executor(Profile::Release)?.join("doee-executor"))
+}
+
+/// Builds the executor's binaries; returns the folder that holds them.
+fn executor(profile: Profile) -> Result<PathBuf> {
+    let target = workspace::target().join("executor");
+    let mut build = command::cargo(["build", "--package", "isms-executor", "--bins", "--target-dir"]);
+    command::run(build.arg(&target).args(profile.flags()))?;
+    Ok(target.join(profile.folder()))
 }
 
 fn copy_binaries(from: &Path, names: &[&str], stage: &Path) -> Result<()> {

@@ -2,10 +2,10 @@
 //!
 //! Debian packages are installed by `apt-get` when this is root or sudo asks no password; otherwise
 //! the exact command is the error. Python packages go into an environment below the target
-//! directory. Nothing is asked, and nothing outside of these two places is changed.
+//! directory, Apptainer by a script of its own. Nothing is asked, and nothing else is changed.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -40,6 +40,13 @@ pub(crate) const PYTHON: Need = Need {
     what: "Python with venv and pip",
     probe: &["python3", "-c", "import ensurepip, venv"],
     packages: &["python3", "python3-venv", "python3-pip"],
+};
+
+/// What packs a directory into an image.
+pub(crate) const MKSQUASHFS: Need = Need {
+    what: "mksquashfs",
+    probe: &["sh", "-c", "command -v mksquashfs"],
+    packages: &["squashfs-tools"],
 };
 
 /// The HTTP load generator of the benchmarks.
@@ -118,6 +125,37 @@ pub(crate) fn ensure_pyzmq() -> Result<PathBuf> {
     Ok(environment.join("bin"))
 }
 
+/// Makes sure that Apptainer, or Singularity, is there. No release of Debian up to 12 packages it, so it is fetched and
+/// fitted by `xtask/apptainer/install.sh`, as root on Debian 12 for x86-64.
+///
+/// Fails where it cannot be had; the tests on it then skip.
+pub(crate) fn ensure_apptainer() -> Result<()> {
+    if ["apptainer", "singularity"]
+        .iter()
+        .any(|program| command::succeeds(Command::new(program).arg("--version")))
+    {
+        return Ok(());
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    ensure!(
+        is_debian_12(&release) && env::consts::ARCH == "x86_64",
+        "it can be installed for you on Debian 12 for x86-64 only; elsewhere see https://apptainer.org"
+    );
+    ensure!(
+        privileged_prefix().is_some_and(|prefix| prefix.is_empty()),
+        "only root can install it: sudo xtask/apptainer/install.sh"
+    );
+    let script = workspace::root().join("xtask/apptainer/install.sh");
+    eprintln!("installing Apptainer: {}", script.display());
+    command::run(&mut Command::new(script))
+}
+
+fn is_debian_12(release: &str) -> bool {
+    ["ID=debian", "VERSION_ID=\"12\""]
+        .iter()
+        .all(|wanted| release.lines().any(|line| line == *wanted))
+}
+
 fn imports_zmq(python: &Path) -> bool {
     command::succeeds(Command::new(python).args(["-c", "import zmq"]))
 }
@@ -171,6 +209,16 @@ mod tests {
         assert!(!need(&["false"]).is_met());
         assert!(!need(&["/does/not/exist"]).is_met());
         assert!(!need(&[]).is_met());
+    }
+
+    #[test]
+    fn debian_12_is_told_from_what_resembles_it() {
+        assert!(is_debian_12(
+            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n"
+        ));
+        assert!(!is_debian_12("VERSION_ID=\"13\"\nID=debian\n"));
+        assert!(!is_debian_12("VERSION_ID=\"12\"\nID=elsewhere\nID_LIKE=debian\n"));
+        assert!(!is_debian_12(""));
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod hostile;
+mod image;
 mod install;
 mod platform;
 mod progress;
@@ -21,6 +23,9 @@ usage: cargo xtask COMMAND
 
   bench [--quick] measure, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
+  hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
+                  attack the platform from inside its workers; prints what was contained
+  image [NAME…]   make images for Doees to run in, of Debian's packages: minimal, python (default: both)
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
 Every command installs what it lacks (as root or with passwordless sudo; else it says how).
@@ -34,6 +39,14 @@ fn main() -> ExitCode {
         ["bench", "--quick"] => bench::run(bench::Extent::QUICK),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
+        ["hostile", options @ ..] => hostile::run(options),
+        ["image", names @ ..] => match image::Image::named(names) {
+            Some(images) => image::run(&images),
+            None => {
+                eprint!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         ["test"] => test::run(test::Extent::Everything),
         ["test", "--fast"] => test::run(test::Extent::WithoutWholeSystem),
         ["help" | "--help" | "-h"] => {

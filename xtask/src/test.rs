@@ -93,8 +93,16 @@ fn tests(steps: &mut Steps, report: &mut Report, title: &str, step: impl FnOnce(
 }
 
 fn install_tools() -> Result<OsString> {
-    install::ensure_all(&[&install::C_COMPILER, &install::CPP_COMPILER, &install::PYTHON])?;
+    install::ensure_all(&[
+        &install::C_COMPILER,
+        &install::CPP_COMPILER,
+        &install::PYTHON,
+        &install::MKSQUASHFS,
+    ])?;
     install::ensure_rust_components()?;
+    if let Err(error) = install::ensure_apptainer() {
+        eprintln!("no Apptainer, so tests on it will skip: {error:#}");
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     match install::ensure_pyzmq() {
         Ok(python) => {

@@ -8,7 +8,8 @@ crate::service::operations! {
     /// Runs a [`Transaction`] (raw bytes or stream) in a database of the header's project; the reply's
     /// raw bytes or stream are [`Results`]. Checked against the grants of `calling_doee`.
     Transaction = 1, "transaction";
-    /// Creates a database of the header's project or brings it up to date: [`Prepare`] as raw bytes or stream.
+    /// Creates a database of the header's project or brings it up to date: [`Prepare`] as raw bytes or stream;
+    /// the reply's raw bytes are [`Prepared`].
     Prepare = 2, "prepare";
     /// Deletes all databases of the header's project. Empty body and reply.
     Drop = 3, "drop";
@@ -132,6 +133,15 @@ pub struct Prepare {
     pub disk_mb: u32,
     /// All migrations, in order. Those applied before must be the same to the letter.
     pub migrations: Vec<Migration>,
+}
+
+/// The answer to a [`Prepare`]: what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// True when the database was not there before.
+    pub created: bool,
+    /// Migrations that were applied now.
+    pub applied: u32,
 }
 
 /// One step of a database's schema.

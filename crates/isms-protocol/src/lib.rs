@@ -32,7 +32,8 @@ pub use error::{DecodeError, ErrorCode, WireError};
 pub use header::{Flags, HEADER_LEN, Header, Kind, VERSION};
 pub use host_port::{Host, HostPort, HostPortError};
 pub use id::{
-    ContentHash, DoeeVersion, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext, TraceId,
+    ContentHash, DoeeVersion, HashError, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext,
+    TraceId,
 };
 pub use message::Message;
 pub use service::{Generation, Incarnation, Secret, Service};

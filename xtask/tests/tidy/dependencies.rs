@@ -30,6 +30,8 @@ const FLOORS: &[(&str, &[&str])] = &[
         "isms-executor",
         &["isms-protocol", "isms-ipc", "isms-sandbox", "isms-doee-sys"],
     ),
+    // Attacks a platform that somebody else started.
+    ("isms-hostile", &[]),
     (
         "isms",
         &[
@@ -43,9 +45,11 @@ const FLOORS: &[(&str, &[&str])] = &[
             "isms-commserver",
             "isms-gate",
             "isms-doer",
+            "isms-hostile",
         ],
     ),
-    ("xtask", &[]),
+    // Makes images, and attacks the platform.
+    ("xtask", &["isms-sandbox", "isms-hostile"]),
 ];
 
 /// Crates that may not be in what ships, each with the reason.

@@ -19,12 +19,17 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Readiness::Failed { error, .. } = &self.doee(version, actions).readiness {
+        let doee = self.doee(version, actions);
+        let environment = doee.limits.map(|limits| limits.environment);
+        if let Readiness::Failed { error, .. } = &doee.readiness {
             actions.push(Action::Fail {
                 task,
                 error: error.clone(),
             });
             return;
+        }
+        if let Some(environment) = environment {
+            self.pools.note_use(environment, now);
         }
         self.admin.accept(task, version, streams);
         self.feed(version, now, actions);
@@ -92,7 +97,7 @@ impl WorkerHandler {
             return;
         };
         let Some(index) = record.calls_held.iter().position(|held| *held == task) else {
-            // It had been taken back, and is answered all the same by a worker that lies.
+            // The worker was given up on, or is gone, while the call was being answered.
             self.admin.remove(task);
             return;
         };
@@ -148,9 +153,12 @@ impl WorkerHandler {
             .get_mut(&worker)
             .expect("the caller has just found the worker");
         record.enter(State::Idle, now);
+        let gone = record.gone;
         let doee = self.doees.get_mut(&version).expect("a worker's Doee is known");
         doee.busy.retain(|busy| *busy != worker);
-        doee.idle.push(worker);
+        if !gone {
+            doee.idle.push(worker);
+        }
         let retired = doee.retired;
         self.feed(version, now, actions);
         if retired {

@@ -131,6 +131,13 @@ impl StreamReceiver {
         taken.chunk
     }
 
+    /// Asks the sender of a reply's stream to give the call up; the rest of the stream is still waited for.
+    pub fn cancel(&self) {
+        if matches!(self.role, Role::Caller) {
+            self.session.ask_cancel(self.header.call);
+        }
+    }
+
     /// Collects what is left; `TooLarge` when that is more than `len_max` bytes.
     pub(super) async fn collect(&mut self, len_max: usize) -> Result<Bytes, WireError> {
         let mut whole = BytesMut::new();

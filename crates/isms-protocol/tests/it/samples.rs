@@ -155,6 +155,8 @@ fn doer_bodies() -> Vec<Sample> {
         process: ProcessId::from_bytes([0x31; 16]),
         calls: 12,
         age_ms: 900,
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
     };
     vec![
         sample(
@@ -191,6 +193,8 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::C,
+                folder: String::new(),
+                network: false,
             },
         ),
         sample(
@@ -198,6 +202,8 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::Cpp,
+                folder: text("doees/echo"),
+                network: true,
             },
         ),
         sample(
@@ -215,14 +221,18 @@ fn doer_bodies() -> Vec<Sample> {
                 waiting: 1,
                 ready: 2,
                 running: 3,
+                more: true,
             },
         ),
+        sample("doer/workers-after", &doer::WorkersAfter { worker: 129 }),
         sample("doer/spec", &doee_spec()),
         sample("doer/isolation", &isolation()),
+        sample("doer/environment", &environment()),
+        sample("doer/environment-common", &doer::Environment::default()),
     ]
 }
 
-fn doee_spec() -> doer::DoeeSpec {
+pub(crate) fn doee_spec() -> doer::DoeeSpec {
     doer::DoeeSpec {
         version: version(),
         project: project(),
@@ -236,6 +246,16 @@ fn doee_spec() -> doer::DoeeSpec {
         params: parameters(),
         binary: ContentHash([0xb1; 32]),
         binary_len: 20_480,
+        environment: environment(),
+    }
+}
+
+fn environment() -> doer::Environment {
+    doer::Environment {
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
+        device_nodes: vec![text("/dev/ttyUSB0")],
+        directories: vec![text("/srv/maps")],
     }
 }
 
@@ -302,6 +322,13 @@ fn dbriver_bodies() -> Vec<Sample> {
                     name: text("1.sql"),
                     sql: text("CREATE TABLE t(a)"),
                 }],
+            },
+        ),
+        sample(
+            "dbriver/prepared",
+            &dbriver::Prepared {
+                created: true,
+                applied: 2,
             },
         ),
         sample(
@@ -412,6 +439,22 @@ fn resadmin_questions() -> Vec<Sample> {
             "resadmin/revoke-token",
             &resadmin::RevokeToken { id: principal_id() },
         ),
+        sample(
+            "resadmin/image",
+            &resadmin::Image {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+            },
+        ),
+        sample(
+            "resadmin/upload-image",
+            &resadmin::UploadImage {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+                len: 4_096_000,
+                offset: 65_536,
+            },
+        ),
     ]
 }
 
@@ -469,6 +512,13 @@ fn resadmin_answers() -> Vec<Sample> {
             "resadmin/tokens",
             &resadmin::Tokens {
                 tokens: vec![principal],
+            },
+        ),
+        sample(
+            "resadmin/image-state",
+            &resadmin::ImageState {
+                offset: 65_536,
+                complete: false,
             },
         ),
     ]

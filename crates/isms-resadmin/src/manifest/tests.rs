@@ -1,5 +1,7 @@
 //! Manifests, good ones and each kind of bad one with its message.
 
+use isms_protocol::doer::Backend;
+
 use super::*;
 
 const GOOD: &str = r#"[project]
@@ -64,6 +66,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
             ("name".into(), Parameter::Text("x".into())),
             ("on".into(), Parameter::Boolean(true)),
         ],
+        environment: Environment::default(),
     };
     let history = Doee {
         name: "history".into(),
@@ -108,6 +111,110 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         disk_mb: 512,
     };
     assert_eq!(manifest.databases, [readings]);
+    assert!(!manifest.build_network);
+}
+
+/// The environment of a Doee `a` with these keys.
+fn environment(keys: &str) -> Result<Environment, String> {
+    let text = format!("[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{keys}\n");
+    let mut manifest = parse(&text).map_err(|error| error.to_string())?;
+    Ok(manifest.doees.remove(0).environment)
+}
+
+#[test]
+fn isolation_image_and_openings_are_read() {
+    let expected = Environment {
+        backend: Backend::Apptainer,
+        image: Some("images/x.sif".into()),
+        device_nodes: vec!["/dev/ttyUSB0".into(), "/dev/ttyUSB1".into()],
+        directories: vec!["/srv/maps".into()],
+    };
+    let keys = "isolation = \"apptainer\"\nimage = \"images/x.sif\"\n\
+        allow = { device_nodes = [\"/dev/ttyUSB1\", \"/dev/ttyUSB0\", \"/dev/ttyUSB1\"], directories = [\"/srv/maps\"] }";
+    assert_eq!(environment(keys), Ok(expected));
+    let native = Environment {
+        image: Some("root".into()),
+        ..Environment::default()
+    };
+    assert_eq!(
+        environment("image = \"root\""),
+        Ok(native.clone()),
+        "an image needs no Apptainer"
+    );
+    assert_eq!(
+        environment("isolation = \"native\"\nimage = \"root\""),
+        Ok(native)
+    );
+}
+
+#[test]
+fn wrong_isolation_image_and_openings_are_named() {
+    let bad = |keys: &str, error: &str| assert_eq!(environment(keys), Err(error.to_owned()), "{keys}");
+    bad(
+        "isolation = \"docker\"",
+        "project.toml:5: doee.a.isolation: \"docker\" is not known; allowed: \"native\", \"apptainer\"",
+    );
+    bad(
+        "isolation = \"apptainer\"",
+        "project.toml:5: doee.a.isolation: is \"apptainer\", which runs an image; name its file or folder with image",
+    );
+    bad(
+        "image = \"/etc/x.sif\"",
+        "project.toml:5: doee.a.image: \"/etc/x.sif\" is not a path; write it relative to the project's folder, \
+         like \"doees/x\"",
+    );
+    bad(
+        "image = 1",
+        "project.toml:5: doee.a.image: is a whole number, expected text",
+    );
+    bad(
+        "allow = { device_nodes = \"/dev/null\" }",
+        "project.toml:5: doee.a.allow.device_nodes: is text, expected a list",
+    );
+    for node in [
+        "/etc/passwd",
+        "dev/x",
+        "/dev/../etc/passwd",
+        "/dev/",
+        "/dev//x",
+        "/dev/x\\u0000",
+    ] {
+        let error = environment(&format!("allow = {{ device_nodes = [\"{node}\"] }}")).expect_err(node);
+        let begin = "project.toml:5: doee.a.allow.device_nodes[1]: ";
+        assert!(
+            error.starts_with(begin) && error.contains("absolute path below /dev/"),
+            "{error}"
+        );
+    }
+    let error = environment("allow = { directories = [\"/srv/./maps\"] }").unwrap_err();
+    assert!(error.contains("allow.directories[1]"), "{error}");
+    let many = vec!["\"/dev/x\""; 65].join(",");
+    bad(
+        &format!("allow = {{ device_nodes = [{many}] }}"),
+        "project.toml:5: doee.a.allow.device_nodes: has 65 entries; allowed: at most 64",
+    );
+}
+
+#[test]
+fn a_build_has_the_network_only_where_the_manifest_asks() {
+    let network = |build: &str| {
+        let manifest = parse(&format!(
+            "[project]\nname = \"p\"\n{build}\n[doee.a]\nbinary = \"a.so\"\n"
+        ));
+        manifest
+            .map(|manifest| manifest.build_network)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(network("[build]"), Ok(false));
+    assert_eq!(network("[build]\nnetwork = true"), Ok(true));
+    assert_eq!(
+        network("[build]\nnetwork = 1"),
+        Err("project.toml:4: build.network: is a whole number, expected true or false".into())
+    );
+    assert_eq!(
+        network("[build]\nflags = []"),
+        Err("project.toml:4: build.flags: is not a known key; allowed: network".into())
+    );
 }
 
 #[test]
@@ -130,7 +237,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
         "memory_mb = 64",
         "memory = 64",
         "project.toml:7: doee.anomaly.memory: is not a known key; allowed: language, source, binary, memory_mb, \
-         timeout_ms, deadline_ms, workers, class, allow, params",
+         timeout_ms, deadline_ms, workers, class, isolation, image, allow, params",
     );
     bad(
         "[project]\n",
@@ -145,7 +252,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "publish = []",
         "write = []",
-        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http",
+        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http, device_nodes, directories",
     );
     bad(
         "auth = \"none\"",
@@ -160,7 +267,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "[database.readings]",
         "[db.readings]",
-        "project.toml:32: db: is not a known key; allowed: project, doee, trigger, database",
+        "project.toml:32: db: is not a known key; allowed: project, build, doee, trigger, database",
     );
 }
 
@@ -210,11 +317,6 @@ fn what_a_later_release_serves_is_told_apart_from_the_unknown() {
         "secrets = []",
         "secrets = [\"a\"]",
         "project.toml:12: doee.anomaly.allow.secrets: is not supported yet; leave it out",
-    );
-    bad(
-        "device_nodes = []",
-        "device_nodes = [\"a\"]",
-        "project.toml:12: doee.anomaly.allow.device_nodes: is not supported yet; leave it out",
     );
     bad(
         "http = \"POST /readings\"",

@@ -4,18 +4,21 @@
 //! byte of foreign code runs, so the order of steps is one of convenience: what needs capabilities first, then the
 //! capabilities go, then the filters that would forbid the earlier steps.
 
-use std::{ffi::CStr, io, os::fd::RawFd, ptr};
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::RawFd,
+    ptr,
+};
 
-use super::{landlock::Ruleset, rlimit::ResourceLimit, steps::Step, template::Bind};
+use super::{landlock::Ruleset, rlimit::ResourceLimit, root, steps::Step};
 use crate::{
     linux::{check, check_long},
     seccomp::{self, Instruction},
 };
 
 /// Number of the handshake socket, above those that the program inherits.
-const HANDSHAKE: RawFd = 5;
-/// The first that nothing inside needs.
-const FIRST_SURPLUS: RawFd = 6;
+pub(crate) const HANDSHAKE: RawFd = 5;
 
 /// The id that a sandbox's processes have inside, whoever they are outside.
 pub(super) const INNER_ID: u32 = 1000;
@@ -27,11 +30,13 @@ pub(super) struct Plan<'a> {
     pub(super) handshake: RawFd,
     /// Supplementary groups can be dropped: the spawner is privileged.
     pub(super) drop_groups: bool,
-    pub(super) binds: &'a [Bind],
-    /// Options of the tmpfs on `/tmp`.
-    pub(super) temporary: &'a CStr,
-    /// Programs may be executed from `/tmp`.
-    pub(super) temporary_executable: bool,
+    /// Becomes [`root::HANDED`]: what the spawner mounted for this sandbox. A number as of `descriptors`.
+    pub(super) handed: Option<RawFd>,
+    pub(super) root: root::Plan<'a>,
+    /// The device nodes inside.
+    pub(super) devices: &'a [CString],
+    /// It is in the host's network.
+    pub(super) network: bool,
     pub(super) limits: &'a [ResourceLimit],
     pub(super) landlock: Option<&'a Ruleset>,
     pub(super) filter: &'a [Instruction],
@@ -63,13 +68,13 @@ pub(crate) enum Checkpoint {
 
 /// Which step failed, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) step: Step,
-    pub(super) errno: i32,
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
 }
 
 impl Failure {
-    pub(super) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
+    pub(crate) fn of<T>(step: Step, result: io::Result<T>) -> Result<T, Self> {
         result.map_err(|error| Self {
             step,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
@@ -79,13 +84,18 @@ impl Failure {
 
 /// Runs the new process. Returns only by exec or exit.
 pub(super) fn run(plan: &Plan<'_>) -> ! {
-    let handshake = match Failure::of(Step::Descriptors, lay_out_descriptors(plan)) {
-        Ok(()) => {
-            confine_and_execute(plan).map_or_else(|failure| (HANDSHAKE, failure), |never| match never {})
-        }
-        Err(failure) => (plan.handshake, failure),
-    };
-    let (socket, failure) = handshake;
+    let laid_out = lay_out_descriptors(&plan.descriptors, plan.handshake, plan.handed);
+    match Failure::of(Step::Descriptors, laid_out) {
+        Ok(()) => confine_and_execute(plan).map_or_else(
+            |failure| report_failure(HANDSHAKE, failure),
+            |never| match never {},
+        ),
+        Err(failure) => report_failure(plan.handshake, failure),
+    }
+}
+
+/// Tells the host over the handshake which step failed, and ends.
+pub(crate) fn report_failure(socket: RawFd, failure: Failure) -> ! {
     let mut report = [0; 5];
     report[0] = failure.step as u8;
     report[1..].copy_from_slice(&failure.errno.to_le_bytes());
@@ -97,13 +107,13 @@ pub(super) fn run(plan: &Plan<'_>) -> ! {
 }
 
 /// Nobody: the process ends in its program.
-enum Never {}
+pub(crate) enum Never {}
 
 fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     await_go_ahead(Step::Identity)?;
     Failure::of(Step::Identity, take_identity(plan))?;
     Failure::of(Step::Session, reset_session())?;
-    enter_root(plan)?;
+    root::enter(&plan.root)?;
     Failure::of(Step::HostName, hide_host_name())?;
     at_checkpoint(plan, Checkpoint::Privileged);
     Failure::of(Step::ResourceLimits, set_limits(plan.limits))?;
@@ -111,7 +121,7 @@ fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     Failure::of(Step::Capabilities, drop_capabilities())?;
     at_checkpoint(plan, Checkpoint::Unprivileged);
     if let Some(ruleset) = plan.landlock {
-        ruleset.restrict_self(!plan.binds.is_empty())?;
+        ruleset.restrict_self(plan.devices, plan.network)?;
     }
     await_go_ahead(Step::Cgroup)?;
     at_checkpoint(plan, Checkpoint::Confined);
@@ -127,7 +137,7 @@ fn at_checkpoint(plan: &Plan<'_>, checkpoint: Checkpoint) {
     }
 }
 
-fn hide_host_name() -> io::Result<()> {
+pub(crate) fn hide_host_name() -> io::Result<()> {
     const NAME: &CStr = c"worker";
     // SAFETY: a static string with its length.
     check(unsafe { libc::sethostname(NAME.as_ptr(), NAME.count_bytes()) }).map(drop)
@@ -135,20 +145,29 @@ fn hide_host_name() -> io::Result<()> {
 
 /// Puts the inherited descriptors in place and closes all others: also the far ends of other starts, whose hang-up
 /// tells those that the spawner is gone.
-fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
+pub(crate) fn lay_out_descriptors(
+    descriptors: &[RawFd; 5],
+    handshake: RawFd,
+    handed: Option<RawFd>,
+) -> io::Result<()> {
     // SAFETY: plain numbers. The sources lie above all destinations; what gets closed belongs to the parent's copy of
     // this memory, of which nothing runs here any more.
     unsafe {
-        for (target, source) in (0..).zip(plan.descriptors) {
-            check(libc::dup2(source, target))?;
+        for (target, source) in (0..).zip(descriptors) {
+            check(libc::dup2(*source, target))?;
         }
-        check(libc::dup3(plan.handshake, HANDSHAKE, libc::O_CLOEXEC))?;
-        crate::linux::process::close_from(FIRST_SURPLUS)
+        check(libc::dup3(handshake, HANDSHAKE, libc::O_CLOEXEC))?;
+        let mut first_surplus = root::HANDED;
+        if let Some(mount) = handed {
+            check(libc::dup3(mount, root::HANDED, libc::O_CLOEXEC))?;
+            first_surplus += 1;
+        }
+        crate::linux::process::close_from(first_surplus)
     }
 }
 
 /// Waits for the host's next byte; its end means that the start was given up.
-fn await_go_ahead(step: Step) -> Result<(), Failure> {
+pub(crate) fn await_go_ahead(step: Step) -> Result<(), Failure> {
     loop {
         let mut byte = 0_u8;
         // SAFETY: reads one byte into a local.
@@ -179,7 +198,7 @@ fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
 }
 
 /// A session of its own, no blocked or ignored signal left over from the spawner, a private umask.
-fn reset_session() -> io::Result<()> {
+pub(crate) fn reset_session() -> io::Result<()> {
     // SAFETY: an all-zero set is an empty one; the rest are plain numbers.
     unsafe {
         check(libc::setsid())?;
@@ -204,130 +223,7 @@ fn reset_session() -> io::Result<()> {
     Ok(())
 }
 
-// Of mount_setattr.
-const READ_ONLY: u64 = 1;
-const NO_SUID: u64 = 2;
-const NO_DEV: u64 = 4;
-const NO_EXEC: u64 = 8;
-
-/// Turns the template, which is the working directory, into the root; nothing of the host's tree remains.
-fn enter_root(plan: &Plan<'_>) -> Result<(), Failure> {
-    Failure::of(
-        Step::Template,
-        mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None),
-    )?;
-    let root = Failure::of(Step::Template, clone_mount(c".", READ_ONLY | NO_SUID | NO_DEV))?;
-    Failure::of(Step::Template, attach_mount(root, c"."))?;
-    // SAFETY: the mount's descriptor is open.
-    Failure::of(Step::Template, check(unsafe { libc::fchdir(root) }))?;
-    for bind in plan.binds {
-        let flags = if bind.device {
-            NO_SUID | NO_EXEC
-        } else {
-            READ_ONLY | NO_SUID | NO_DEV
-        };
-        let mounted = clone_mount(&bind.source, flags).and_then(|tree| attach_mount(tree, &bind.target));
-        Failure::of(Step::Bind, mounted)?;
-    }
-    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
-    if !plan.temporary_executable {
-        flags |= libc::MS_NOEXEC;
-    }
-    Failure::of(
-        Step::Temporary,
-        mount(
-            Some(c"tmpfs"),
-            c"tmp",
-            Some(c"tmpfs"),
-            flags,
-            Some(plan.temporary),
-        ),
-    )?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let options = Some(c"subset=pid,hidepid=invisible");
-    Failure::of(
-        Step::Proc,
-        mount(Some(c"proc"), c"proc", Some(c"proc"), flags, options),
-    )?;
-    Failure::of(Step::PivotRoot, pivot_root())
-}
-
-/// Stacks the new root on the old one, then takes the old one, now on top, away.
-fn pivot_root() -> io::Result<()> {
-    // SAFETY: static strings and plain numbers. Mount descriptors are closed with the rest at exec.
-    unsafe {
-        check_long(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
-        check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
-        check(libc::chdir(c"/".as_ptr()))?;
-    }
-    crate::linux::process::close_on_exec_from(FIRST_SURPLUS)
-}
-
-fn mount(
-    source: Option<&CStr>,
-    target: &CStr,
-    kind: Option<&CStr>,
-    flags: libc::c_ulong,
-    options: Option<&CStr>,
-) -> io::Result<()> {
-    let pointer = |text: Option<&CStr>| text.map_or(ptr::null(), CStr::as_ptr);
-    // SAFETY: each pointer is null or to a C string.
-    check(unsafe {
-        libc::mount(
-            pointer(source),
-            target.as_ptr(),
-            pointer(kind),
-            flags,
-            pointer(options).cast(),
-        )
-    })
-    .map(drop)
-}
-
-/// Clones the mounts at and below `source`, with `attributes` on each, not attached anywhere yet.
-fn clone_mount(source: &CStr, attributes: u64) -> io::Result<RawFd> {
-    const OPEN_TREE_CLONE: libc::c_uint = 1;
-    const AT_RECURSIVE: libc::c_int = 0x8000;
-    let attributes: [u64; 4] = [attributes, 0, 0, 0];
-    // SAFETY: C strings, and an array laid out as the kernel's `struct mount_attr`.
-    unsafe {
-        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | AT_RECURSIVE as libc::c_uint;
-        let tree = check_long(libc::syscall(
-            libc::SYS_open_tree,
-            libc::AT_FDCWD,
-            source.as_ptr(),
-            flags,
-        ))? as RawFd;
-        let flags = libc::AT_EMPTY_PATH | AT_RECURSIVE;
-        check_long(libc::syscall(
-            libc::SYS_mount_setattr,
-            tree,
-            c"".as_ptr(),
-            flags,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        ))?;
-        Ok(tree)
-    }
-}
-
-fn attach_mount(tree: RawFd, target: &CStr) -> io::Result<()> {
-    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
-    // SAFETY: C strings and plain numbers.
-    check_long(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })
-    .map(drop)
-}
-
-fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
+pub(crate) fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
     limits.iter().try_for_each(|(resource, limit)| {
         // SAFETY: `limit` is valid.
         check(unsafe { libc::setrlimit64(*resource as _, limit) }).map(drop)
@@ -356,7 +252,7 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// After the last change of identity, which would clear it. A spawner that died before has closed its end of the
 /// handshake before the kernel looked for children to signal, so one of the two always sees it.
-fn die_with_spawner() -> io::Result<()> {
+pub(crate) fn die_with_spawner() -> io::Result<()> {
     let mut handshake = libc::pollfd {
         fd: HANDSHAKE,
         events: 0,

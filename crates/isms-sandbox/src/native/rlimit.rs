@@ -14,11 +14,11 @@ const STACK_LEN: u64 = 8 * 1024 * 1024;
 const BUILDER_STACK_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Resource, soft limit, hard limit.
-pub(super) type ResourceLimit = (libc::c_int, libc::rlimit64);
+pub(crate) type ResourceLimit = (libc::c_int, libc::rlimit64);
 
 /// The limits of a new sandbox, within what this process may give. `memory_by_cgroup`: no limit on data is
 /// needed, which counts what is mapped, not what is used. Soft limits can be set anew up to `maxima`.
-pub(super) fn of(
+pub(crate) fn of(
     profile: Profile,
     limits: &Limits,
     maxima: &Limits,
@@ -33,7 +33,9 @@ pub(super) fn of(
         (libc::RLIMIT_NPROC, limits.pids.into(), maxima.pids.into()),
         (libc::RLIMIT_FSIZE, maxima.memory_bytes, maxima.memory_bytes),
         (libc::RLIMIT_STACK, STACK_LEN, stack_max),
-        (libc::RLIMIT_CORE, 0, 0),
+        // Not 0: a host that hands cores to a program does so whatever the limit is, unless it is 1, and a file with a
+        // core is longer than that.
+        (libc::RLIMIT_CORE, 1, 1),
         (libc::RLIMIT_MEMLOCK, 0, 0),
         (libc::RLIMIT_MSGQUEUE, 0, 0),
         (libc::RLIMIT_RTPRIO, 0, 0),

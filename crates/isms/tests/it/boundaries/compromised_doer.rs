@@ -28,7 +28,7 @@ use crate::{
 const ANSWER_LEN_MAX: usize = 64 * 1024;
 
 /// A project with databases of one table; each call adds a row to `store` and tells how many there are.
-fn keeper(name: &str, databases: &[&str]) -> Project {
+pub(super) fn keeper(name: &str, databases: &[&str]) -> Project {
     let mut manifest = format!(
         "[project]\nname = \"{name}\"\n\n[doee.main]\nlanguage = \"c\"\nsource = \"doees/main\"\n\
          allow = {{ sql = {databases:?} }}\n\n\

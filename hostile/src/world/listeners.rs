@@ -1,0 +1,92 @@
+//! Listeners on the host that must not hear from a worker.
+
+use std::{
+    io,
+    net::{TcpListener, UdpSocket},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+
+/// Where a cloud tells its machines their secrets.
+const METADATA: &str = "169.254.169.254:80";
+
+pub(super) struct Listeners {
+    pub(super) port: u16,
+    pub(super) port6: u16,
+    pub(super) udp_port: u16,
+    pub(super) abstract_name: String,
+    tcp: Vec<TcpListener>,
+    udp: UdpSocket,
+    unix: Vec<UnixListener>,
+}
+
+impl Listeners {
+    /// `throwaway`: the machine has the metadata service's address for the purpose.
+    pub(super) fn open(folder: &Path, throwaway: bool) -> Result<Self> {
+        let v4 = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
+        let port = v4.local_addr().context("a listener without an address")?.port();
+        let mut tcp = vec![v4];
+        let mut port6 = port;
+        // A machine without IPv6 has nothing there to be attacked.
+        if let Ok(v6) = TcpListener::bind("[::1]:0") {
+            port6 = v6.local_addr().context("a listener without an address")?.port();
+            tcp.push(v6);
+        }
+        if throwaway {
+            tcp.push(TcpListener::bind(METADATA).context("cannot listen on the metadata address")?);
+        }
+        let udp = UdpSocket::bind("127.0.0.1:0").context("cannot listen on loopback")?;
+        let path = folder.join("socket");
+        let by_path = UnixListener::bind(&path).context("cannot listen on a Unix socket")?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+            .context("cannot open a Unix socket to everybody")?;
+        let abstract_name = format!("isms-hostile-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&abstract_name).context("an abstract name")?;
+        let by_name = UnixListener::bind_addr(&address).context("cannot listen on an abstract socket")?;
+        let listeners = Self {
+            port,
+            port6,
+            udp_port: udp.local_addr().context("a socket without an address")?.port(),
+            abstract_name,
+            tcp,
+            udp,
+            unix: vec![by_path, by_name],
+        };
+        listeners.set_nonblocking().context("cannot poll the listeners")?;
+        Ok(listeners)
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        self.tcp.iter().try_for_each(|it| it.set_nonblocking(true))?;
+        self.udp.set_nonblocking(true)?;
+        self.unix.iter().try_for_each(|it| it.set_nonblocking(true))
+    }
+
+    /// Who was reached since the last time.
+    pub(super) fn heard(&self) -> Vec<String> {
+        let mut heard = Vec::new();
+        for listener in &self.tcp {
+            while listener.accept().is_ok() {
+                heard.push(format!("a connection reached {:?}", listener.local_addr()));
+            }
+        }
+        for listener in &self.unix {
+            while listener.accept().is_ok() {
+                heard.push(format!("a connection reached {:?}", listener.local_addr()));
+            }
+        }
+        let mut datagram = [0; 64];
+        while self.udp.recv_from(&mut datagram).is_ok() {
+            heard.push("a datagram reached the host's loopback".to_owned());
+        }
+        heard
+    }
+}
