@@ -3,11 +3,17 @@
 //! An `Err` is what no honest executor does, in words that follow "the worker was cut off: ".
 
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, Service, WireError, dbriver,
+    ErrorCode, Header, Kind, Message, Service, WireError, commserver, dbriver,
     worker::{self, LogLine, Report, Stage},
 };
 
 use crate::{worker::WorkerId, worker_handler::Event};
+
+/// What the ABI offers; the executor asks nobody for anything else, whatever its Doee wants.
+const OFFERED: [(Service, u16); 2] = [
+    (Service::Dbriver, dbriver::Operation::Transaction as u16),
+    (Service::Commserver, commserver::Operation::Fetch as u16),
+];
 
 /// The version of the Doee ABI that this Doer's workers speak.
 const ABI: u32 = 1;
@@ -57,8 +63,7 @@ pub(crate) fn host_call(header: &Header, runs: bool) -> Result<(), String> {
     if !runs {
         return Err("it asked on behalf of a call that it does not run".to_owned());
     }
-    // What the ABI offers; the executor asks nobody for anything else, whatever its Doee wants.
-    if header.target != Service::Dbriver || header.operation != dbriver::Operation::Transaction as u16 {
+    if !OFFERED.contains(&(header.target, header.operation)) {
         return Err(format!(
             "it asked {} for operation {}, which no executor does",
             header.target, header.operation
@@ -89,26 +94,17 @@ mod tests {
     }
 
     #[test]
-    fn only_transactions_in_the_name_of_a_running_call_are_passed_on() {
-        let transaction = dbriver::Operation::Transaction as u16;
-        assert_eq!(host_call(&asked(Service::Dbriver, transaction), true), Ok(()));
-        assert!(host_call(&asked(Service::Dbriver, transaction), false).is_err());
-        for target in [
-            Service::Kernel,
-            Service::Doer,
-            Service::Worker,
-            Service::Commserver,
-            Service::Resadmin,
-            Service::Gate,
-        ] {
-            assert!(host_call(&asked(target, transaction), true).is_err(), "{target}");
+    fn only_what_the_abi_offers_is_passed_on_and_only_in_the_name_of_a_running_call() {
+        for target in (0..).map_while(Service::from_u8) {
+            for operation in 0..=u16::MAX {
+                let offered = OFFERED.contains(&(target, operation));
+                let header = asked(target, operation);
+                assert_eq!(host_call(&header, true).is_ok(), offered, "{target} {operation}");
+                assert!(host_call(&header, false).is_err(), "{target} {operation}");
+            }
         }
-        for operation in (0..=u16::MAX).filter(|operation| *operation != transaction) {
-            assert!(
-                host_call(&asked(Service::Dbriver, operation), true).is_err(),
-                "{operation}"
-            );
-        }
+        let set_routes = commserver::Operation::SetRoutes as u16;
+        assert!(host_call(&asked(Service::Commserver, set_routes), true).is_err());
     }
 
     #[test]

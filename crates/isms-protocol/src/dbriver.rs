@@ -153,9 +153,13 @@ pub struct Migration {
     pub sql: String,
 }
 
-/// What a Doee version may do with databases; Resadmin's answer to `resadmin::Operation::Grants`.
+/// What a Doee version may use; Resadmin's answer to `resadmin::Operation::Grants`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
     /// Databases of its own project that it may use.
     pub databases: Vec<String>,
+    /// Servers outside that it may send HTTP requests to, each as [`crate::HostPort`] spells it.
+    // Left out where there is none, so that what was recorded before has the same bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
 }

@@ -70,6 +70,16 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// How long an edge lets calls end when it is told to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Body of an HTTP request to a server outside, and of its answer.
+pub const FETCH_BODY_LEN_MAX: u64 = 16 * 1024 * 1024;
+/// Its URL, names and values of its header fields together, and the same of its answer: what fits a message beside
+/// an inline body.
+pub const FETCH_HEAD_LEN_MAX: usize = 12 * 1024;
+/// Its header fields, and those of its answer.
+pub const FETCH_HEADERS_MAX: usize = 128;
+/// Redirects that it follows.
+pub const FETCH_REDIRECTS_MAX: u32 = 5;
+
 /// Length of a project's, Doee's or database's name: `[a-z][a-z0-9-]*`.
 pub const NAME_LEN_MAX: usize = 63;
 /// Bytes of a Doee's source tree, and of a prebuilt binary.

@@ -210,6 +210,7 @@ fn compose(
         };
         let grants = Grants {
             databases: doee.sql.clone(),
+            http: doee.http.clone(),
         };
         let settings = files::hash(&encode(&(&spec, &grants)));
         let kept = before

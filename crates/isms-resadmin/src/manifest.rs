@@ -9,7 +9,7 @@ mod reader;
 mod route;
 
 use isms_protocol::{
-    Class,
+    Class, HostPort, HostPortError,
     commserver::Auth,
     doer::{Language, Parameter},
     limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_DEFAULT},
@@ -32,6 +32,8 @@ const DATABASES_MAX: usize = 32;
 const PARAMS_MAX: usize = 64;
 /// Bytes of all parameters of a Doee: they must fit the worker's assignment.
 const PARAMS_LEN_MAX: usize = 16 * 1024;
+/// Servers outside that a Doee may reach.
+const HTTP_MAX: usize = 32;
 const MIB: u64 = 1024 * 1024;
 
 /// A whole project.
@@ -58,6 +60,8 @@ pub(crate) struct Doee {
     pub(crate) workers_max: u32,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
+    /// Servers outside that it may send HTTP requests to.
+    pub(crate) http: Vec<String>,
     pub(crate) params: Vec<(String, Parameter)>,
     pub(crate) environment: Environment,
 }
@@ -206,8 +210,8 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
         allow.check_keys(
-            &["sql", "device_nodes", "directories"],
-            &["publish", "secrets", "http"],
+            &["sql", "http", "device_nodes", "directories"],
+            &["publish", "secrets"],
         )?;
     }
     Ok(Doee {
@@ -220,6 +224,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         workers_min,
         workers_max,
         sql: sql(allow.as_ref(), databases)?,
+        http: http(allow.as_ref())?,
         params: params(section)?,
         environment: environment::environment(section, allow.as_ref())?,
     })
@@ -286,6 +291,30 @@ fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String
         }
     }
     Ok(names)
+}
+
+/// Whole servers by their exact name: a wildcard would grant hosts that its owner makes later.
+fn http(allow: Option<&Section<'_>>) -> Result<Vec<String>, ManifestError> {
+    let Some(http) = allow.and_then(|allow| allow.optional("http")) else {
+        return Ok(Vec::new());
+    };
+    let mut servers = Vec::new();
+    for item in http.array()? {
+        let text = item.text()?;
+        let server: HostPort = text.parse().map_err(|error: HostPortError| {
+            item.error(&format!(
+                "{text:?}: {error}; write HOST:PORT, like \"api.example.com:443\""
+            ))
+        })?;
+        let server = server.to_string();
+        if servers.len() == HTTP_MAX {
+            return Err(item.error(&format!("is one too many; {HTTP_MAX} are allowed")));
+        }
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    Ok(servers)
 }
 
 fn params(section: &Section<'_>) -> Result<Vec<(String, Parameter)>, ManifestError> {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use isms_commserver::{AddressRule, EgressConfig};
 use isms_protocol::limits::OPENINGS_MAX;
 use serde::Deserialize;
 
@@ -22,9 +23,22 @@ pub(crate) struct SettingsFile {
     gate_hosts: Vec<String>,
     uids: UidsSection,
     workers: WorkersSection,
+    egress: EgressSection,
     build: BuildSection,
     images: ImagesSection,
 }
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EgressSection {
+    allow: Vec<AddressRule>,
+    ca_file: Option<PathBuf>,
+}
+
+/// Bytes of `egress.ca_file`: it travels to CommServer, which may not read the administrator's files.
+const CA_FILE_LEN_MAX: usize = 32 * 1024;
+/// Rules of `egress.allow`.
+const EGRESS_RULES_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,6 +121,8 @@ pub(crate) struct Settings {
     pub(crate) pool_size: usize,
     pub(crate) idle_s: u32,
     pub(crate) memory_mb_max: u32,
+    /// What Doees may reach outside beyond public addresses.
+    pub(crate) egress: EgressConfig,
     /// Device nodes that workers may be given, and directories that they may read. Roles and spawner name each by
     /// its place in the list.
     pub(crate) device_nodes: Vec<PathBuf>,
@@ -140,6 +156,7 @@ impl Settings {
             gate_hosts,
             uids,
             workers,
+            egress,
             build,
             images,
         } = file;
@@ -196,12 +213,41 @@ impl Settings {
             pool_size: workers.pool,
             idle_s: workers.idle_s,
             memory_mb_max: workers.memory_mb_max,
+            egress: egress.load()?,
             device_nodes: workers.device_nodes,
             directories: workers.directories,
             build_network: build.network,
             image_mb_max: images.size_mb_max,
             images_mb_max: images.disk_mb_max,
         })
+    }
+}
+
+impl EgressSection {
+    /// Reads the file of certificates and checks what it holds.
+    fn load(self) -> Result<EgressConfig> {
+        ensure!(
+            self.allow.len() <= EGRESS_RULES_MAX,
+            "egress.allow has {} rules, allowed are {EGRESS_RULES_MAX}",
+            self.allow.len()
+        );
+        let mut config = EgressConfig {
+            allow: self.allow,
+            ..EgressConfig::default()
+        };
+        if let Some(path) = self.ca_file {
+            let cannot = || format!("cannot use egress.ca_file {}", path.display());
+            config.ca_pem = std::fs::read_to_string(&path).with_context(cannot)?;
+            let len = config.ca_pem.len();
+            ensure!(
+                len <= CA_FILE_LEN_MAX,
+                "{} is {len} bytes long, egress.ca_file may have {CA_FILE_LEN_MAX}",
+                path.display()
+            );
+            ensure!(len > 0, "{} is empty", path.display());
+            config.check().with_context(cannot)?;
+        }
+        Ok(config)
     }
 }
 
@@ -280,6 +326,39 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line() {
         let error = merge("data = '/x'\nhtpp = '127.0.0.1:2'", Overrides::default()).unwrap_err();
         assert!(error.contains("line 2") && error.contains("htpp"), "{error}");
+    }
+
+    #[test]
+    fn what_doees_may_reach_is_checked_before_anything_starts() {
+        let rules = "data = '/x'\negress = { allow = ['127.0.0.1:9000', '10.0.0.0/8:*'] }";
+        let settings = merge(rules, Overrides::default()).unwrap();
+        assert_eq!(settings.egress.allow.len(), 2);
+        let error = merge(
+            "data = '/x'\n[egress]\nallow = ['10.0.0.1/8:*']",
+            Overrides::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error.contains("line 3") && error.contains("no address rule"),
+            "{error}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let settings = format!(
+                "data = '/x'\n[egress]\nca_file = {:?}",
+                file.display().to_string()
+            );
+            merge(&settings, Overrides::default()).unwrap_err()
+        };
+        for text in ["", "hello", &"x".repeat(CA_FILE_LEN_MAX + 1)] {
+            let error = load(text);
+            assert!(error.contains("ca.pem"), "{error}");
+        }
+        let missing = "data = '/x'\negress = { ca_file = '/no/such/file' }";
+        let error = merge(missing, Overrides::default()).unwrap_err();
+        assert_eq!(error, "cannot use egress.ca_file /no/such/file");
     }
 
     #[test]

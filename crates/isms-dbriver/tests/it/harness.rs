@@ -34,6 +34,7 @@ impl Harness {
                 let known = (request.project, request.version) == (project, doee);
                 let grants = Grants {
                     databases: vec!["db".into(), "other".into()],
+                    http: vec![],
                 };
                 let answer = if known {
                     Ok(grants)

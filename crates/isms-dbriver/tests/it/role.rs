@@ -123,6 +123,7 @@ async fn the_role_prepares_asks_for_grants_answers_and_ends_when_told() {
     );
     let grants = Grants {
         databases: vec!["db".into()],
+        http: vec![],
     };
     kernel.send(Message::with_body(asked.header.answer(Kind::Reply), &grants));
     let answered = kernel.next().await;

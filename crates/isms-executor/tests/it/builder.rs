@@ -59,8 +59,10 @@ impl Built {
 /// Both halves of the SDK in one folder, as the builder's root has them.
 fn include_folder(folder: &Path) {
     fs::create_dir_all(folder.join("isms")).unwrap();
-    fs::copy(sdk("c/include/isms_doee.h"), folder.join("isms_doee.h")).unwrap();
-    for name in ["doee.hpp", "json.hpp"] {
+    for name in ["isms_doee.h", "isms_doee_http.h"] {
+        fs::copy(sdk("c/include").join(name), folder.join(name)).unwrap();
+    }
+    for name in ["doee.hpp", "http.hpp", "json.hpp"] {
         fs::copy(sdk("cpp/include/isms").join(name), folder.join("isms").join(name)).unwrap();
     }
 }

@@ -127,7 +127,7 @@ fn operations_keep_their_numbers_and_names() {
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
-    assert_operations!(commserver: 1 SetRoutes "set-routes");
+    assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
     assert_operations!(gate: 1 Log "log");
     assert_operations!(worker: 1 Log "log");
     assert_operations!(resadmin: 1 Authenticate "authenticate", 2 Projects "projects", 3 Routes "routes",

@@ -335,6 +335,14 @@ fn dbriver_bodies() -> Vec<Sample> {
             "dbriver/grants",
             &dbriver::Grants {
                 databases: vec![text("readings")],
+                http: Vec::new(),
+            },
+        ),
+        sample(
+            "dbriver/grants-with-http",
+            &dbriver::Grants {
+                databases: vec![text("readings")],
+                http: vec![text("api.example.com:443")],
             },
         ),
     ]
@@ -369,6 +377,26 @@ fn commserver_and_gate_bodies() -> Vec<Sample> {
                 name: text("demo"),
                 revision: 2,
                 routes: vec![route(commserver::Auth::None), route(commserver::Auth::Token)],
+            },
+        ),
+        sample(
+            "commserver/fetch",
+            &commserver::Fetch {
+                method: text("POST"),
+                url: text("https://api.example.com/v1"),
+                headers: vec![(text("accept"), serde_bytes::ByteBuf::from(vec![0x2a]))],
+                body_len: 70_000,
+                timeout_ms: 1_500,
+                redirects_max: 3,
+            },
+        ),
+        sample(
+            "commserver/fetch-reply",
+            &commserver::FetchReply {
+                status: 201,
+                headers: vec![(text("x-raw"), serde_bytes::ByteBuf::from(vec![0xff]))],
+                body_len: Some(5),
+                url: text("https://api.example.com/v2"),
             },
         ),
         sample(

@@ -59,6 +59,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         workers_min: 0,
         workers_max: 8,
         sql: vec!["readings".into()],
+        http: vec![],
         params: vec![
             ("window".into(), Parameter::Integer(288)),
             ("alpha".into(), Parameter::Real(0.5)),
@@ -251,7 +252,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "publish = []",
         "write = []",
-        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, device_nodes, directories",
+        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http, device_nodes, directories",
     );
     bad(
         "auth = \"none\"",
@@ -271,6 +272,41 @@ fn unknown_keys_are_errors_with_line_and_key() {
 }
 
 #[test]
+fn servers_outside_are_named_exactly_and_once() {
+    let listed = "http = [\"api.example.com:443\", \"[2001:DB8::1]:80\", \"api.example.com:443\"]";
+    let manifest = parse(&GOOD.replacen("http = []", listed, 1)).expect("is a manifest");
+    assert_eq!(
+        manifest.doees[0].http,
+        ["api.example.com:443", "[2001:db8::1]:80"]
+    );
+    assert!(manifest.doees[1].http.is_empty());
+
+    const HINT: &str = "write HOST:PORT, like \"api.example.com:443\"";
+    const NAME: &str = "its host is neither an address nor a name of letters, digits, - and . in lower case";
+    for (server, why) in [
+        ("api.example.com", "its port is missing or not 1 to 65535"),
+        ("https://api.example.com:443", NAME),
+        ("*.example.com:443", NAME),
+        ("API.example.com:443", NAME),
+        ("127.1:80", NAME),
+    ] {
+        let error = format!("project.toml:12: doee.anomaly.allow.http[2]: {server:?}: {why}; {HINT}");
+        bad("http = []", &format!("http = [\"a.b:1\", {server:?}]"), &error);
+    }
+    bad(
+        "http = []",
+        "http = \"a.b:1\"",
+        "project.toml:12: doee.anomaly.allow.http: is text, expected a list",
+    );
+    let many: Vec<String> = (1..=33).map(|port| format!("a.b:{port}")).collect();
+    bad(
+        "http = []",
+        &format!("http = {many:?}"),
+        "project.toml:12: doee.anomaly.allow.http[33]: is one too many; 32 are allowed",
+    );
+}
+
+#[test]
 fn what_a_later_release_serves_is_told_apart_from_the_unknown() {
     bad(
         "publish = []",
@@ -281,11 +317,6 @@ fn what_a_later_release_serves_is_told_apart_from_the_unknown() {
         "secrets = []",
         "secrets = [\"a\"]",
         "project.toml:12: doee.anomaly.allow.secrets: is not supported yet; leave it out",
-    );
-    bad(
-        "http = []",
-        "http = [\"a\"]",
-        "project.toml:12: doee.anomaly.allow.http: is not supported yet; leave it out",
     );
     bad(
         "http = \"POST /readings\"",

@@ -20,7 +20,7 @@ name = "shop"
 [doee.ask]
 language = "c"
 source = "doees/ask"
-allow = { sql = ["stock"] }
+allow = { sql = ["stock"], http = ["api.example.com:443"] }
 params = { limit = 3 }
 [doee.put]
 language = "cpp"
@@ -169,6 +169,7 @@ async fn the_doer_and_dbriver_learn_what_they_must_know_of_a_version() {
         .await
         .unwrap();
     assert_eq!(grants.databases, ["stock"]);
+    assert_eq!(grants.http, ["api.example.com:443"]);
 }
 
 #[tokio::test]

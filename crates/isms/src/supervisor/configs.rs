@@ -46,7 +46,10 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
             build_network: settings.build_network,
             ..isms_resadmin::Config::new(directory, supervisor.admin_token)
         }),
-        Service::Commserver => encode(&isms_commserver::Config::default()),
+        Service::Commserver => encode(&isms_commserver::Config {
+            egress: settings.egress.clone(),
+            ..isms_commserver::Config::default()
+        }),
         Service::Gate => encode(&isms_gate::Config {
             hosts: settings.gate_hosts.clone(),
             image_len_max: mebibytes(settings.image_mb_max),

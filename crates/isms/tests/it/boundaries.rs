@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod compromised_doer;
+mod egress;
 mod kernel_socket;
 mod listeners;
 mod supervisor_channel;

@@ -7,6 +7,7 @@ mod boundaries;
 mod data;
 mod deploy;
 mod effects;
+mod egress;
 mod example;
 mod failures;
 mod harness;
