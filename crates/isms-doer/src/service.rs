@@ -4,7 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     rc::Rc,
     time::{Duration, Instant},
@@ -48,6 +48,9 @@ pub(crate) struct Doer {
     pub(crate) link: Link,
     pub(crate) spawner: Spawner,
     pub(crate) state: RefCell<State>,
+    /// What has happened and has not been handled, and whether somebody is at it.
+    events: RefCell<VecDeque<Event>>,
+    dispatching: Cell<bool>,
     /// Wakes the clock when it should tick sooner than it planned.
     hurry: Notify,
     /// The clock ticks rarely at present.
@@ -104,6 +107,8 @@ impl Doer {
             link,
             spawner,
             state: RefCell::new(state),
+            events: RefCell::default(),
+            dispatching: Cell::new(false),
             hurry: Notify::new(),
             resting: Cell::new(false),
             called: Cell::new(false),
@@ -347,14 +352,24 @@ impl Doer {
         self.dispatch(Event::Exited { worker, how, begun });
     }
 
-    /// Feeds one event to the Worker Handler and performs what it decides.
+    /// Feeds one event to the Worker Handler and performs what it decides. An event that comes of performing waits
+    /// until all of it has been done: what is decided later must not be told earlier.
     pub(crate) fn dispatch(self: &Rc<Self>, event: Event) {
-        let mut actions = Vec::new();
-        self.state
-            .borrow_mut()
-            .handler
-            .handle(Instant::now(), event, &mut actions);
-        self.perform_all(actions);
+        self.events.borrow_mut().push_back(event);
+        if self.dispatching.replace(true) {
+            return;
+        }
+        loop {
+            let event = self.events.borrow_mut().pop_front();
+            let Some(event) = event else { break };
+            let mut actions = Vec::new();
+            self.state
+                .borrow_mut()
+                .handler
+                .handle(Instant::now(), event, &mut actions);
+            self.perform_all(actions);
+        }
+        self.dispatching.set(false);
     }
 
     fn perform_all(self: &Rc<Self>, actions: Vec<Action>) {

@@ -1,6 +1,7 @@
 //! Calls over real channels, where the test is the Kernel, the spawner and a worker that lies.
 
 use std::{
+    cell::Cell,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use isms_ipc::{Inbound, Inbox, Link, Side};
 use isms_protocol::{
     Class, ContentHash, DoeeVersion, ProjectId,
     doer::DoeeSpec,
+    kernel::Slots,
     resadmin,
     worker::{Control, Report, STATUS_SLOTS, STATUS_WORDS, StatusPage},
 };
@@ -46,10 +48,16 @@ struct Scene {
     doer: Rc<Doer>,
     kernel: Link,
     spawner: Channel,
+    /// What the Doer has published last.
+    capacity: Rc<Cell<u32>>,
 }
 
 impl Scene {
     async fn new() -> Scene {
+        Scene::with_workers(1).await
+    }
+
+    async fn with_workers(workers_max: u32) -> Scene {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (link, kernel) = tokio::join!(
             Link::attach(theirs, Side::Connect, Service::Doer, 1024),
@@ -63,11 +71,13 @@ impl Scene {
         };
         let doer = Rc::new(Doer::new(config, link, Spawner::new(theirs).unwrap()));
         spawn_local(serve_without_a_clock(Rc::clone(&doer), inbox));
-        spawn_local(serve_as_resadmin(asked));
+        let capacity = Rc::default();
+        spawn_local(serve_as_kernel(asked, workers_max, Rc::clone(&capacity)));
         Scene {
             doer,
             kernel,
             spawner: Channel::new(spawner).unwrap(),
+            capacity,
         }
     }
 
@@ -170,23 +180,30 @@ async fn serve_without_a_clock(doer: Rc<Doer>, mut inbox: Inbox) {
     }
 }
 
-/// Tells the Doer what it must know of the one version.
-async fn serve_as_resadmin(mut asked: Inbox) {
-    while let Some(inbound) = asked.next().await {
-        let Inbound::Request(InboundRequest {
-            message, responder, ..
-        }) = inbound
-        else {
-            continue;
-        };
-        match resadmin::Operation::from_u16(message.header.operation) {
-            Some(resadmin::Operation::Doee) => responder.reply(&spec(), Bytes::new()),
-            _ => responder.reply(&(), Bytes::from_static(BINARY)),
+/// Hears what the Doer publishes, and tells it what it must know of the one version.
+async fn serve_as_kernel(mut inbox: Inbox, workers_max: u32, capacity: Rc<Cell<u32>>) {
+    while let Some(inbound) = inbox.next().await {
+        match inbound {
+            Inbound::Request(request) => serve_as_resadmin(request, workers_max),
+            Inbound::Other(message) if message.header.kind == Kind::Slots => {
+                capacity.set(message.decode_body::<Slots>().unwrap().capacity);
+            }
+            _ => {}
         }
     }
 }
 
-fn spec() -> DoeeSpec {
+fn serve_as_resadmin(request: InboundRequest, workers_max: u32) {
+    let InboundRequest {
+        message, responder, ..
+    } = request;
+    match resadmin::Operation::from_u16(message.header.operation) {
+        Some(resadmin::Operation::Doee) => responder.reply(&spec(workers_max), Bytes::new()),
+        _ => responder.reply(&(), Bytes::from_static(BINARY)),
+    }
+}
+
+fn spec(workers_max: u32) -> DoeeSpec {
     DoeeSpec {
         version: VERSION,
         project: ProjectId::from_bytes([2; 16]),
@@ -196,7 +213,7 @@ fn spec() -> DoeeSpec {
         memory_mb: 64,
         timeout_ms: 1000,
         workers_min: 0,
-        workers_max: 1,
+        workers_max,
         params: Vec::new(),
         binary: ContentHash(Sha256::digest(BINARY).into()),
         binary_len: BINARY.len() as u64,
@@ -350,5 +367,32 @@ fn a_worker_whose_stream_nobody_reads_is_told_at_once_and_is_free_when_it_has_en
         drop(silent);
         worker.begin_next().await.reply(&reply(), Bytes::new());
         soon(next).await.unwrap();
+    });
+}
+
+#[test]
+fn what_the_kernel_hears_last_of_the_capacity_is_what_the_doer_thinks() {
+    on_a_local_runtime(async {
+        let scene = Scene::with_workers(2).await;
+        let answer = scene.invoke();
+        let mut worker = scene.start_worker().await;
+        worker.begin_next().await.reply(&reply(), Bytes::new());
+        soon(answer).await.unwrap();
+        scene.run_short_calls(&mut worker).await;
+
+        let (_long, _behind) = (scene.invoke(), scene.invoke());
+        let _running = worker.begin_next().await;
+        // A tick takes back the call behind the long one, so that the worker takes one call at a time from now on, and
+        // starts a second worker for it.
+        soon(async {
+            while scene.doer.state.borrow().handler.workers().count() < 2 {
+                scene.doer.dispatch(Event::Tick);
+                tokio::task::yield_now().await;
+            }
+            while scene.capacity.get() != 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     });
 }
