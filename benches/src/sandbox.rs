@@ -38,6 +38,7 @@ const DATAGRAM_LEN_MAX: usize = 60 * 1024;
 const LIMITS: Limits = Limits {
     memory_bytes: 64 << 20,
     cpu_permille: 1000,
+    cpu_weight: 100,
     pids: 64,
 };
 /// First uid of the probes' workers, beside that of a platform with default settings.

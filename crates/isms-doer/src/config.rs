@@ -2,10 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use isms_protocol::limits;
+use isms_protocol::{Class, limits};
+use isms_sandbox::native::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::worker_handler::HandlerConfig;
+
+/// Weight of a sandbox that nobody waits for. What serves calls hardly notices it.
+const IDLE_WEIGHT: u32 = 1;
+/// Weight of a build beside calls.
+const BUILD_WEIGHT: u32 = 10;
 
 /// The Doer's settings, as the supervisor hands them over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,19 +68,45 @@ impl Config {
         }
     }
 
-    pub(crate) fn worker_limits(&self, memory_mb: u32) -> isms_sandbox::native::Limits {
-        isms_sandbox::native::Limits {
+    /// Limits of a worker whose Doee runs in this class.
+    pub(crate) fn worker_limits(&self, memory_mb: u32, class: Class) -> Limits {
+        Limits {
             memory_bytes: u64::from(memory_mb) << 20,
             cpu_permille: self.worker_cpu_permille,
+            cpu_weight: class_weight(class),
             pids: self.worker_pids,
         }
     }
 
-    pub(crate) fn build_limits(&self) -> isms_sandbox::native::Limits {
-        isms_sandbox::native::Limits {
+    /// Limits of a worker that has no Doee yet. One that starts because calls wait for it starts as they run.
+    pub(crate) fn empty_limits(&self, is_awaited: bool) -> Limits {
+        let limits = self.worker_limits(self.pool_memory_mb, Class::Normal);
+        match is_awaited {
+            true => limits,
+            false => Limits {
+                cpu_weight: IDLE_WEIGHT,
+                ..limits
+            },
+        }
+    }
+
+    pub(crate) fn build_limits(&self) -> Limits {
+        Limits {
             memory_bytes: u64::from(self.build_memory_mb) << 20,
             cpu_permille: 2000,
+            cpu_weight: BUILD_WEIGHT,
             pids: 64,
         }
+    }
+}
+
+/// What a class gets of the processors when all want them. What is sent to workers is in order already; this is for
+/// calls that run for long.
+fn class_weight(class: Class) -> u32 {
+    match class {
+        Class::Realtime => 1000,
+        Class::High => 400,
+        Class::Normal => 100,
+        Class::Batch => 10,
     }
 }

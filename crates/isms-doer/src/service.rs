@@ -393,7 +393,8 @@ impl Doer {
                 }
             }
             Action::Spawn { worker, environment } => {
-                let limits = self.config.worker_limits(self.config.pool_memory_mb);
+                let is_awaited = !self.state.borrow().handler.is_pooled(worker);
+                let limits = self.config.empty_limits(is_awaited);
                 let request = Request::Spawn {
                     worker: worker.0,
                     environment,
@@ -479,7 +480,7 @@ impl Doer {
             );
             return self.dispatch(Event::StartFailed { worker, error });
         };
-        let limits = self.config.worker_limits(doee.spec.memory_mb);
+        let limits = self.config.worker_limits(doee.spec.memory_mb, doee.spec.class);
         let sent = self.spawner.send(&Request::Limit {
             worker: worker.0,
             limits,

@@ -282,6 +282,11 @@ impl WorkerHandler {
         self.workers.contains_key(&worker)
     }
 
+    /// True when nobody waits for a worker: it belongs to a pool.
+    pub(crate) fn is_pooled(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(Worker::is_pooled)
+    }
+
     /// True when nothing is known of a version, any more or yet.
     pub(crate) fn is_unknown(&self, version: DoeeVersion) -> bool {
         !self.doees.contains_key(&version)
@@ -330,6 +335,7 @@ impl WorkerHandler {
             actions.push(Action::Assign { worker, version });
         }
         self.end_trials(worker, Ok(()), now, actions);
+        self.refill_pools(now, actions);
     }
 
     fn initialized(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {

@@ -178,11 +178,7 @@ impl WorkerHandler {
         for (trial, environment) in std::mem::take(&mut self.pools.trials) {
             self.tried(trial, environment, now, actions);
         }
-        while self.workers.len() < self.config.workers_max
-            && let Some(environment) = self.short_pool(Some(now))
-        {
-            self.spawn(environment, None, now, actions);
-        }
+        self.refill_pools(now, actions);
         let unused = |worker: &Worker| {
             worker.is_pooled()
                 && worker.state == State::Empty
@@ -200,13 +196,23 @@ impl WorkerHandler {
         }
     }
 
+    /// Starts the next sandbox for each pool that lacks some and has none that is starting: one after the other, since
+    /// each takes a core for a while that the calls which are served meanwhile need more.
+    pub(super) fn refill_pools(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while self.workers.len() < self.config.workers_max
+            && let Some(environment) = self.short_pool(Some(now))
+        {
+            self.spawn(environment, None, now, actions);
+        }
+    }
+
     /// True when the clock should tick soon for the sake of a pool.
     pub(super) fn is_pool_short(&self) -> bool {
         let room = self.workers.len() < self.config.workers_max;
         !self.pools.trials.is_empty() || room && self.short_pool(None).is_some()
     }
 
-    /// An environment that has fewer empty workers than it should, among those that may start now.
+    /// An environment that has fewer empty workers than it should; with the time, one in which the next may start now.
     fn short_pool(&self, now: Option<Instant>) -> Option<Environment> {
         let common = (Environment::WORKER, self.config.pool_size);
         let used = self
@@ -215,13 +221,15 @@ impl WorkerHandler {
             .keys()
             .map(|environment| (*environment, self.config.pool_size.min(1)));
         let mut short = [common].into_iter().chain(used).filter(|(environment, size)| {
-            let pooled = self.workers.values().filter(|worker| {
-                worker.is_pooled()
-                    && matches!(worker.state, State::Starting | State::Empty)
-                    && worker.environment == *environment
-            });
-            let startable = now.is_none_or(|now| self.pools.may_start(environment, now));
-            startable && pooled.count() < *size
+            let count = |state: State| {
+                let counts = |worker: &&Worker| {
+                    worker.is_pooled() && worker.state == state && worker.environment == *environment
+                };
+                self.workers.values().filter(counts).count()
+            };
+            let (starting, empty) = (count(State::Starting), count(State::Empty));
+            let startable = now.is_none_or(|now| starting == 0 && self.pools.may_start(environment, now));
+            startable && starting + empty < *size
         });
         short.next().map(|(environment, _)| environment)
     }

@@ -228,8 +228,12 @@ impl Directory {
                     self.write("memory.oom.group", 1)?;
                 }
                 (Controller::Memory, false) => self.limit_memory_separately(limits.memory_bytes)?,
-                (Controller::Cpu, true) => self.write_text("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?,
+                (Controller::Cpu, true) => {
+                    self.write("cpu.weight", limits.cpu_weight.into())?;
+                    self.write_text("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?;
+                }
                 (Controller::Cpu, false) => {
+                    self.write("cpu.shares", shares(limits.cpu_weight))?;
                     self.write("cpu.cfs_period_us", CPU_PERIOD_US)?;
                     self.write("cpu.cfs_quota_us", quota)?;
                 }
@@ -251,6 +255,11 @@ impl Directory {
         self.write(with_swap, bytes)?;
         self.write("memory.limit_in_bytes", bytes)
     }
+}
+
+/// A weight in the unit of cgroup v1, where 1024 are usual.
+fn shares(weight: u32) -> u64 {
+    (u64::from(weight) * 1024 / 100).max(2)
 }
 
 /// Removes a group; one that is gone already counts as removed.

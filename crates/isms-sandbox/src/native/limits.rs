@@ -23,6 +23,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Processor time in thousandths of one core.
     pub cpu_permille: u32,
+    /// What it gets of the processors when all want them, in proportion to other sandboxes: 1 to 10,000, usually 100.
+    pub cpu_weight: u32,
     /// Processes and threads.
     pub pids: u32,
 }
@@ -64,6 +66,7 @@ impl Limits {
             CPU_PERMILLE_MIN.into(),
             maxima.cpu_permille.into(),
         )?;
+        within("cpu weight", self.cpu_weight.into(), 1, maxima.cpu_weight.into())?;
         within("pids", self.pids.into(), 1, maxima.pids.into())
     }
 }

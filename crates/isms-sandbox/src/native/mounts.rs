@@ -195,6 +195,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         memory_bytes: 64 << 20,
         cpu_permille: 1000,
+        cpu_weight: 100,
         pids: 16,
     };
 

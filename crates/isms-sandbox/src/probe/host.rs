@@ -32,6 +32,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const LIMITS: Limits = Limits {
     memory_bytes: 16 * 1024 * 1024,
     cpu_permille: 1000,
+    cpu_weight: 100,
     pids: 64,
 };
 /// Processor time of the sandbox that uses more: little enough to hit, enough to be done soon.

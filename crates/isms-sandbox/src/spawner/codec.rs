@@ -154,7 +154,7 @@ impl FromSpawner {
     }
 }
 
-// Layout of a request: kind u8 · profile u8 · backend u8 · flags u8 (1: an image, 2: network) · 4 zero bytes · worker
+// Layout of a request: kind u8 · profile u8 · backend u8 · flags u8 (1: an image, 2: network) · cpu weight u32 · worker
 // u64 · memory u64 · cpu u32 · pids u32 · devices u64 · directories u64 · image [u8; 32].
 const FLAG_IMAGE: u8 = 1;
 const FLAG_NETWORK: u8 = 2;
@@ -171,6 +171,7 @@ impl Request {
         bytes[0] = kind;
         bytes[8..16].copy_from_slice(&worker.to_le_bytes());
         if let Some(limits) = limits {
+            bytes[4..8].copy_from_slice(&limits.cpu_weight.to_le_bytes());
             bytes[16..24].copy_from_slice(&limits.memory_bytes.to_le_bytes());
             bytes[24..28].copy_from_slice(&limits.cpu_permille.to_le_bytes());
             bytes[28..32].copy_from_slice(&limits.pids.to_le_bytes());
@@ -184,11 +185,13 @@ impl Request {
     /// Reads a datagram.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let bytes: &[u8; REQUEST_LEN] = bytes.try_into().map_err(|_| DecodeError::Length)?;
-        let mut reader = Reader(&bytes[8..]);
+        let mut reader = Reader(&bytes[4..]);
+        let cpu_weight = reader.u32()?;
         let worker = reader.u64()?;
         let limits = Limits {
             memory_bytes: reader.u64()?,
             cpu_permille: reader.u32()?,
+            cpu_weight,
             pids: reader.u32()?,
         };
         let request = match bytes[0] {
@@ -201,7 +204,7 @@ impl Request {
             3 => Self::Limit { worker, limits },
             _ => return Err(DecodeError::Value),
         };
-        // Reserved bytes, and fields that the kind does not use, are zero: one encoding per request.
+        // Fields that the kind does not use are zero: one encoding per request.
         if request.encode() == *bytes {
             Ok(request)
         } else {

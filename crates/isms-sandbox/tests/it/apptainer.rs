@@ -475,6 +475,7 @@ fn limits_set_at_assignment_hold_for_containers_too() {
     let limits = Limits {
         memory_bytes: 16 << 20,
         cpu_permille: 500,
+        cpu_weight: 100,
         pids: 4,
     };
     containers.platform.send(Request::Limit { worker: 1, limits });

@@ -31,14 +31,14 @@ fn a_doer_that_says_something_unknown_is_cut_off_and_its_workers_die() {
     .encode();
     let mut unknown_profile = good;
     unknown_profile[1] = 9;
-    let mut reserved = good;
-    reserved[5] = 1;
+    let mut unused_field = Request::Kill { worker: 2 }.encode();
+    unused_field[5] = 1;
     let lies: [&[u8]; 5] = [
         b"x",
         &good[..79],
         &[&good[..], b"x"].concat(),
         &unknown_profile,
-        &reserved,
+        &unused_field,
     ];
     for lie in lies {
         let worker = platform.worker();
@@ -88,6 +88,9 @@ fn limits_beyond_the_administrator_s_are_refused() {
         ..LIMITS
     }));
     refused(spawn(Limits { pids: 0, ..LIMITS }));
+    for cpu_weight in [0, MAXIMA.cpu_weight + 1] {
+        refused(spawn(Limits { cpu_weight, ..LIMITS }));
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Limits hold, and can be changed while a worker is empty.
 
+use std::fs;
+
 use isms_sandbox::{
     native::Limits,
     spawner::{Environment, Event, Request},
@@ -65,6 +67,7 @@ fn limits_set_at_assignment_hold_from_then_on() {
     let limits = Limits {
         memory_bytes: 16 << 20,
         cpu_permille: 500,
+        cpu_weight: 25,
         pids: 4,
     };
     platform.send(Request::Limit { worker: 1, limits });
@@ -77,6 +80,13 @@ fn limits_set_at_assignment_hold_from_then_on() {
     let (event, _) = platform.event().unwrap();
     assert!(matches!(event, Event::Failed { worker: 1, .. }), "{event:?}");
     assert_eq!(worker.ask("threads 100"), "3");
+    let shares = platform
+        .groups()
+        .into_iter()
+        .find_map(|group| fs::read_to_string(group.join("1/cpu.shares")).ok());
+    if let Some(shares) = shares {
+        assert_eq!(shares.trim(), "256");
+    }
     assert_eq!(worker.ask("eat 32"), "");
     let (event, _) = platform.event().unwrap();
     assert_eq!(

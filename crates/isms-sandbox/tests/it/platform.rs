@@ -36,11 +36,13 @@ const MIB: u64 = 1024 * 1024;
 pub(crate) const LIMITS: Limits = Limits {
     memory_bytes: 64 * MIB,
     cpu_permille: 1000,
+    cpu_weight: 100,
     pids: 16,
 };
 pub(crate) const MAXIMA: Limits = Limits {
     memory_bytes: 128 * MIB,
     cpu_permille: 2000,
+    cpu_weight: 10_000,
     pids: 32,
 };
 pub(crate) const WORKERS_MAX: u32 = 4;

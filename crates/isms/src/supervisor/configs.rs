@@ -78,11 +78,13 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
         worker_maxima: Limits {
             memory_bytes: mebibytes(settings.memory_mb_max),
             cpu_permille: 4000,
+            cpu_weight: 10_000,
             pids: 256,
         },
         builder_maxima: Limits {
             memory_bytes: mebibytes(BUILD_MEMORY_MB),
             cpu_permille: 4000,
+            cpu_weight: 100,
             pids: 256,
         },
         images: supervisor.data.images(),

@@ -106,6 +106,18 @@ fn a_pooled_sandbox_is_assigned_at_once_and_the_pool_is_refilled_at_the_next_tic
 }
 
 #[test]
+fn a_pool_is_filled_one_sandbox_after_the_other() {
+    let mut scene = Scene::new(3);
+    scene.expect(Event::Tick, &[spawn(1)]);
+    scene.expect(Event::Tick, &[]);
+    assert!(scene.handler.is_pool_short());
+    scene.expect(empty(1), &[spawn(2)]);
+    scene.expect(empty(2), &[spawn(3)]);
+    scene.expect(empty(3), &[]);
+    assert!(!scene.handler.is_pool_short());
+}
+
+#[test]
 fn a_spawner_that_fails_is_not_asked_again_at_once() {
     let mut scene = Scene::new(1);
     scene.on(Event::Tick);
@@ -255,9 +267,8 @@ fn a_trial_starts_a_worker_and_leaves_it_ready() {
     let mut scene = Scene::new(1);
     scene.expect(trial(1, IMAGE), &[spawn_in(1, IMAGE)]);
     scene.expect(trial(2, IMAGE), &[]);
-    scene.expect(empty(1), &[tried(1, Ok(())), tried(2, Ok(()))]);
+    scene.expect(empty(1), &[tried(1, Ok(())), tried(2, Ok(())), spawn(2)]);
     scene.expect(trial(3, IMAGE), &[tried(3, Ok(()))]);
-    scene.expect(Event::Tick, &[spawn(2)]);
     scene.on(demand(VERSION, 1));
     scene.expect(in_image(), &[assign(1, VERSION), publish(1)]);
     scene.expect(trial(4, IMAGE), &[tried(4, Ok(()))]);

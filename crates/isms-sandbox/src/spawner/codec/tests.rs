@@ -5,6 +5,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     memory_bytes: 1 << 40,
     cpu_permille: 0x0102_0304,
+    cpu_weight: 0x0506_0708,
     pids: 0x0a0b_0c0d,
 };
 
@@ -104,7 +105,7 @@ fn a_request_has_these_bytes() {
         limits: LIMITS,
     };
     let expected = [
-        1, 0, 1, 1, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4, 3, 2, 1, 0x0d, 0x0c,
+        1, 0, 1, 1, 8, 7, 6, 5, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4, 3, 2, 1, 0x0d, 0x0c,
         0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0x80, 5, 0, 0, 0, 0, 0, 0, 0,
     ];
     assert_eq!(spawn.encode(), [&expected[..], &[0xab; 32]].concat()[..]);
