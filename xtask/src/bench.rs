@@ -103,9 +103,37 @@ impl Figures {
     }
 }
 
-/// Measures, prints the table and writes `target/bench/results.json`.
-pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
-    let mut steps = Steps::new(6);
+/// What is measured together, by the name under which it can be asked for alone.
+type Part = fn(&Bench<'_>, &mut Figures) -> Result<()>;
+const PARTS: [(&str, Part); 3] = [("starts", starts), ("calls", rounds), ("crowd", crowd::measure)];
+
+/// What every part needs.
+struct Bench<'a> {
+    binaries: &'a Path,
+    /// The function that does nothing, compiled.
+    noop: &'a Path,
+    extent: Extent,
+}
+
+/// Measures the named parts, or all, prints the table and writes `target/bench/results.json`.
+pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let is_quick = arguments.contains(&"--quick");
+    let named: Vec<&str> = arguments
+        .iter()
+        .copied()
+        .filter(|argument| *argument != "--quick")
+        .collect();
+    for name in &named {
+        let names = PARTS.map(|(name, _)| name).join(", ");
+        ensure!(
+            PARTS.iter().any(|(part, _)| part == name),
+            "there is no part {name} of the bench; choose from: {names}"
+        );
+    }
+    let parts = PARTS
+        .iter()
+        .filter(|(name, _)| named.is_empty() || named.contains(name));
+    let mut steps = Steps::new(3 + parts.clone().count());
     steps.run("tools", || {
         install::ensure_all(&[&install::C_COMPILER, &install::CPP_COMPILER, &install::WRK])
     })?;
@@ -121,12 +149,14 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let results = workspace::target().join("bench");
     fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     let mut figures = Figures::default();
-    steps.run("starts", || starts(&binaries, extent, &mut figures))?;
-    let doee = compile_noop(&results)?;
-    steps.run("rounds", || rounds(&binaries, &doee, extent, &mut figures))?;
-    steps.run("a thousand idle workers", || {
-        (0..extent.crowds).try_for_each(|_| crowd::measure(&binaries, extent, &mut figures))
-    })?;
+    let bench = Bench {
+        binaries: &binaries,
+        noop: &compile_noop(&results)?,
+        extent: if is_quick { Extent::QUICK } else { Extent::FULL },
+    };
+    for (name, measure) in parts {
+        steps.run(name, || measure(&bench, &mut figures))?;
+    }
     let path = results.join("results.json");
     steps.run("results", || {
         fs::write(&path, serde_json::to_string_pretty(&figures.rows())?)
@@ -138,10 +168,10 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
 }
 
 /// From `isms up` to its ready line; and what an idle platform takes.
-fn starts(binaries: &Path, extent: Extent, figures: &mut Figures) -> Result<()> {
-    for _ in 0..extent.starts {
+fn starts(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
+    for _ in 0..bench.extent.starts {
         let started = Instant::now();
-        let platform = Platform::start(binaries, Listen::ANY, "")?;
+        let platform = Platform::start(bench.binaries, Listen::ANY, "")?;
         figures.push("ready_ms", "ms", started.elapsed().as_secs_f64() * 1e3);
         memory::settle(platform.pid());
         figures.push("platform_idle_mb", "MB", memory::pss_mb(platform.pid())?);
@@ -149,8 +179,8 @@ fn starts(binaries: &Path, extent: Extent, figures: &mut Figures) -> Result<()> 
     Ok(())
 }
 
-fn rounds(binaries: &Path, doee: &Path, extent: Extent, figures: &mut Figures) -> Result<()> {
-    let platform = Platform::start(binaries, Listen::ANY, "")?;
+fn rounds(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
+    let platform = Platform::start(bench.binaries, Listen::ANY, "")?;
     let project = workspace::root().join("benches/project");
     command::run(
         platform
@@ -161,23 +191,22 @@ fn rounds(binaries: &Path, doee: &Path, extent: Extent, figures: &mut Figures) -
             .stderr(Stdio::null()),
     )?;
     let hello = AxumHello::start()?;
-    for round in 1..=extent.rounds {
-        eprintln!("      round {round} of {}", extent.rounds);
-        one_round(&platform, &hello, binaries, doee, extent, figures)?;
+    let count = bench.extent.rounds;
+    for round in 1..=count {
+        eprintln!("      round {round} of {count}");
+        one_round(&platform, &hello, bench, figures)?;
     }
     let kib = memory::worker_kib(platform.pid())?;
     figures.push("idle_worker_kib", "KiB", kib);
     Ok(())
 }
 
-fn one_round(
-    platform: &Platform,
-    hello: &AxumHello,
-    binaries: &Path,
-    doee: &Path,
-    extent: Extent,
-    figures: &mut Figures,
-) -> Result<()> {
+fn one_round(platform: &Platform, hello: &AxumHello, bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
+    let Bench {
+        binaries,
+        noop,
+        extent,
+    } = bench;
     let samples = extent.samples.to_string();
     for sample in probe(&["uds-echo", "5000"])? {
         figures.add(sample);
@@ -220,7 +249,7 @@ fn one_round(
     for sample in probe(&[
         "sandbox",
         &binaries.to_string_lossy(),
-        &doee.to_string_lossy(),
+        &noop.to_string_lossy(),
         &samples,
     ])? {
         figures.add(sample);

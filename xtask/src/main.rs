@@ -21,7 +21,8 @@ use std::{env, process::ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  bench [--quick] measure, print a table, write target/bench/results.json
+  bench [--quick] [PART…]
+                  measure all or the named parts, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
   hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
                   attack the platform from inside its workers; prints what was contained
@@ -35,8 +36,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
-        ["bench"] => bench::run(bench::Extent::FULL),
-        ["bench", "--quick"] => bench::run(bench::Extent::QUICK),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["hostile", options @ ..] => hostile::run(options),
