@@ -1,10 +1,8 @@
 //! What Doee versions may use, as Resadmin says; asked once per version, which never changes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashlink::LruCache;
 use isms_protocol::{DoeeVersion, ErrorCode, ProjectId, WireError, dbriver::Grants};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,22 +25,13 @@ pub(crate) struct GrantsCache {
     known: Mutex<Known>,
 }
 
-#[derive(Default)]
-struct Known {
-    grants: HashMap<(ProjectId, DoeeVersion), Entry>,
-    clock: u64,
-}
-
-struct Entry {
-    grants: Arc<Grants>,
-    used: u64,
-}
+type Known = LruCache<(ProjectId, DoeeVersion), Arc<Grants>>;
 
 impl GrantsCache {
     pub(crate) fn new(requests: mpsc::Sender<GrantsRequest>) -> GrantsCache {
         GrantsCache {
             requests,
-            known: Mutex::default(),
+            known: Mutex::new(LruCache::new(GRANTS_CACHED_MAX)),
         }
     }
 
@@ -69,12 +58,12 @@ impl GrantsCache {
 
     /// Forgets what is known of a project's versions.
     pub(crate) fn forget(&self, project: ProjectId) {
-        self.known().grants.retain(|key, _| key.0 != project);
+        self.known().retain(|key, _| key.0 != project);
     }
 
     async fn grants(&self, project: ProjectId, version: DoeeVersion) -> Result<Arc<Grants>, WireError> {
-        if let Some(grants) = self.known().get((project, version)) {
-            return Ok(grants);
+        if let Some(grants) = self.known().get(&(project, version)) {
+            return Ok(Arc::clone(grants));
         }
         let unavailable = || {
             WireError::new(
@@ -105,35 +94,7 @@ impl GrantsCache {
         Ok(grants)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn get(&mut self, key: (ProjectId, DoeeVersion)) -> Option<Arc<Grants>> {
-        self.clock += 1;
-        let entry = self.grants.get_mut(&key)?;
-        entry.used = self.clock;
-        Some(entry.grants.clone())
-    }
-
-    fn insert(&mut self, key: (ProjectId, DoeeVersion), grants: Arc<Grants>) {
-        if self.grants.len() >= GRANTS_CACHED_MAX
-            && let Some(oldest) = self
-                .grants
-                .iter()
-                .min_by_key(|(_, entry)| entry.used)
-                .map(|(key, _)| *key)
-        {
-            self.grants.remove(&oldest);
-        }
-        self.grants.insert(
-            key,
-            Entry {
-                grants,
-                used: self.clock,
-            },
-        );
     }
 }

@@ -1,11 +1,11 @@
 //! Which servers Doee versions may reach, as Resadmin says; asked once per version, which never changes.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use hashlink::LruCache;
 use isms_ipc::Link;
 use isms_protocol::{
     DoeeVersion, ErrorCode, Header, HostPort, Kind, Message, ProjectId, Service, WireError, dbriver,
@@ -41,25 +41,14 @@ impl Grants {
 /// Remembers the grants of the versions used last.
 pub(crate) struct GrantsCache {
     link: Link,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    grants: HashMap<Caller, Entry>,
-    clock: u64,
-}
-
-struct Entry {
-    grants: Grants,
-    used: u64,
+    known: Mutex<LruCache<Caller, Grants>>,
 }
 
 impl GrantsCache {
     pub(crate) fn new(link: Link) -> GrantsCache {
         GrantsCache {
             link,
-            known: Mutex::default(),
+            known: Mutex::new(LruCache::new(CACHED_MAX)),
         }
     }
 
@@ -69,8 +58,8 @@ impl GrantsCache {
         if project.is_none() || version.is_none() {
             return Err(FetchError::Nobody);
         }
-        if let Some(grants) = self.known().get(caller) {
-            return Ok(grants);
+        if let Some(grants) = self.known().get(&caller) {
+            return Ok(grants.clone());
         }
         let request = Message::bare(Header {
             operation: Operation::Grants as u16,
@@ -94,27 +83,7 @@ impl GrantsCache {
         Ok(grants)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, LruCache<Caller, Grants>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn get(&mut self, caller: Caller) -> Option<Grants> {
-        self.clock += 1;
-        let entry = self.grants.get_mut(&caller)?;
-        entry.used = self.clock;
-        Some(entry.grants.clone())
-    }
-
-    fn insert(&mut self, caller: Caller, grants: Grants) {
-        if self.grants.len() >= CACHED_MAX
-            && let Some(oldest) = self.grants.iter().min_by_key(|(_, entry)| entry.used)
-        {
-            let oldest = *oldest.0;
-            self.grants.remove(&oldest);
-        }
-        let used = self.clock;
-        self.grants.insert(caller, Entry { grants, used });
     }
 }
