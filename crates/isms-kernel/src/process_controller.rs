@@ -104,11 +104,12 @@ impl Core {
 
     /// Dispatches what waits in a queue while there is capacity.
     pub(crate) fn pump(&mut self, queue: QueueIndex) {
-        while let Some(key) = self.scheduler.take(queue, self.now) {
+        while let Some((key, occupied)) = self.scheduler.take(queue, self.now) {
             let process = self
                 .table
                 .get_mut(key)
                 .expect("what waits in a queue is in the table");
+            process.occupied = Some(occupied);
             let running = State::Running {
                 replied: false,
                 stop: None,
@@ -123,7 +124,7 @@ impl Core {
                 unreachable!("only queued processes wait in a queue");
             };
             if process.deadline.is_some_and(|deadline| deadline <= self.now) {
-                self.scheduler.release(queue);
+                self.release(key);
                 self.give_up(key, ErrorCode::Expired);
                 continue;
             }
@@ -177,7 +178,9 @@ impl Core {
         }) else {
             return self.refuse(header.sender, &header, &busy());
         };
-        let at_once = self.scheduler.start_at_once(queue);
+        let occupied = self
+            .scheduler
+            .start_at_once(queue, header.class, header.project, self.now);
         let key = self.table.insert(Process {
             header,
             caller_waits: true,
@@ -189,6 +192,7 @@ impl Core {
             parent,
             children: Vec::new(),
             queue,
+            occupied,
             state: State::Running {
                 replied: false,
                 stop: None,
@@ -204,24 +208,20 @@ impl Core {
             parent.children.push(key);
         }
         self.set_timer(key, deadline);
-        match at_once {
-            true => self.start(key, message.body, message.raw),
-            false => self.wait(key, message),
+        match occupied {
+            Some(_) => self.start(key, message.body, message.raw),
+            None => self.wait(key, message),
         }
     }
 
     /// Puts a process into its queue, where lower work may have to make room.
     fn wait(&mut self, key: ProcessKey, message: Message) {
         let process = self.table.get(key).expect("a process that was just made");
-        let (queue, class, deadline, target) = (
-            process.queue,
-            process.header.class,
-            process.deadline,
-            process.callee(),
-        );
+        let (queue, deadline, target) = (process.queue, process.deadline, process.callee());
         let arrival = Arrival {
             process: key,
-            class,
+            class: process.header.class,
+            project: process.header.project,
             deadline,
             now: self.now,
             bytes: message.len(),
@@ -256,15 +256,14 @@ impl Core {
             .table
             .get_mut(key)
             .expect("a process that starts is in the table");
-        let (target, wanted, queue) = (process.callee(), process.header.target_generation, process.queue);
+        let (target, wanted) = (process.callee(), process.header.target_generation);
         let present = self
             .services
             .registration(target)
             .map(|registration| registration.generation);
         let Some(generation) = present.filter(|&present| wanted == Incarnation(0) || wanted == present)
         else {
-            self.scheduler.release(queue);
-            self.ready.push(queue);
+            self.release(key);
             return self.give_up(key, ErrorCode::Unavailable);
         };
         process.header.target_generation = generation;
@@ -273,6 +272,17 @@ impl Core {
             .map_or(0, |deadline| deadline.us_since(now).max(1));
         let header = process.towards_callee(key, Kind::Request, process.header.flags);
         self.send_to(target, Message { header, body, raw });
+    }
+
+    /// Frees the capacity that a process has occupied, for another one.
+    fn release(&mut self, key: ProcessKey) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        if let Some(occupied) = process.occupied.take() {
+            self.scheduler.release(process.queue, occupied, self.now);
+            self.ready.push(process.queue);
+        }
     }
 
     pub(crate) fn generation(&self, service: Service) -> Incarnation {

@@ -1,21 +1,24 @@
 //! The Scheduler: one queue per (service, Doee version), and which call runs next.
 //!
 //! Invariants: a queue never has more calls running than its capacity, what a service registered or
-//! the Doer published as slots; within a queue the order is class, then virtual deadline, then
-//! arrival, except that every so often a call that has waited too long goes first; the queues
-//! together are bounded in calls and in bytes.
+//! the Doer published as slots; within a queue the order is class, then the project that has had least for
+//! its weight, then virtual deadline, then arrival, except that every so often a call that has waited too
+//! long goes first; the queues together are bounded in calls and in bytes, and a full one makes room at the
+//! expense of who has most waiting in it.
 //!
-//! It knows processes by key only, sends nothing and reads no clock. Weights of projects are not
-//! here yet; they will add a project's virtual runtime to [`Ticket`].
+//! It knows processes by key only, sends nothing and reads no clock.
 
 mod demand;
 #[cfg(test)]
 mod model;
+mod shares;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::HashMap;
 
-use isms_protocol::{Class, DoeeVersion, Service, limits};
+use isms_protocol::{Class, DoeeVersion, ProjectId, Service, limits};
 
 use crate::{
     clock::Moment,
@@ -24,6 +27,7 @@ use crate::{
     process_controller::ProcessKey,
 };
 
+use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
 
@@ -33,6 +37,9 @@ pub(crate) const QUEUES_MAX: usize = 2 * limits::REQUEST_CREDIT_MAX as usize;
 /// Of so many dispatches in a row at least all but one follow the order; the one is an aged call's.
 /// Without this bound a long queue of old batch calls would shut out every other class.
 pub(crate) const AGED_ONE_IN: u32 = 4;
+
+/// Weight of a project of which nothing else was said.
+pub(crate) const WEIGHT: u32 = 100;
 
 /// Names a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +69,16 @@ struct Queue {
     demand_dirty: bool,
 }
 
+/// A place in a queue's capacity, and what its project was charged for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occupied {
+    class: Class,
+    project: ProjectId,
+    since: Moment,
+    /// 0 where nobody shares.
+    expected_us: u64,
+}
+
 /// All queues.
 pub(crate) struct Scheduler {
     queues: Vec<Option<Queue>>,
@@ -72,6 +89,8 @@ pub(crate) struct Scheduler {
     waiting_by_class: [usize; 4],
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
+    /// Of the projects that have another one than [`WEIGHT`].
+    weights: HashMap<ProjectId, u32>,
     queue_len_max: usize,
     queue_total_max: usize,
     queue_bytes_max: usize,
@@ -89,6 +108,7 @@ impl Scheduler {
             waiting_by_class: [0; 4],
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
+            weights: HashMap::new(),
             queue_len_max: config.queue_len_max,
             queue_total_max: config.queue_total_max,
             queue_bytes_max: config.queue_bytes_max,
@@ -135,11 +155,17 @@ impl Scheduler {
     }
 
     /// Occupies capacity for a call that need not wait, if there is some and nothing waits before it.
-    pub(crate) fn start_at_once(&mut self, index: QueueIndex) -> bool {
+    pub(crate) fn start_at_once(
+        &mut self,
+        index: QueueIndex,
+        class: Class,
+        project: ProjectId,
+        now: Moment,
+    ) -> Option<Occupied> {
+        let weight = self.weight(project);
         let queue = self.queue_mut(index);
         let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
-        queue.running += u32::from(free);
-        free
+        free.then(|| queue.occupy(class, project, weight, now))
     }
 
     /// Lets a call wait. When that needs room, the last waiting calls of lower classes make it:
@@ -151,7 +177,11 @@ impl Scheduler {
         evicted: &mut Vec<ProcessKey>,
     ) -> Result<Ticket, Full> {
         if self.queue(index).waiting.len() >= self.queue_len_max {
-            self.evict(index, call.class, evicted)?;
+            let queue = self.queue(index);
+            let lower = queue.waiting.last().filter(|last| last.ticket.class > call.class);
+            let greedier = || queue.waiting.last_of_greedier(call.class, call.project);
+            let victim = lower.or_else(greedier).ok_or(Full)?.ticket;
+            evicted.extend(self.remove(index, &victim));
         }
         while self.waiting >= self.queue_total_max || self.waiting_bytes + call.bytes > self.queue_bytes_max {
             let fullest = self.lowest_waiting(call.class).ok_or(Full)?;
@@ -163,6 +193,7 @@ impl Scheduler {
             .unwrap_or_else(|| call.now.after_us(self.aging_max_us));
         let ticket = Ticket {
             class: call.class,
+            project: call.project,
             virtual_deadline: due,
             sequence: self.sequence,
         };
@@ -177,7 +208,7 @@ impl Scheduler {
     }
 
     /// Takes the call that runs next and occupies capacity for it.
-    pub(crate) fn take(&mut self, index: QueueIndex, now: Moment) -> Option<ProcessKey> {
+    pub(crate) fn take(&mut self, index: QueueIndex, now: Moment) -> Option<(ProcessKey, Occupied)> {
         let aging_max_us = self.aging_max_us;
         let queue = self.queues[index.0 as usize].as_mut()?;
         let capacity = queue.capacity + u32::from(planted(Bug::OverCapacity) && queue.capacity > 0);
@@ -197,8 +228,12 @@ impl Scheduler {
             true => queue.waiting.last()?.ticket,
             false => ticket,
         };
-        queue.running += 1;
-        self.remove(index, &ticket)
+        let weight = self.weight(ticket.project);
+        let occupied = self
+            .queue_mut(index)
+            .occupy(ticket.class, ticket.project, weight, now);
+        let process = self.remove(index, &ticket)?;
+        Some((process, occupied))
     }
 
     /// Takes a call out that will not run.
@@ -212,10 +247,34 @@ impl Scheduler {
     }
 
     /// Frees the capacity of a call that has ended.
-    pub(crate) fn release(&mut self, index: QueueIndex) {
+    pub(crate) fn release(&mut self, index: QueueIndex, occupied: Occupied, now: Moment) {
+        let weight = self.weight(occupied.project);
         let queue = self.queue_mut(index);
         assert!(queue.running > 0, "only what runs is released");
         queue.running -= 1;
+        if queue.is_shared() {
+            let Occupied {
+                class,
+                project,
+                since,
+                expected_us,
+            } = occupied;
+            let shares = queue.waiting.shares_mut(class);
+            shares.end(project, weight, expected_us, now.us_since(since));
+        }
+    }
+
+    /// Sets what a project gets where it shares, in proportion to others. Nobody can yet.
+    #[cfg(test)]
+    pub(crate) fn set_weight(&mut self, project: ProjectId, weight: u32) {
+        match weight {
+            WEIGHT => self.weights.remove(&project),
+            _ => self.weights.insert(project, weight),
+        };
+    }
+
+    fn weight(&self, project: ProjectId) -> u32 {
+        self.weights.get(&project).copied().unwrap_or(WEIGHT)
     }
 
     /// Sets how many calls of a queue may run in all.
@@ -228,6 +287,7 @@ impl Scheduler {
         for index in self.queues_of(service) {
             let queue = self.queue_mut(index);
             (queue.capacity, queue.running) = (0, 0);
+            queue.waiting.all_shares_mut().for_each(Shares::forget_running);
             queue.demand_told = 0;
             if planted(Bug::LosesQueue) {
                 while let Some(ticket) = self.queue(index).waiting.first().map(|waiting| waiting.ticket) {
@@ -318,11 +378,33 @@ impl Scheduler {
     }
 }
 
+impl Queue {
+    /// Calls of many projects run here, of which each should get its share. A Doee version is one project's.
+    fn is_shared(&self) -> bool {
+        self.name.doee.is_none()
+    }
+
+    fn occupy(&mut self, class: Class, project: ProjectId, weight: u32, since: Moment) -> Occupied {
+        self.running += 1;
+        let expected_us = match self.is_shared() {
+            true => self.waiting.shares_mut(class).begin(project, weight),
+            false => 0,
+        };
+        Occupied {
+            class,
+            project,
+            since,
+            expected_us,
+        }
+    }
+}
+
 /// A call that comes to wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) process: ProcessKey,
     pub(crate) class: Class,
+    pub(crate) project: ProjectId,
     pub(crate) deadline: Option<Moment>,
     pub(crate) now: Moment,
     pub(crate) bytes: usize,

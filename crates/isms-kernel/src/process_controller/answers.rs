@@ -93,12 +93,10 @@ impl Core {
         }
         process.state = State::Draining;
         let drains = process.request.open && process.caller_knows;
-        let queue = process.queue;
         self.orphan_children(key);
         if !planted(Bug::LeaksSlot) {
-            self.scheduler.release(queue);
+            self.release(key);
         }
-        self.ready.push(queue);
         if !drains {
             self.discard(key);
         }

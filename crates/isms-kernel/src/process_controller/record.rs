@@ -6,7 +6,7 @@ use isms_protocol::{ErrorCode, Flags, Header, Kind, Service, limits::STREAM_LEN_
 use super::ProcessKey;
 use crate::{
     clock::Moment,
-    scheduler::{QueueIndex, Ticket},
+    scheduler::{Occupied, QueueIndex, Ticket},
 };
 
 /// A process that has not ended.
@@ -25,6 +25,8 @@ pub(crate) struct Process {
     pub(crate) parent: Option<ProcessKey>,
     pub(crate) children: Vec<ProcessKey>,
     pub(crate) queue: QueueIndex,
+    /// Its callee's capacity, while it has some.
+    pub(crate) occupied: Option<Occupied>,
     pub(crate) state: State,
     /// Bytes from the caller to the callee.
     pub(crate) request: Stream,

@@ -1,12 +1,17 @@
 //! The scheduler against a naive model: one list that is searched from end to end.
 
-use isms_protocol::{Class, DoeeVersion, Service};
+use std::collections::BTreeMap;
+
+use isms_protocol::{Class, DoeeVersion, ProjectId, Service};
 use proptest::prelude::*;
 
-use super::{AGED_ONE_IN, Arrival, Full, QueueIndex, QueueName, Scheduler, Ticket};
+use super::{AGED_ONE_IN, Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler, Ticket, WEIGHT};
 use crate::{clock::Moment, config::Config, process_controller::ProcessKey};
 
 const QUEUES: usize = 3;
+/// The queue that projects share; each of the others is of a Doee version.
+const SHARED: usize = 0;
+const PROJECTS: u8 = 3;
 const AGING_US: u64 = 1_000;
 
 #[derive(Clone, Debug)]
@@ -14,6 +19,7 @@ enum Move {
     Wait {
         queue: usize,
         class: Class,
+        project: u8,
         deadline_us: Option<u64>,
         bytes: usize,
     },
@@ -25,6 +31,7 @@ enum Move {
     },
     Release {
         queue: usize,
+        nth: usize,
     },
     Capacity {
         queue: usize,
@@ -44,11 +51,29 @@ struct Entry {
     bytes: usize,
 }
 
+/// What a project has had in a class of the shared queue.
+#[derive(Clone, Copy, Debug)]
+struct Had {
+    virtual_time: u64,
+    expected_us: u64,
+}
+
+/// A call that runs.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    class: Class,
+    project: ProjectId,
+    since: Moment,
+    expected_us: u64,
+}
+
 #[derive(Default)]
 struct Model {
     waiting: Vec<Entry>,
+    had: BTreeMap<(Class, ProjectId), Had>,
+    floor: BTreeMap<Class, u64>,
     capacity: [u32; QUEUES],
-    running: [u32; QUEUES],
+    running: [Vec<Run>; QUEUES],
     until_aged: [u32; QUEUES],
     sequence: u64,
 }
@@ -63,26 +88,133 @@ fn config() -> Config {
     }
 }
 
+fn due(entry: &Entry) -> (Moment, u64) {
+    (entry.ticket.virtual_deadline, entry.ticket.sequence)
+}
+
+fn virtual_us(us: u64) -> u64 {
+    us * 10_000 / u64::from(WEIGHT)
+}
+
 impl Model {
     fn of(&self, queue: usize) -> impl Iterator<Item = &Entry> {
         self.waiting.iter().filter(move |entry| entry.queue == queue)
     }
 
+    fn in_lane(&self, queue: usize, class: Class, project: ProjectId) -> usize {
+        let lane = |entry: &&Entry| (entry.ticket.class, entry.ticket.project) == (class, project);
+        self.of(queue).filter(lane).count()
+    }
+
+    /// Of the lowest class, of the project with the most calls there, due last.
     fn last(&self, queue: usize) -> Option<&Entry> {
-        self.of(queue).max_by_key(|entry| entry.ticket)
+        self.of(queue).max_by_key(|entry| {
+            let Ticket { class, project, .. } = entry.ticket;
+            (class, self.in_lane(queue, class, project), project, due(entry))
+        })
+    }
+
+    fn last_of_greedier(&self, queue: usize, class: Class, project: ProjectId) -> Option<&Entry> {
+        let own = self.in_lane(queue, class, project);
+        let of_class = self.of(queue).filter(|entry| entry.ticket.class == class);
+        let lane = |entry: &Entry| self.in_lane(queue, class, entry.ticket.project);
+        of_class
+            .max_by_key(|entry| (lane(entry), entry.ticket.project, due(entry)))
+            .filter(|entry| lane(entry) > own + 1)
+    }
+
+    fn virtual_time(&self, entry: &Entry) -> u64 {
+        let Ticket { class, project, .. } = entry.ticket;
+        self.had.get(&(class, project)).map_or(0, |had| had.virtual_time)
+    }
+
+    /// By class, by what the project has had, by deadline.
+    fn order(&self, entry: &Entry) -> impl Ord + use<> {
+        let Ticket { class, project, .. } = entry.ticket;
+        (class, self.virtual_time(entry), project, due(entry))
+    }
+
+    fn take_out(&mut self, ticket: &Ticket) {
+        let gone = self.waiting.iter().position(|entry| entry.ticket == *ticket);
+        let entry = self.waiting.remove(gone.expect("it waits"));
+        if entry.queue == SHARED && self.in_lane(SHARED, ticket.class, ticket.project) == 0 {
+            self.forget(ticket.class, ticket.project);
+        }
+    }
+
+    /// A project without calls that owes nothing is as one that was never there; nobody owes when nobody has calls.
+    fn forget(&mut self, class: Class, project: ProjectId) {
+        let floor = self.floor.get(&class).copied().unwrap_or(0);
+        let runs = |run: &Run| run.class == class;
+        let has_calls = self.in_lane(SHARED, class, project) > 0
+            || self.running[SHARED]
+                .iter()
+                .any(|run| runs(run) && run.project == project);
+        if !has_calls
+            && self
+                .had
+                .get(&(class, project))
+                .is_some_and(|had| had.virtual_time <= floor)
+        {
+            self.had.remove(&(class, project));
+        }
+        let waits = self.of(SHARED).any(|entry| entry.ticket.class == class);
+        if !waits && !self.running[SHARED].iter().any(runs) {
+            self.had.retain(|(other, _), _| *other != class);
+            self.floor.remove(&class);
+        }
+    }
+
+    fn begin(&mut self, queue: usize, ticket: &Ticket, now: Moment) {
+        let Ticket { class, project, .. } = *ticket;
+        let mut expected_us = 0;
+        if queue == SHARED {
+            let of_class = self.of(SHARED).filter(|entry| entry.ticket.class == class);
+            let least = of_class.map(|entry| self.virtual_time(entry)).min();
+            let floor = self.floor.entry(class).or_default();
+            *floor = least.unwrap_or(0).max(*floor);
+            let had = self.had.get_mut(&(class, project)).expect("it waited");
+            expected_us = had.expected_us;
+            had.virtual_time += virtual_us(expected_us);
+        }
+        self.running[queue].push(Run {
+            class,
+            project,
+            since: now,
+            expected_us,
+        });
+    }
+
+    fn release(&mut self, queue: usize, nth: usize, now: Moment) {
+        let Run {
+            class,
+            project,
+            since,
+            expected_us,
+        } = self.running[queue].remove(nth);
+        if queue == SHARED {
+            let ran_us = now.us_since(since);
+            let had = self.had.get_mut(&(class, project)).expect("it ran");
+            had.virtual_time = (had.virtual_time + virtual_us(ran_us)) - virtual_us(expected_us);
+            had.expected_us = (had.expected_us * 7 + ran_us) / 8;
+            self.forget(class, project);
+        }
     }
 
     fn evict(&mut self, victim: Option<Entry>, below: Class) -> Result<ProcessKey, Full> {
         let victim = victim.filter(|victim| victim.ticket.class > below).ok_or(Full)?;
-        self.waiting.retain(|entry| entry.ticket != victim.ticket);
+        self.take_out(&victim.ticket);
         Ok(victim.process)
     }
 
     fn wait(&mut self, queue: usize, call: Arrival, evicted: &mut Vec<ProcessKey>) -> Result<Ticket, Full> {
         let config = config();
         if self.of(queue).count() >= config.queue_len_max {
-            let victim = self.last(queue).cloned();
-            evicted.push(self.evict(victim, call.class)?);
+            let lower = self.last(queue).filter(|last| last.ticket.class > call.class);
+            let greedier = || self.last_of_greedier(queue, call.class, call.project);
+            let victim = lower.or_else(greedier).cloned().ok_or(Full)?;
+            self.take_out(&victim.ticket);
+            evicted.push(victim.process);
         }
         let bytes = |model: &Model| model.waiting.iter().map(|entry| entry.bytes).sum::<usize>();
         while self.waiting.len() >= config.queue_total_max
@@ -98,9 +230,19 @@ impl Model {
         let virtual_deadline = call.deadline.unwrap_or(call.now.after_us(AGING_US));
         let ticket = Ticket {
             class: call.class,
+            project: call.project,
             virtual_deadline,
             sequence: self.sequence,
         };
+        if queue == SHARED && self.in_lane(SHARED, call.class, call.project) == 0 {
+            let floor = self.floor.get(&call.class).copied().unwrap_or(0);
+            let newcomer = Had {
+                virtual_time: 0,
+                expected_us: 1_000,
+            };
+            let had = self.had.entry((call.class, call.project)).or_insert(newcomer);
+            had.virtual_time = had.virtual_time.max(floor);
+        }
         self.waiting.push(Entry {
             queue,
             ticket,
@@ -112,10 +254,10 @@ impl Model {
     }
 
     fn take(&mut self, queue: usize, now: Moment) -> Option<ProcessKey> {
-        if self.running[queue] >= self.capacity[queue] {
+        if self.running[queue].len() >= self.capacity[queue] as usize {
             return None;
         }
-        let first = self.of(queue).min_by_key(|entry| entry.ticket)?.clone();
+        let first = self.of(queue).min_by_key(|entry| self.order(entry))?.clone();
         let oldest = self.of(queue).min_by_key(|entry| entry.ticket.sequence)?.clone();
         let aged = self.until_aged[queue] == 0 && now.us_since(oldest.since) >= AGING_US;
         let next = if aged { oldest } else { first.clone() };
@@ -123,8 +265,8 @@ impl Model {
             true => self.until_aged[queue].saturating_sub(1),
             false => AGED_ONE_IN - 1,
         };
-        self.running[queue] += 1;
-        self.waiting.retain(|entry| entry.ticket != next.ticket);
+        self.begin(queue, &next.ticket, now);
+        self.take_out(&next.ticket);
         Some(next.process)
     }
 }
@@ -134,11 +276,11 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let class = prop::sample::select(&Class::ALL[..]);
     let deadline = prop::option::of(1..5_000u64);
     let one = prop_oneof![
-        6 => (queue.clone(), class, deadline, 1..200usize)
-            .prop_map(|(queue, class, deadline_us, bytes)| Move::Wait { queue, class, deadline_us, bytes }),
+        6 => (queue.clone(), class, 0..PROJECTS, deadline, 1..200usize)
+            .prop_map(|(queue, class, project, deadline_us, bytes)| Move::Wait { queue, class, project, deadline_us, bytes }),
         4 => queue.clone().prop_map(|queue| Move::Take { queue }),
         1 => any::<usize>().prop_map(|nth| Move::Remove { nth }),
-        2 => queue.clone().prop_map(|queue| Move::Release { queue }),
+        2 => (queue.clone(), any::<usize>()).prop_map(|(queue, nth)| Move::Release { queue, nth }),
         1 => (queue, 0..4u32).prop_map(|(queue, capacity)| Move::Capacity { queue, capacity }),
         2 => (0..900u64).prop_map(|us| Move::Pass { us }),
     ];
@@ -148,27 +290,35 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let mut scheduler = Scheduler::new(&config());
     let mut model = Model::default();
+    // The first has no Doee version.
     let name = |number: u8| QueueName {
         service: Service::Doer,
         doee: DoeeVersion::from_bytes([number; 16]),
     };
-    let queues: Vec<QueueIndex> = (1..=QUEUES as u8)
+    let queues: Vec<QueueIndex> = (0..QUEUES as u8)
         .map(|number| scheduler.open(name(number)).unwrap())
         .collect();
+    let mut occupied: [Vec<Occupied>; QUEUES] = Default::default();
     let mut now = Moment(0);
     for (number, one) in moves.into_iter().enumerate() {
         match one {
             Move::Wait {
                 queue,
                 class,
+                project,
                 deadline_us,
                 bytes,
             } => {
+                let project = match queue {
+                    SHARED => ProjectId::from_bytes([project; 16]),
+                    _ => ProjectId::NONE,
+                };
                 let deadline = deadline_us.map(|us| now.after_us(us));
                 let process = ProcessKey::from_call(number as u64);
                 let call = Arrival {
                     process,
                     class,
+                    project,
                     deadline,
                     now,
                     bytes,
@@ -179,19 +329,23 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 prop_assert_eq!(evicted, evicted_in_model);
             }
             Move::Take { queue } => {
-                prop_assert_eq!(scheduler.take(queues[queue], now), model.take(queue, now));
+                let taken = scheduler.take(queues[queue], now);
+                prop_assert_eq!(taken.map(|(process, _)| process), model.take(queue, now));
+                occupied[queue].extend(taken.map(|(_, occupied)| occupied));
             }
             Move::Remove { nth } if !model.waiting.is_empty() => {
-                let entry = model.waiting.remove(nth % model.waiting.len());
+                let entry = model.waiting[nth % model.waiting.len()].clone();
+                model.take_out(&entry.ticket);
                 prop_assert_eq!(
                     scheduler.remove(queues[entry.queue], &entry.ticket),
                     Some(entry.process)
                 );
                 prop_assert_eq!(scheduler.remove(queues[entry.queue], &entry.ticket), None);
             }
-            Move::Release { queue } if model.running[queue] > 0 => {
-                model.running[queue] -= 1;
-                scheduler.release(queues[queue]);
+            Move::Release { queue, nth } if !occupied[queue].is_empty() => {
+                let nth = nth % occupied[queue].len();
+                model.release(queue, nth, now);
+                scheduler.release(queues[queue], occupied[queue].remove(nth), now);
             }
             Move::Capacity { queue, capacity } => {
                 model.capacity[queue] = capacity;

@@ -1,8 +1,9 @@
-//! The calls that wait in one queue, in two intrusive red-black trees over the same nodes: one in
-//! the order in which they run, one by age.
+//! The calls that wait in one queue, in two intrusive red-black trees over the same nodes: one by age, and for each
+//! class and project one by virtual deadline.
 //!
-//! Invariant: both trees hold the same nodes. A node is found by its key, never by its address, so
-//! nothing here is unsafe but what the adapter macro generates.
+//! Within a class, the project that has had least goes first (`shares`), and of its calls the one that is due first.
+//! Invariant: the trees hold the same nodes. A node is found by its key, never by its address, so nothing here is
+//! unsafe but what the adapter macro generates.
 
 #![allow(
     unsafe_code,
@@ -11,16 +12,17 @@
 
 use std::rc::Rc;
 
-use intrusive_collections::{Bound, KeyAdapter, RBTree, RBTreeLink, intrusive_adapter};
-use isms_protocol::Class;
+use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, intrusive_adapter};
+use isms_protocol::{Class, ProjectId};
 
+use super::shares::Shares;
 use crate::{clock::Moment, process_controller::ProcessKey};
 
-/// Where a waiting call stands; the order of the fields is the order in which calls run. A
-/// project's virtual runtime will stand between class and deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a waiting call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) class: Class,
+    pub(crate) project: ProjectId,
     pub(crate) virtual_deadline: Moment,
     /// Unique, and counts up with each arrival.
     pub(crate) sequence: u64,
@@ -54,9 +56,9 @@ intrusive_adapter!(OrderAdapter = Rc<Waiting>: Waiting { order => RBTreeLink });
 intrusive_adapter!(AgeAdapter = Rc<Waiting>: Waiting { age => RBTreeLink });
 
 impl<'a> KeyAdapter<'a> for OrderAdapter {
-    type Key = Ticket;
-    fn get_key(&self, waiting: &'a Waiting) -> Ticket {
-        waiting.ticket
+    type Key = (Moment, u64);
+    fn get_key(&self, waiting: &'a Waiting) -> (Moment, u64) {
+        due(&waiting.ticket)
     }
 }
 
@@ -67,9 +69,35 @@ impl<'a> KeyAdapter<'a> for AgeAdapter {
     }
 }
 
+/// The order of one project's calls of one class.
+fn due(ticket: &Ticket) -> (Moment, u64) {
+    (ticket.virtual_deadline, ticket.sequence)
+}
+
+/// The calls of one project in one class.
+pub(super) struct Lane {
+    by_deadline: RBTree<OrderAdapter>,
+    len: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane {
+            by_deadline: RBTree::new(OrderAdapter::new()),
+            len: 0,
+        }
+    }
+}
+
+impl Lane {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
 /// The waiting calls of one queue.
 pub(crate) struct WaitingTree {
-    by_order: RBTree<OrderAdapter>,
+    classes: [Shares; Class::ALL.len()],
     by_age: RBTree<AgeAdapter>,
     len: usize,
 }
@@ -77,7 +105,7 @@ pub(crate) struct WaitingTree {
 impl WaitingTree {
     pub(crate) fn new() -> WaitingTree {
         WaitingTree {
-            by_order: RBTree::new(OrderAdapter::new()),
+            classes: Default::default(),
             by_age: RBTree::new(AgeAdapter::new()),
             len: 0,
         }
@@ -87,30 +115,56 @@ impl WaitingTree {
         self.len
     }
 
+    /// What the projects have had in a class.
+    pub(super) fn shares_mut(&mut self, class: Class) -> &mut Shares {
+        &mut self.classes[class as usize]
+    }
+
+    pub(super) fn all_shares_mut(&mut self) -> impl Iterator<Item = &mut Shares> {
+        self.classes.iter_mut()
+    }
+
     pub(crate) fn insert(&mut self, waiting: Waiting) {
+        let Ticket { class, project, .. } = waiting.ticket;
         let waiting = Rc::new(waiting);
-        self.by_order.insert(waiting.clone());
+        self.shares_mut(class).change(project, |lane| {
+            lane.by_deadline.insert(waiting.clone());
+            lane.len += 1;
+        });
         self.by_age.insert(waiting);
         self.len += 1;
     }
 
     /// Takes a call out, wherever it stands.
     pub(crate) fn remove(&mut self, ticket: &Ticket) -> Option<Rc<Waiting>> {
-        let waiting = self.by_order.find_mut(ticket).remove()?;
-        let aged = self.by_age.find_mut(&ticket.sequence).remove();
-        assert!(aged.is_some(), "a waiting call is in both trees");
+        let waiting = self.by_age.find_mut(&ticket.sequence).remove()?;
+        self.shares_mut(ticket.class).change(ticket.project, |lane| {
+            let ordered = lane.by_deadline.find_mut(&due(ticket)).remove();
+            assert!(ordered.is_some(), "a waiting call is in both trees");
+            lane.len -= 1;
+        });
         self.len -= 1;
         Some(waiting)
     }
 
     /// The call that is first in order.
     pub(crate) fn first(&self) -> Option<&Waiting> {
-        self.by_order.front().get()
+        let lane = self.classes.iter().find_map(Shares::first)?;
+        lane.by_deadline.front().get()
     }
 
-    /// The call that is last in order: of the lowest class, and due last.
+    /// The call that is last in order: of the lowest class, of the project that has most of them there, due last.
     pub(crate) fn last(&self) -> Option<&Waiting> {
-        self.by_order.upper_bound(Bound::Unbounded).get()
+        let (lane, _) = self.classes.iter().rev().find_map(Shares::longest)?;
+        lane.by_deadline.back().get()
+    }
+
+    /// The last call of a project that has more calls of a class here than another one would have with one more.
+    pub(crate) fn last_of_greedier(&self, class: Class, project: ProjectId) -> Option<&Waiting> {
+        let shares = &self.classes[class as usize];
+        let own = shares.lane(project).map_or(0, Lane::len);
+        let (lane, _) = shares.longest().filter(|(lane, _)| lane.len() > own + 1)?;
+        lane.by_deadline.back().get()
     }
 
     /// The call that has waited longest.
