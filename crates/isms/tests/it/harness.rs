@@ -78,6 +78,15 @@ impl Platform {
         ))
     }
 
+    /// Starts a platform whose data lies below a folder.
+    pub(crate) fn start_below(folder: &Path) -> Option<Platform> {
+        let data = tempfile::Builder::new()
+            .prefix("isms-test-")
+            .tempdir_in(folder)
+            .unwrap();
+        Some(Platform::start_in(binaries()?, data, &[], Stdio::inherit()))
+    }
+
     /// Starts a platform of the programs in a folder.
     pub(crate) fn start_from(binaries: &Path, settings: &[&str]) -> Platform {
         Platform::start_in(binaries.to_owned(), new_data(), settings, Stdio::inherit())

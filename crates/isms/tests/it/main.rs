@@ -7,6 +7,7 @@ mod bad_doees;
 mod boundaries;
 mod data;
 mod deploy;
+mod disk_full;
 mod effects;
 mod egress;
 mod example;
