@@ -5,6 +5,7 @@ mod bad_binaries;
 mod bad_builds;
 mod bad_doees;
 mod boundaries;
+mod build_network;
 mod data;
 mod deploy;
 mod disk_full;
