@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -226,6 +227,44 @@ fn an_ordinary_user_s_platform_keeps_images_and_says_who_can_run_them() {
         }
         assert_eq!(files(&platform, "images").len(), 1, "uploaded once");
     });
+}
+
+#[test]
+fn an_ordinary_user_looks_around_in_our_image_by_apptainer_itself() {
+    let Some(image) = std::env::var_os("ISMS_IMAGE") else {
+        return eprintln!("SKIPPED: ISMS_IMAGE names no image with the executor");
+    };
+    // Apptainer unpacks the image there, and wants a user whom the machine knows.
+    let (nobody, home) = (65_534, tempfile::tempdir().unwrap());
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = home.path().join("minimal.sif");
+    fs::copy(image, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new("apptainer");
+    command
+        .args([
+            "exec",
+            "--containall",
+            "--no-privs",
+            "--no-home",
+            "--disable-cache",
+        ])
+        .args([copy.as_os_str(), "/isms/doee-executor".as_ref()])
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .current_dir("/");
+    if geteuid().is_root() {
+        command.uid(nobody).gid(nobody);
+    }
+    let Ok(output) = command.output() else {
+        return eprintln!("SKIPPED: apptainer is not installed");
+    };
+    let said = stderr(&output);
+    if let Some(fatal) = said.lines().find(|line| line.contains("FATAL")) {
+        return eprintln!("SKIPPED: an ordinary user cannot use Apptainer here: {fatal}");
+    }
+    // It runs, and misses the channels that only a Doer gives it.
+    assert!(said.contains("Bad file descriptor"), "{said}");
 }
 
 #[test]
