@@ -52,6 +52,16 @@ impl Backend {
         }
     }
 
+    /// A probe with what must come of it here.
+    fn expected(&self, probe: &Probe) -> Probe {
+        let mut probe = probe.clone();
+        // A container's filter knows no other refusal for a call whose arguments do not fit.
+        if self.isolation != "native" && !probe.expect.is_empty() {
+            probe.expect.push("ENOSYS".to_owned());
+        }
+        probe
+    }
+
     /// Apptainer with this image.
     pub fn apptainer(image: PathBuf) -> Self {
         Self {

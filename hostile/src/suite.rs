@@ -53,6 +53,7 @@ pub fn run(
         before(number, probe);
         let answer = call(&suite.target.http, &path);
         let harm = world.check();
+        let probe = &suite.backend.expected(probe);
         let outcome = judge(probe, &answer, world.secret(), harm);
         after(number, &outcome);
         outcomes.push(outcome);

@@ -14,6 +14,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -56,7 +57,10 @@ pub(crate) struct World {
 impl World {
     /// Plants everything beside a platform.
     pub(crate) fn plant(target: &Target, throwaway: bool) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("isms-hostile-{}", std::process::id()));
+        // Several may be planted by one process, one after another or at the same time.
+        static PLANTED: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), PLANTED.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(format!("isms-hostile-{process}-{number}"));
         let mut secret = [0; 16];
         fs::File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut secret))

@@ -12,7 +12,7 @@ use isms_hostile::{Backend, Report, Suite, Target, catalogue};
 
 use crate::{
     build::{self, Profile},
-    install,
+    image, install,
     platform::{Listen, Platform},
     progress::{Bar, Steps},
     workspace,
@@ -48,17 +48,16 @@ impl Options {
         Ok(options)
     }
 
-    fn backend(&self) -> Result<Backend> {
+    /// The backend; none, when it is Apptainer with an image that has to be made first.
+    fn backend(&self) -> Result<Option<Backend>> {
         match (self.backend.as_deref().unwrap_or("native"), &self.image) {
-            ("native", None) => Ok(Backend::native()),
+            ("native", None) => Ok(Some(Backend::native())),
             ("native", Some(_)) => bail!("--image goes with --backend apptainer"),
             ("apptainer", Some(image)) => {
                 ensure!(image.exists(), "there is no image {}", image.display());
-                Ok(Backend::apptainer(image.clone()))
+                Ok(Some(Backend::apptainer(image.clone())))
             }
-            ("apptainer", None) => {
-                bail!("--backend apptainer needs --image FILE; `cargo xtask image` makes one")
-            }
+            ("apptainer", None) => Ok(None),
             (other, _) => bail!("unknown backend {other}; there are native and apptainer"),
         }
     }
@@ -68,7 +67,7 @@ impl Options {
 pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
     let options = Options::parse(words)?;
     let backend = options.backend()?;
-    let report = on_this_machine(&backend, options.binaries.as_deref())?;
+    let report = on_this_machine(backend, options.binaries.as_deref())?;
     show(&report, options.json)?;
     Ok(if report.is_contained() {
         ExitCode::SUCCESS
@@ -91,16 +90,27 @@ fn show(report: &Report, json: bool) -> Result<()> {
 }
 
 /// Builds, starts a platform and attacks it.
-fn on_this_machine(backend: &Backend, built: Option<&Path>) -> Result<Report> {
+fn on_this_machine(backend: Option<Backend>, built: Option<&Path>) -> Result<Report> {
     let mut steps = Steps::new(4);
-    steps.run("tools", || install::ensure_all(&[&install::C_COMPILER]))?;
-    let (folder, binaries) = steps.run("build", || {
+    steps.run("tools", || {
+        install::ensure_all(&[&install::C_COMPILER])?;
+        if backend.is_none() {
+            install::ensure_apptainer()?;
+            install::ensure_all(&[&install::MKSQUASHFS])?;
+        }
+        Ok(())
+    })?;
+    let (folder, binaries, backend) = steps.run("build", || {
         let folder = match built {
             Some(folder) => folder.to_owned(),
             None => build::stage(Profile::Release)?,
         };
         let probes = isms_hostile::compile(workspace::root(), &workspace::target().join("hostile/probes"))?;
-        Ok((folder, probes))
+        let backend = match backend {
+            Some(backend) => backend,
+            None => Backend::apptainer(image::minimal(&folder.join("doee-executor"), "hostile")?),
+        };
+        Ok((folder, probes, backend))
     })?;
     let platform = steps.run("start the platform", || {
         Platform::start(&folder, Listen::ANY, SETTINGS)
@@ -111,7 +121,7 @@ fn on_this_machine(backend: &Backend, built: Option<&Path>) -> Result<Report> {
         let suite = Suite {
             target: &target(&platform, &folder),
             binaries: &binaries,
-            backend,
+            backend: &backend,
             probes: &probes,
             throwaway: false,
         };

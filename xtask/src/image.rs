@@ -1,7 +1,8 @@
 //! `cargo xtask image`: images to run Doees in, made of the packages that Debian serves, without a registry.
 //!
 //! Each is a directory of unpacked packages and the executor, packed by mksquashfs and wrapped as SIF. Nothing of the
-//! packages is run, no time and no random number gets in, so equal packages give equal bytes.
+//! packages is run, no time and no random number gets in, so equal packages give equal bytes. Beside each lies what it is
+//! made of, and while that is the same it is not made again.
 
 use std::{
     fs::{self, File, Permissions},
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use isms_sandbox::sif::{self, Arch};
+use sha2::{Digest, Sha256};
 
 use crate::{build, command, install, progress::Steps, workspace};
 
@@ -54,7 +56,7 @@ const IMAGES: [Image; 2] = [
 ];
 
 /// Places of an image where something is mounted.
-const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "sys", "tmp", "var/tmp", "data"];
+const MOUNT_POINTS: [&str; 4] = ["dev", "proc", "tmp", "data"];
 /// What no program in a worker reads: documentation, translations, and tables of character sets.
 const LEFT_OUT: [&str; 6] = [
     "usr/share/doc",
@@ -83,10 +85,9 @@ pub(crate) fn run(images: &[&Image]) -> Result<ExitCode> {
         install::ensure_all(&[&install::C_COMPILER, &install::MKSQUASHFS])
     })?;
     let executor = steps.run("executor", build::executor_release)?;
-    let folder = workspace::target().join("images");
     let mut made = Vec::new();
     for image in images {
-        let path = steps.run(image.name, || make(image, &executor, &folder))?;
+        let path = steps.run(image.name, || make(image, &executor, &folder()))?;
         made.push(path);
     }
     eprintln!("finished in {}", steps.elapsed());
@@ -105,15 +106,30 @@ pub(crate) fn run(images: &[&Image]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The image for Doees in C and C++ with this executor, in a folder below `target/images` that is named so.
+pub(crate) fn minimal(executor: &Path, name: &str) -> Result<PathBuf> {
+    make(&IMAGES[0], executor, &folder().join(name))
+}
+
+fn folder() -> PathBuf {
+    workspace::target().join("images")
+}
+
+/// Makes an image in `folder`, unless it is there and made of the same.
 fn make(image: &Image, executor: &Path, folder: &Path) -> Result<PathBuf> {
-    let (packages, root) = (folder.join("packages"), folder.join(image.name));
+    let (packages, root) = (self::folder().join("packages"), folder.join(image.name));
+    make_directory(&packages)?;
+    let packages = packages_of(&image.packages.concat(), &packages)?;
+    let (path, note) = (root.with_extension("sif"), root.with_extension("made-of"));
+    let parts = parts(&packages, executor)?;
+    if path.exists() && fs::read_to_string(&note).is_ok_and(|noted| noted == parts) {
+        return Ok(path);
+    }
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }
-    for directory in [&packages, &root] {
-        make_directory(directory)?;
-    }
-    for package in download(&image.packages.concat(), &packages)? {
+    make_directory(&root)?;
+    for package in packages {
         command::run(Command::new("dpkg-deb").arg("-x").args([&package, &root]))?;
     }
     for name in LEFT_OUT {
@@ -127,9 +143,40 @@ fn make(image: &Image, executor: &Path, folder: &Path) -> Result<PathBuf> {
     fs::copy(executor, &inside).with_context(|| format!("cannot copy {}", executor.display()))?;
     fs::set_permissions(&inside, Permissions::from_mode(0o755))
         .context("cannot make the executor executable")?;
-    let path = root.with_extension("sif");
     pack(&root, &path)?;
+    fs::write(&note, parts).with_context(|| format!("cannot write {}", note.display()))?;
     Ok(path)
+}
+
+/// What an image is made of, as text: packages with their versions, the executor by its hash, and what is done to them.
+fn parts(packages: &[PathBuf], executor: &Path) -> Result<String> {
+    let executor = fs::read(executor).with_context(|| format!("cannot read {}", executor.display()))?;
+    let executor: String = Sha256::digest(executor)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let names = packages.iter().filter_map(|package| package.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+    Ok(format!(
+        "executor {executor}\npackages {}\nplaces {}\nwithout {}\n",
+        names.join(" "),
+        MOUNT_POINTS.join(" "),
+        LEFT_OUT.join(" ")
+    ))
+}
+
+/// The current packages; where Debian's servers or their lists cannot be reached, those that were fetched before.
+fn packages_of(names: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
+    let current = download(names, folder).or_else(|_| {
+        install::update_package_lists()?;
+        download(names, folder)
+    });
+    current.or_else(|error| {
+        let found = names.iter().map(|name| find_package(name, folder).ok().flatten());
+        let found = found.collect::<Option<Vec<_>>>().ok_or(error)?;
+        eprintln!("Debian cannot be asked for newer packages; those of before are taken");
+        Ok(found)
+    })
 }
 
 /// Fetches packages, unless their current versions are there; returns their files.

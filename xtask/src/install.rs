@@ -160,6 +160,14 @@ fn imports_zmq(python: &Path) -> bool {
     command::succeeds(Command::new(python).args(["-c", "import zmq"]))
 }
 
+/// Fetches the lists of Debian's packages, which a fresh system may lack.
+pub(crate) fn update_package_lists() -> Result<()> {
+    let prefix = privileged_prefix()
+        .context("missing: Debian's lists of packages; get them with: sudo apt-get update")?;
+    let words: Vec<&str> = prefix.into_iter().chain(["apt-get", "update", "-q"]).collect();
+    command::run(Command::new(words[0]).args(&words[1..]))
+}
+
 fn apt_install(what: &str, packages: &[&str]) -> Result<()> {
     let by_hand = format!(
         "sudo apt-get update && sudo apt-get install -y {}",

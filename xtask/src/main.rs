@@ -25,7 +25,8 @@ usage: cargo xtask COMMAND
                   measure all or the named parts, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
   hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
-                  attack the platform from inside its workers; prints what was contained
+                  attack the platform from inside its workers; prints what was contained; makes an image for
+                  Apptainer where none is given
   image [NAME…]   make images for Doees to run in, of Debian's packages: minimal, python (default: both)
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     build::{self, Profile},
-    command, install,
+    command, image, install,
     progress::Steps,
     report::Report,
     workspace,
@@ -31,11 +31,19 @@ pub(crate) enum Extent {
     WithoutWholeSystem,
 }
 
+/// What was found or installed.
+struct Tools {
+    /// PATH, with a python3 that imports zmq in front where there is one.
+    path: OsString,
+    apptainer: bool,
+}
+
 /// What tests find in their environment.
 struct TestEnvironment {
     /// Folder of `isms`, `doee-executor` and `doee-builder`.
     binaries: PathBuf,
-    /// PATH, with a python3 that imports zmq in front where there is one.
+    /// For containers; none where there are no containers.
+    image: Option<PathBuf>,
     path: OsString,
 }
 
@@ -44,7 +52,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let mut steps = Steps::new(7);
     let mut report = Report::default();
     match steps.run("tools", install_tools) {
-        Ok(path) => run_checks(extent, path, &mut steps, &mut report),
+        Ok(tools) => run_checks(extent, tools, &mut steps, &mut report),
         Err(_) => report.add_failure("tools"),
     }
     eprintln!("finished in {}", steps.elapsed());
@@ -59,7 +67,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     })
 }
 
-fn run_checks(extent: Extent, path: OsString, steps: &mut Steps, report: &mut Report) {
+fn run_checks(extent: Extent, tools: Tools, steps: &mut Steps, report: &mut Report) {
     check(steps, report, "format", || {
         command::run(&mut command::cargo(["fmt", "--all", "--check"]))
     });
@@ -67,14 +75,29 @@ fn run_checks(extent: Extent, path: OsString, steps: &mut Steps, report: &mut Re
     tests(steps, report, "xtask and tidy", || {
         libtest(command::cargo(["test", "--package", "xtask"]))
     });
-    match steps.run("build", || build::stage(Profile::Debug)) {
-        Ok(binaries) => {
-            let environment = TestEnvironment { binaries, path };
+    match steps.run("build", || build(extent, tools)) {
+        Ok(environment) => {
             tests(steps, report, "tests", || workspace_tests(extent, &environment));
             tests(steps, report, "documentation tests", doc_tests);
         }
         Err(_) => report.add_failure("build"),
     }
+}
+
+fn build(extent: Extent, tools: Tools) -> Result<TestEnvironment> {
+    let binaries = build::stage(Profile::Debug)?;
+    let wanted = tools.apptainer && extent == Extent::Everything;
+    let image = wanted.then(|| image::minimal(&binaries.join("doee-executor"), "tests"));
+    let image = image.and_then(|image| {
+        image
+            .inspect_err(|error| eprintln!("no image, so tests on one will skip: {error:#}"))
+            .ok()
+    });
+    Ok(TestEnvironment {
+        binaries,
+        image,
+        path: tools.path,
+    })
 }
 
 /// A step that passes or fails as a whole.
@@ -92,7 +115,7 @@ fn tests(steps: &mut Steps, report: &mut Report, title: &str, step: impl FnOnce(
     }
 }
 
-fn install_tools() -> Result<OsString> {
+fn install_tools() -> Result<Tools> {
     install::ensure_all(&[
         &install::C_COMPILER,
         &install::CPP_COMPILER,
@@ -100,20 +123,18 @@ fn install_tools() -> Result<OsString> {
         &install::MKSQUASHFS,
     ])?;
     install::ensure_rust_components()?;
-    if let Err(error) = install::ensure_apptainer() {
-        eprintln!("no Apptainer, so tests on it will skip: {error:#}");
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
+    let apptainer = install::ensure_apptainer()
+        .inspect_err(|error| eprintln!("no Apptainer, so tests on it will skip: {error:#}"))
+        .is_ok();
+    let mut path = env::var_os("PATH").unwrap_or_default();
     match install::ensure_pyzmq() {
         Ok(python) => {
             let folders = std::iter::once(python).chain(env::split_paths(&path));
-            env::join_paths(folders).context("cannot put Python's environment into PATH")
+            path = env::join_paths(folders).context("cannot put Python's environment into PATH")?;
         }
-        Err(error) => {
-            eprintln!("no pyzmq, so tests against libzmq will skip: {error:#}");
-            Ok(path)
-        }
+        Err(error) => eprintln!("no pyzmq, so tests against libzmq will skip: {error:#}"),
     }
+    Ok(Tools { path, apptainer })
 }
 
 fn clippy() -> Result<()> {
@@ -199,6 +220,10 @@ impl TestEnvironment {
         command
             .env("ISMS_BIN_DIR", &self.binaries)
             .env("PATH", &self.path);
+        match &self.image {
+            Some(image) => command.env("ISMS_IMAGE", image),
+            None => command.env_remove("ISMS_IMAGE"),
+        };
     }
 }
 

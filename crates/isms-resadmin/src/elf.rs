@@ -8,10 +8,14 @@ const ABI_SYMBOL: &[u8] = b"isms_doee_v1\0";
 const HEADER_LEN: usize = 64;
 const PROGRAM_HEADER_LEN: usize = 56;
 const PROGRAM_HEADERS_MAX: usize = 64;
+const SECTION_HEADER_LEN: u64 = 64;
 const TYPE_SHARED: u16 = 3;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_INTERPRETER: u32 = 3;
+const SEGMENT_STACK: u32 = 0x6474_e551;
+const FLAG_EXECUTE: u32 = 1;
+const FLAG_WRITE: u32 = 2;
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: (u16, &str) = (62, "x86-64");
@@ -31,6 +35,12 @@ pub(crate) enum ElfError {
     Type,
     #[error("its program headers are damaged")]
     Headers,
+    #[error("its section headers lie beyond its end, so it was cut or damaged; build or copy it again")]
+    Sections,
+    #[error("a part of it may be both written and run; link it without -N, and no section with flags \"wx\"")]
+    WritableCode,
+    #[error("it asks for a stack that is executable; link it with -z noexecstack")]
+    ExecutableStack,
     #[error("it does not export isms_doee_v1; include isms_doee.h and register the Doee")]
     Symbol,
 }
@@ -51,6 +61,7 @@ pub(crate) fn check(file: &[u8]) -> Result<(), ElfError> {
         return Err(ElfError::Type);
     }
     check_segments(file)?;
+    check_sections(file)?;
     if !file.windows(ABI_SYMBOL.len()).any(|window| window == ABI_SYMBOL) {
         return Err(ElfError::Symbol);
     }
@@ -65,29 +76,29 @@ fn check_segments(file: &[u8]) -> Result<(), ElfError> {
     if u16_at(file, 54).map(usize::from) != Some(PROGRAM_HEADER_LEN) || count > PROGRAM_HEADERS_MAX {
         return Err(ElfError::Headers);
     }
-    let (mut loads, mut dynamics) = (0, 0);
+    let (mut loads, mut dynamics, mut loaded_to) = (0, 0, 0);
     for index in 0..count {
-        let header = start
+        let segment = start
             .checked_add(index * PROGRAM_HEADER_LEN)
+            .and_then(|at| Segment::read(file, at))
             .ok_or(ElfError::Headers)?;
-        let kind = u32_at(file, header).ok_or(ElfError::Headers)?;
-        let offset = header
-            .checked_add(8)
-            .and_then(|at| u64_at(file, at))
-            .ok_or(ElfError::Headers)?;
-        let len = header
-            .checked_add(32)
-            .and_then(|at| u64_at(file, at))
-            .ok_or(ElfError::Headers)?;
-        let in_file = offset
-            .checked_add(len)
-            .is_some_and(|end| end <= file.len() as u64);
-        match kind {
-            SEGMENT_LOAD | SEGMENT_DYNAMIC if !in_file => return Err(ElfError::Headers),
-            SEGMENT_LOAD => loads += 1,
+        match segment.kind {
+            SEGMENT_LOAD | SEGMENT_DYNAMIC if !segment.is_in(file) => return Err(ElfError::Headers),
+            SEGMENT_LOAD => {
+                // In this order, by the standard; loaders count on it.
+                if segment.address < loaded_to {
+                    return Err(ElfError::Headers);
+                }
+                loaded_to = segment.memory_end().ok_or(ElfError::Headers)?;
+                if segment.flags & FLAG_WRITE != 0 && segment.flags & FLAG_EXECUTE != 0 {
+                    return Err(ElfError::WritableCode);
+                }
+                loads += 1;
+            }
             SEGMENT_DYNAMIC => dynamics += 1,
             // A position-independent program has the same type and asks for an interpreter.
             SEGMENT_INTERPRETER => return Err(ElfError::Type),
+            SEGMENT_STACK if segment.flags & FLAG_EXECUTE != 0 => return Err(ElfError::ExecutableStack),
             _ => {}
         }
     }
@@ -95,6 +106,51 @@ fn check_segments(file: &[u8]) -> Result<(), ElfError> {
         Err(ElfError::Headers)
     } else {
         Ok(())
+    }
+}
+
+/// No loader looks at them, but they are the last thing in a file, so they tell whether all of it is there.
+fn check_sections(file: &[u8]) -> Result<(), ElfError> {
+    let (offset, count) = (u64_at(file, 40), u16_at(file, 60));
+    let (offset, count) = offset.zip(count).ok_or(ElfError::Sections)?;
+    match offset.checked_add(u64::from(count) * SECTION_HEADER_LEN) {
+        Some(end) if end <= file.len() as u64 => Ok(()),
+        _ => Err(ElfError::Sections),
+    }
+}
+
+/// A program header.
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    file_len: u64,
+    memory_len: u64,
+}
+
+impl Segment {
+    fn read(file: &[u8], at: usize) -> Option<Self> {
+        let header = file.get(at..at.checked_add(PROGRAM_HEADER_LEN)?)?;
+        Some(Self {
+            kind: u32_at(header, 0)?,
+            flags: u32_at(header, 4)?,
+            offset: u64_at(header, 8)?,
+            address: u64_at(header, 16)?,
+            file_len: u64_at(header, 32)?,
+            memory_len: u64_at(header, 40)?,
+        })
+    }
+
+    fn is_in(&self, file: &[u8]) -> bool {
+        let end = self.offset.checked_add(self.file_len);
+        end.is_some_and(|end| end <= file.len() as u64)
+    }
+
+    /// Where it ends in memory; it has room for what the file holds.
+    fn memory_end(&self) -> Option<u64> {
+        let end = self.address.checked_add(self.memory_len);
+        end.filter(|_| self.memory_len >= self.file_len)
     }
 }
 
@@ -158,6 +214,46 @@ mod tests {
             changed(HEADER_LEN + 2 * PROGRAM_HEADER_LEN, b"x"),
             Err(ElfError::Symbol)
         );
+        assert_eq!(changed(HEADER_LEN + 4, b"\x07"), Err(ElfError::WritableCode));
+        assert_eq!(changed(HEADER_LEN + 4, b"\x05"), Ok(()));
+        // Longer in the file than in memory, and around the end of memory.
+        assert_eq!(changed(HEADER_LEN + 32, b"\x01"), Err(ElfError::Headers));
+        assert_eq!(changed(HEADER_LEN + 16, &[0xff; 40]), Err(ElfError::Headers));
+        assert_eq!(changed(40, &u64::MAX.to_le_bytes()), Err(ElfError::Sections));
+        assert_eq!(changed(60, b"\xff"), Err(ElfError::Sections));
+    }
+
+    #[test]
+    fn segments_must_ascend_and_a_stack_must_not_be_executable() {
+        let file = shared_object();
+        // A second LOAD in the place of DYNAMIC, and DYNAMIC and STACK behind it.
+        let header = |kind: u32, flags: u32, address: u64| {
+            let mut header = vec![0; PROGRAM_HEADER_LEN];
+            header[..4].copy_from_slice(&kind.to_le_bytes());
+            header[4..8].copy_from_slice(&flags.to_le_bytes());
+            header[16..24].copy_from_slice(&address.to_le_bytes());
+            header[40] = 16;
+            header
+        };
+        let of = |second: u64, stack: u32| {
+            let mut file = file.clone();
+            file.truncate(HEADER_LEN);
+            file[56] = 4;
+            for header in [
+                header(SEGMENT_LOAD, 5, 4096),
+                header(SEGMENT_LOAD, 6, second),
+                header(SEGMENT_DYNAMIC, 6, second),
+                header(SEGMENT_STACK, stack, 0),
+            ] {
+                file.extend(header);
+            }
+            file.extend_from_slice(ABI_SYMBOL);
+            check(&file)
+        };
+        assert_eq!(of(4112, 6), Ok(()));
+        assert_eq!(of(4111, 6), Err(ElfError::Headers));
+        assert_eq!(of(0, 6), Err(ElfError::Headers));
+        assert_eq!(of(4112, 7), Err(ElfError::ExecutableStack));
     }
 
     #[test]

@@ -37,9 +37,21 @@ pub(crate) enum FileError {
     Stopped,
 }
 
+/// What is told when there is no room; who asks can do nothing else about it.
+pub(crate) const DISK_FULL: &str = "the platform's disk is full; try again when there is room";
+
+impl FileError {
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        matches!(self, FileError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 impl From<FileError> for WireError {
     fn from(error: FileError) -> WireError {
         tracing::error!(error = &error as &dyn std::error::Error, "file could not be used");
+        if error.is_for_want_of_room() {
+            return WireError::new(ErrorCode::LimitReached, DISK_FULL);
+        }
         WireError::new(ErrorCode::Internal, "Resadmin cannot use its files; see its log")
     }
 }

@@ -17,6 +17,8 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
+use crate::files::DISK_FULL;
+
 pub(crate) use deployments::{DeployedDoee, Deployment, NewDeployment, Version};
 pub(crate) use tokens::NewToken;
 
@@ -38,12 +40,27 @@ pub(crate) enum StoreError {
     TooMany { what: &'static str, count_max: usize },
 }
 
+/// `SQLITE_FULL`, as sqlx shows the codes of SQLite.
+const FULL: &str = "13";
+
+impl StoreError {
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        let StoreError::Sqlite(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        error.code().is_some_and(|code| code == FULL)
+    }
+}
+
 impl From<StoreError> for WireError {
     fn from(error: StoreError) -> WireError {
         match error {
             StoreError::TooMany { .. } => WireError::new(ErrorCode::LimitReached, error.to_string()),
             error => {
                 tracing::error!(error = &error as &dyn std::error::Error, "store failed");
+                if error.is_for_want_of_room() {
+                    return WireError::new(ErrorCode::LimitReached, DISK_FULL);
+                }
                 WireError::new(ErrorCode::Internal, "Resadmin's store failed; see its log")
             }
         }

@@ -48,7 +48,11 @@ impl Listeners {
         let by_path = UnixListener::bind(&path).context("cannot listen on a Unix socket")?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
             .context("cannot open a Unix socket to everybody")?;
-        let abstract_name = format!("isms-hostile-{}", std::process::id());
+        let abstract_name = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let address = SocketAddr::from_abstract_name(&abstract_name).context("an abstract name")?;
         let by_name = UnixListener::bind_addr(&address).context("cannot listen on an abstract socket")?;
         let listeners = Self {

@@ -189,6 +189,7 @@ fn an_image_is_made_of_the_current_packages_and_equal_packages_give_equal_bytes(
     let dpkg_deb = "read name < $2 && /bin/cp $2 $3/$name";
     // Packs the names of all files and what they hold, after a header of the right length.
     let mksquashfs = "[ \"$1\" = -version ] && exit\n\
+                      echo packed >> ~/packed.log\n\
                       { echo -n hsqs && /usr/bin/printf %092d 0 && cd $1 && /usr/bin/find . -type f | /usr/bin/sort |\n\
                       /usr/bin/xargs /usr/bin/head; } > $2";
     let programs = [
@@ -203,7 +204,7 @@ fn an_image_is_made_of_the_current_packages_and_equal_packages_give_equal_bytes(
     let target = machine.home.join("target");
     let executor = target.join("executor/release/doee-executor");
     fs::create_dir_all(executor.parent().unwrap()).unwrap();
-    fs::write(executor, "the executor").unwrap();
+    fs::write(&executor, "the executor").unwrap();
     let packages = target.join("images/packages");
     fs::create_dir_all(&packages).unwrap();
     fs::write(packages.join("libc6_1_all.deb"), "outdated").unwrap();
@@ -225,8 +226,20 @@ fn an_image_is_made_of_the_current_packages_and_equal_packages_give_equal_bytes(
         assert!(text.contains(part), "{part}");
     }
     assert!(!text.contains("outdated") && !packages.join("libc6_1_all.deb").exists());
+    let packed = || {
+        fs::read_to_string(machine.home.join("packed.log"))
+            .unwrap()
+            .lines()
+            .count()
+    };
     assert!(machine.xtask(&["image", "minimal"]).0);
-    assert_eq!(fs::read(&image).unwrap(), first);
+    assert_eq!((fs::read(&image).unwrap() == first, packed()), (true, 1));
+    fs::write(&executor, "another executor").unwrap();
+    assert!(machine.xtask(&["image", "minimal"]).0);
+    assert_eq!((fs::read(&image).unwrap() == first, packed()), (false, 2));
+    fs::write(&executor, "the executor").unwrap();
+    assert!(machine.xtask(&["image", "minimal"]).0);
+    assert_eq!((fs::read(&image).unwrap() == first, packed()), (true, 3));
     let (success, _, stderr) = machine.xtask(&["image", "maximal"]);
     assert!(!success && stderr.starts_with("usage:"), "{stderr}");
 }

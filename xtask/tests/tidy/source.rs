@@ -42,6 +42,10 @@ const CHILDREN: &[(&str, &str)] = &[
         "holds the spawner's process that tests start",
     ),
     ("crates/isms/src/role.rs", "holds the role that a test lets panic"),
+    (
+        "crates/isms/tests/it/disk_full.rs",
+        "holds the processes that mount a small disk",
+    ),
 ];
 
 /// Extensions of files that people write.

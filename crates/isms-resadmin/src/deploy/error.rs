@@ -3,8 +3,12 @@
 use isms_protocol::{ContentHash, ErrorCode, WireError, limits::ARTIFACT_LEN_MAX, resadmin::DeployEvent};
 
 use crate::{
-    bundle::BundleError, config::MIGRATIONS_LEN_MAX, elf::ElfError, files::FileError,
-    manifest::ManifestError, store::StoreError,
+    bundle::BundleError,
+    config::MIGRATIONS_LEN_MAX,
+    elf::ElfError,
+    files::{DISK_FULL, FileError},
+    manifest::ManifestError,
+    store::StoreError,
 };
 
 /// The step of a deployment that failed.
@@ -129,6 +133,8 @@ impl DeployError {
             | DeployError::Routes { source } => source.code,
             DeployError::Abandoned => ErrorCode::Cancelled,
             DeployError::Store(StoreError::TooMany { .. }) => ErrorCode::LimitReached,
+            DeployError::File(error) if error.is_for_want_of_room() => ErrorCode::LimitReached,
+            DeployError::Store(error) if error.is_for_want_of_room() => ErrorCode::LimitReached,
             DeployError::Stopped | DeployError::File(_) | DeployError::Store(_) => ErrorCode::Internal,
         }
     }
@@ -143,7 +149,10 @@ impl DeployError {
                     error = &error as &dyn std::error::Error,
                     "artifact could not be stored"
                 );
-                "Resadmin cannot store the artifact; see its log".to_owned()
+                match code {
+                    ErrorCode::LimitReached => DISK_FULL.to_owned(),
+                    _ => "Resadmin cannot store the artifact; see its log".to_owned(),
+                }
             }
             error => error.to_string(),
         };

@@ -228,15 +228,13 @@ fn verify(file: &mut fs::File, wanted: ContentHash) -> io::Result<Verdict> {
 
 /// The error of a write; a full disk is told, since the client can do nothing else about it.
 fn write_error(error: FileError) -> WireError {
-    match &error {
-        FileError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "image could not be stored"
-            );
-            let message = "the platform's disk is full; what is uploaded is kept, go on when there is room";
-            WireError::new(ErrorCode::LimitReached, message)
-        }
-        _ => error.into(),
+    if !error.is_for_want_of_room() {
+        return error.into();
     }
+    tracing::error!(
+        error = &error as &dyn std::error::Error,
+        "image could not be stored"
+    );
+    let message = "the platform's disk is full; what is uploaded is kept, go on when there is room";
+    WireError::new(ErrorCode::LimitReached, message)
 }

@@ -20,7 +20,7 @@ pub(super) const STATE: &str = "state";
 pub(super) const DEVICES: &str = "devices";
 pub(super) const DIRECTORIES: &str = "directories";
 pub(super) const EMPTY_DIRECTORY: &str = "empty";
-pub(super) const EMPTY_FILE: &str = "nothing";
+pub(super) const PROC: &str = "proc";
 
 /// Where the executor is in the container.
 const EXECUTOR_INSIDE: &str = "/isms/doee-executor";
@@ -43,7 +43,7 @@ root default capabilities = no
 config passwd = no
 config group = no
 config resolv_conf = no
-mount proc = yes
+mount proc = no
 mount sys = no
 mount dev = {dev}
 mount devpts = no
@@ -92,9 +92,6 @@ pub(super) struct Binds<'a> {
     pub(super) devices: &'a [String],
     /// Places inside; the runtime has the directories by their numbers.
     pub(super) directories: &'a [String],
-    /// Directories and files of `/proc` that are hidden.
-    pub(super) hidden_directories: &'a [String],
-    pub(super) hidden_files: &'a [String],
 }
 
 /// The command line for a worker with this uid and gid.
@@ -118,7 +115,7 @@ pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
         "--no-privs",
         "--disable-cache",
         "--no-mount",
-        "sys,devpts,home,tmp,hostfs,cwd,bind-paths",
+        "proc,sys,devpts,home,tmp,hostfs,cwd,bind-paths",
         "--security",
         &format!("uid:{id}"),
         "--security",
@@ -132,6 +129,8 @@ pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
         words.extend(["--bind".to_owned(), format!("{source}:{inside}:{mode}")]);
     };
     bind(&format!("{RUN}/{TEMPORARY}"), "/tmp", "rw");
+    // One of our own: the runtime's would show the machine's load, memory and interrupts, which an option hides.
+    bind(&format!("{RUN}/{PROC}"), "/proc", "ro");
     bind(&format!("{RUN}/{EXECUTOR}"), EXECUTOR_INSIDE, "ro");
     for path in binds.devices {
         bind(path, path, "rw");
@@ -139,17 +138,10 @@ pub(super) fn arguments(id: u32, binds: &Binds<'_>) -> Vec<CString> {
     for (number, inside) in binds.directories.iter().enumerate() {
         bind(&format!("{RUN}/{DIRECTORIES}/{number}"), inside, "ro");
     }
-    let of_devices = ["/dev/shm", "/dev/mqueue"].map(str::to_owned);
-    let of_devices = if binds.devices.is_empty() {
-        &[]
-    } else {
-        &of_devices[..]
-    };
-    for path in binds.hidden_directories.iter().chain(of_devices) {
-        bind(&format!("{RUN}/{EMPTY_DIRECTORY}"), path, "ro");
-    }
-    for path in binds.hidden_files {
-        bind(&format!("{RUN}/{EMPTY_FILE}"), path, "ro");
+    if !binds.devices.is_empty() {
+        for path in ["/dev/shm", "/dev/mqueue"] {
+            bind(&format!("{RUN}/{EMPTY_DIRECTORY}"), path, "ro");
+        }
     }
     words.extend([format!("{RUN}/{IMAGE}"), EXECUTOR_INSIDE.to_owned()]);
     c_strings(words)
@@ -180,9 +172,9 @@ mod tests {
         assert_eq!(
             line(&Binds::default()),
             "apptainer -s --config /run/apptainer.conf exec --containall --cleanenv --no-eval --no-init --no-home \
-             --no-privs --disable-cache --no-mount sys,devpts,home,tmp,hostfs,cwd,bind-paths --security uid:70001 \
+             --no-privs --disable-cache --no-mount proc,sys,devpts,home,tmp,hostfs,cwd,bind-paths --security uid:70001 \
              --security gid:70001 --security seccomp:/run/seccomp.json --bind /run/tmp:/tmp:rw --bind \
-             /run/doee-executor:/isms/doee-executor:ro /run/image.sif /isms/doee-executor"
+             /run/proc:/proc:ro --bind /run/doee-executor:/isms/doee-executor:ro /run/image.sif /isms/doee-executor"
         );
     }
 
@@ -191,8 +183,6 @@ mod tests {
         let binds = Binds {
             devices: &["/dev/ttyUSB0".to_owned()],
             directories: &["/data/maps".to_owned()],
-            hidden_directories: &["/proc/sys".to_owned()],
-            hidden_files: &["/proc/keys".to_owned()],
         };
         let line = line(&binds);
         assert!(line.contains("seccomp:/run/seccomp-devices.json"), "{line}");
@@ -203,8 +193,7 @@ mod tests {
         assert!(
             line.ends_with(
                 "--bind /dev/ttyUSB0:/dev/ttyUSB0:rw --bind /run/directories/0:/data/maps:ro --bind \
-                 /run/empty:/proc/sys:ro --bind /run/empty:/dev/shm:ro --bind /run/empty:/dev/mqueue:ro --bind \
-                 /run/nothing:/proc/keys:ro /run/image.sif /isms/doee-executor"
+                 /run/empty:/dev/shm:ro --bind /run/empty:/dev/mqueue:ro /run/image.sif /isms/doee-executor"
             ),
             "{line}"
         );

@@ -55,6 +55,8 @@ pub(super) struct Plan<'a> {
     /// Where copies of device nodes are made, when there are any, and its options.
     pub(super) devices: (&'a CStr, &'a CStr),
     pub(super) nodes: &'a [Node],
+    /// Where the container's `/proc` is made, and its options.
+    pub(super) proc: (&'a CStr, &'a CStr),
     /// Owner of the copies.
     pub(super) id: u32,
     pub(super) limits: &'a [ResourceLimit],
@@ -123,9 +125,13 @@ fn arrange_mounts(plan: &Plan<'_>) -> Result<(), Failure> {
         let mounted = mount(Some(c"tmpfs"), target, Some(c"tmpfs"), flags, Some(options));
         Failure::of(Step::Temporary, mounted)?;
     }
-    // The host's shows the host's processes, among which the runtime would look for its own.
-    let mounted = mount(Some(c"proc"), c"/proc", Some(c"proc"), flags, None);
-    Failure::of(Step::Proc, mounted)?;
+    // The host's shows the host's processes, among which the runtime would look for its own. The container gets another
+    // one, of these namespaces as well: of their processes it shows to each those of its own uid.
+    let (target, options) = plan.proc;
+    for (target, options) in [(c"/proc", None), (target, Some(options))] {
+        let mounted = mount(Some(c"proc"), target, Some(c"proc"), flags, options);
+        Failure::of(Step::Proc, mounted)?;
+    }
     Failure::of(Step::Granted, cover_devices(plan))
 }
 

@@ -1,7 +1,7 @@
 //! The spawner's side of a start: stages what the runtime may see once, then prepares, clones and places each container.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::{self, File},
     io,
     os::{
@@ -46,29 +46,8 @@ const RUNTIME_PIDS: u32 = 16;
 const TEMPORARY_LEN_MAX: u64 = 16 * 1024 * 1024;
 const TEMPORARY_FILES_MAX: u32 = 4096;
 
-/// What `/proc` tells of the machine and a worker need not know; native workers see none of it. The kernel's own checks
-/// keep it read-only for them in any case.
-const HIDDEN_OF_PROC: [&str; 19] = [
-    "acpi",
-    "asound",
-    "bus",
-    "config.gz",
-    "driver",
-    "fs",
-    "irq",
-    "kallsyms",
-    "kcore",
-    "key-users",
-    "keys",
-    "kmsg",
-    "latency_stats",
-    "modules",
-    "scsi",
-    "sched_debug",
-    "sys",
-    "sysrq-trigger",
-    "timer_list",
-];
+/// As in `policy/mounts.toml`, which a test compares: a worker's own processes, and nothing of the machine.
+const PROC_OPTIONS: &CStr = c"subset=pid,hidepid=invisible";
 
 /// The backend, prepared once.
 #[derive(Debug)]
@@ -78,8 +57,6 @@ pub(crate) struct Apptainer {
     /// The staged directory that becomes `/run`.
     stage: PathBuf,
     executor: PathBuf,
-    hidden_directories: Vec<String>,
-    hidden_files: Vec<String>,
     maxima: Limits,
     null: OwnedFd,
 }
@@ -144,6 +121,7 @@ impl Apptainer {
             command::DEVICES,
             command::DIRECTORIES,
             command::EMPTY_DIRECTORY,
+            command::PROC,
         ];
         directories
             .iter()
@@ -154,7 +132,6 @@ impl Apptainer {
         let files = [
             (command::IMAGE, ""),
             (command::EXECUTOR, ""),
-            (command::EMPTY_FILE, ""),
             (command::PROFILE, &profile),
             (command::PROFILE_WITH_DEVICES, &device_profile),
             (command::CONFIGURATION, &command::configuration(false)),
@@ -163,20 +140,11 @@ impl Apptainer {
         files
             .iter()
             .try_for_each(|(name, text)| make_file(&stage.join(name), text))?;
-        let hidden = HIDDEN_OF_PROC.map(|name| format!("/proc/{name}"));
-        let hidden: Vec<String> = hidden
-            .into_iter()
-            .filter(|path| Path::new(path).exists())
-            .collect();
-        let (hidden_directories, hidden_files) =
-            hidden.into_iter().partition(|path| Path::new(path).is_dir());
         Ok(Self {
             program: c_string(&runtime.program)?,
             environment: command::environment(),
             stage: stage.to_owned(),
             executor: executor.to_owned(),
-            hidden_directories,
-            hidden_files,
             maxima: *maxima,
             null: open_null()?,
         })
@@ -237,8 +205,6 @@ impl Apptainer {
         let binds = Binds {
             devices: &devices.collect::<Result<Vec<_>, _>>()?,
             directories: &directories.collect::<Result<Vec<_>, _>>()?,
-            hidden_directories: &self.hidden_directories,
-            hidden_files: &self.hidden_files,
         };
         let arguments = command::arguments(id, &binds);
         let mut bound = vec![
@@ -282,7 +248,7 @@ impl Apptainer {
         ));
         let in_run = |name| text(format!("{}/{name}", command::RUN));
         let (temporary_path, state_path) = (in_run(command::TEMPORARY), in_run(command::STATE));
-        let devices_path = in_run(command::DEVICES);
+        let (devices_path, proc_path) = (in_run(command::DEVICES), in_run(command::PROC));
         let (arguments, environment) = (init::pointers(arguments), init::pointers(&self.environment));
         let plan = Plan {
             descriptors: prepared.inner(),
@@ -292,6 +258,7 @@ impl Apptainer {
             state: (&state_path, c"size=1m,nr_inodes=64,mode=0700"),
             devices: (&devices_path, c"size=64k,nr_inodes=128,mode=0755"),
             nodes,
+            proc: (&proc_path, PROC_OPTIONS),
             id,
             limits: &resource_limits,
             program: &self.program,
@@ -389,4 +356,17 @@ fn c_string(path: &Path) -> Result<CString, ApptainerError> {
 /// A text of ours, which holds no zero byte.
 pub(super) fn text(text: String) -> CString {
     CString::new(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_sees_as_much_of_proc_as_a_native_worker() {
+        let policy = include_str!("../../../../policy/mounts.toml");
+        let options = format!("options = {PROC_OPTIONS:?}");
+        assert_eq!(policy.matches(&options).count(), 1, "{options}");
+        assert_eq!(policy.matches("options = ").count(), 1);
+    }
 }

@@ -101,6 +101,9 @@ impl Containers {
 
     /// What has to happen for the next container.
     pub(super) fn next_step(&self) -> Step {
+        if let Err(reason) = &self.runtime {
+            return Step::Refuse(unusable(reason));
+        }
         match &self.proof {
             Proof::Missing => Step::Probe,
             Proof::Sought(_) => Step::Wait,
@@ -152,10 +155,7 @@ impl Containers {
     }
 
     fn prepare(&mut self) -> Result<&Apptainer, String> {
-        let runtime = self
-            .runtime
-            .as_ref()
-            .map_err(|reason| format!("apptainer cannot be used: {reason}"))?;
+        let runtime = self.runtime.as_ref().map_err(|reason| unusable(reason))?;
         if self.prepared.is_none() {
             // An attempt that failed half-way may have left something.
             let _ = fs::remove_dir_all(&self.stage);
@@ -166,6 +166,10 @@ impl Containers {
             .as_ref()
             .ok_or_else(|| "apptainer was not prepared".to_owned())
     }
+}
+
+fn unusable(reason: &str) -> String {
+    format!("apptainer cannot be used: {reason}")
 }
 
 fn usable(cgroups: &Cgroups) -> Result<Runtime, String> {

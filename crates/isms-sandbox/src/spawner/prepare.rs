@@ -42,9 +42,9 @@ pub(super) fn stage(
             let roots = native.image_roots(&ingredients, &images);
             Ok(roots.map_err(NativeError::Stage)?)
         }
-        Err(_) if !privileged => Err("only root can make a root of an image; \
-             start the platform as root, or use `isolation = \"apptainer\"`"
-            .to_owned()),
+        Err(_) if !privileged => {
+            Err("only root can make a root of an image; start the platform as root".to_owned())
+        }
         Err(error) => Err(format!(
             "cannot make a root of an image, for want of a mount namespace of its own: {error}"
         )),

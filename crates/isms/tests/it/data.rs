@@ -3,7 +3,7 @@
 use crate::{harness::Platform, project::Project};
 
 /// A project with a database `store` of one table, and a C function that runs what `execute` says.
-fn with_database(name: &str, database_keys: &str, execute: &str) -> Project {
+pub(crate) fn with_database(name: &str, database_keys: &str, execute: &str) -> Project {
     let manifest = format!(
         "[project]\nname = \"{name}\"\n\n[doee.main]\nlanguage = \"c\"\nsource = \"doees/main\"\ntimeout_ms = 5000\n\
          allow = {{ sql = [\"store\"] }}\n\n\

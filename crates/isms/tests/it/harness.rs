@@ -12,11 +12,13 @@ use serde_json::Value;
 
 mod http;
 mod load;
+mod ordinary;
 mod processes;
 mod roles;
 
 pub(crate) use http::{Http, Response, exchange};
 pub(crate) use load::{await_calls, under_load};
+pub(crate) use ordinary::as_ordinary_user;
 pub(crate) use processes::{Process, descendants};
 pub(crate) use roles::{Roles, register};
 
@@ -76,6 +78,20 @@ impl Platform {
         ))
     }
 
+    /// Starts a platform whose data lies below a folder.
+    pub(crate) fn start_below(folder: &Path) -> Option<Platform> {
+        let data = tempfile::Builder::new()
+            .prefix("isms-test-")
+            .tempdir_in(folder)
+            .unwrap();
+        Some(Platform::start_in(binaries()?, data, &[], Stdio::inherit()))
+    }
+
+    /// Starts a platform of the programs in a folder.
+    pub(crate) fn start_from(binaries: &Path, settings: &[&str]) -> Platform {
+        Platform::start_in(binaries.to_owned(), new_data(), settings, Stdio::inherit())
+    }
+
     /// Starts a platform whose own log goes to a file.
     pub(crate) fn start_logging_to(log: &Path) -> Option<Platform> {
         let log = std::fs::File::create(log).unwrap();
@@ -130,6 +146,11 @@ impl Platform {
         let binaries = self.binaries.clone();
         drop(self);
         Platform::start_in(binaries, data, &[], Stdio::inherit())
+    }
+
+    /// One of the platform's programs.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
     }
 
     /// The supervisor's process id.

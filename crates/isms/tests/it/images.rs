@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -12,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    harness::{Http, Platform, Response, binaries, eventually, signal},
+    harness::{Http, Platform, Response, as_ordinary_user, binaries, eventually, signal},
     project::{Project, c_doee},
 };
 
@@ -35,12 +36,12 @@ fn hex(file: &[u8]) -> String {
         .collect()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A project whose one Doee has these keys; it says what stands in a file of its root.
-fn project(name: &str, keys: &str) -> Project {
+pub(crate) fn project(name: &str, keys: &str) -> Project {
     let manifest = format!(
         "[project]\nname = \"{name}\"\n[doee.main]\nlanguage = \"c\"\nsource = \"doees/main\"\n{keys}\n\
          [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"main\"\n"
@@ -53,7 +54,7 @@ fn project(name: &str, keys: &str) -> Project {
     Project::new(&manifest).file("doees/main/main.c", c_doee(execute))
 }
 
-fn deploy(platform: &Platform, project: &Project) -> Output {
+pub(crate) fn deploy(platform: &Platform, project: &Project) -> Output {
     platform.isms(&["deploy", project.path().to_str().unwrap()])
 }
 
@@ -86,14 +87,14 @@ fn standing(platform: &Platform, image: &str) -> Value {
     request(platform, "GET", image, &[], b"").json()
 }
 
-fn files(platform: &Platform, folder: &str) -> Vec<PathBuf> {
+pub(crate) fn files(platform: &Platform, folder: &str) -> Vec<PathBuf> {
     let folder = platform.data.path().join("resadmin").join(folder);
     let entries = fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 /// A root with the executor's libraries and a file that a Doee can look at; no image can be made without mksquashfs.
-fn root(project: &Project) -> Option<()> {
+pub(crate) fn root(project: &Project) -> Option<()> {
     if Command::new("mksquashfs").arg("-version").output().is_err() {
         eprintln!("SKIPPED: mksquashfs is missing here");
         return None;
@@ -133,7 +134,8 @@ fn apptainer(platform: &Platform) -> Value {
     named.next().expect("doctor knows Apptainer").clone()
 }
 
-fn has_apptainer(platform: &Platform) -> bool {
+/// Says that a test skips where the platform has no containers.
+pub(crate) fn has_apptainer(platform: &Platform) -> bool {
     let layer = apptainer(platform);
     let detail = layer["detail"].as_str().unwrap();
     let there = layer["proven"] == true || detail.contains("is there");
@@ -199,6 +201,70 @@ fn a_doee_runs_in_its_image_by_apptainer() {
         true,
         "its first use has proven it"
     );
+}
+
+#[test]
+fn an_ordinary_user_s_platform_keeps_images_and_says_who_can_run_them() {
+    as_ordinary_user(|programs| {
+        let platform = Platform::start_from(programs, &[]);
+        platform.deploy(project("shop", "").path());
+        let layer = apptainer(&platform);
+        let no_containers = layer["detail"].as_str().unwrap();
+        let installed = !no_containers.contains("is installed");
+        assert!(
+            layer["proven"] == false && (!installed || no_containers.contains("not started as root")),
+            "{layer}"
+        );
+        let no_root = "only root can make a root of an image; start the platform as root";
+        for (isolation, reason) in [("native", no_root), ("apptainer", no_containers)] {
+            let keys = format!("isolation = \"{isolation}\"\nimage = \"x.sif\"");
+            let error = refused(&platform, &project("shop", &keys).file("x.sif", sif(1, MIB)));
+            assert!(
+                error.contains(reason) && error.contains("what ran before still runs"),
+                "{isolation}: {error}"
+            );
+            assert_eq!(platform.get("/shop/").text(), "no image");
+        }
+        assert_eq!(files(&platform, "images").len(), 1, "uploaded once");
+    });
+}
+
+#[test]
+fn an_ordinary_user_looks_around_in_our_image_by_apptainer_itself() {
+    let Some(image) = std::env::var_os("ISMS_IMAGE") else {
+        return eprintln!("SKIPPED: ISMS_IMAGE names no image with the executor");
+    };
+    // Apptainer unpacks the image there, and wants a user whom the machine knows.
+    let (nobody, home) = (65_534, tempfile::tempdir().unwrap());
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = home.path().join("minimal.sif");
+    fs::copy(image, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new("apptainer");
+    command
+        .args([
+            "exec",
+            "--containall",
+            "--no-privs",
+            "--no-home",
+            "--disable-cache",
+        ])
+        .args([copy.as_os_str(), "/isms/doee-executor".as_ref()])
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .current_dir("/");
+    if geteuid().is_root() {
+        command.uid(nobody).gid(nobody);
+    }
+    let Ok(output) = command.output() else {
+        return eprintln!("SKIPPED: apptainer is not installed");
+    };
+    let said = stderr(&output);
+    if let Some(fatal) = said.lines().find(|line| line.contains("FATAL")) {
+        return eprintln!("SKIPPED: an ordinary user cannot use Apptainer here: {fatal}");
+    }
+    // It runs, and misses the channels that only a Doer gives it.
+    assert!(said.contains("Bad file descriptor"), "{said}");
 }
 
 #[test]
@@ -439,7 +505,7 @@ fn leftovers(folder: &Path) -> usize {
 }
 
 /// So many bytes that no compression shortens.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     (0..len as u64 / 32)
         .flat_map(|number| Sha256::digest(number.to_le_bytes()))
         .collect()

@@ -1,11 +1,14 @@
 //! Whole-system tests, by concern: real processes, real sandboxes, real compilers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod bad_binaries;
 mod bad_builds;
 mod bad_doees;
 mod boundaries;
+mod build_network;
 mod data;
 mod deploy;
+mod disk_full;
 mod effects;
 mod egress;
 mod example;
