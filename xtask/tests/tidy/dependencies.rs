@@ -15,6 +15,7 @@ use crate::{assert_none, licences, root};
 const FLOORS: &[(&str, &[&str])] = &[
     ("isms-protocol", &[]),
     ("isms-sandbox", &[]),
+    ("isms-journal", &[]),
     ("isms-doee-sys", &[]),
     ("isms-ipc", &["isms-protocol"]),
     ("isms-http", &["isms-protocol", "isms-ipc"]),

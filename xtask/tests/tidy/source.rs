@@ -34,6 +34,10 @@ const CHILDREN: &[(&str, &str)] = &[
         "holds the writer that a test kills",
     ),
     (
+        "crates/isms-journal/tests/it/durability.rs",
+        "holds the journal that a test kills",
+    ),
+    (
         "crates/isms-sandbox/tests/it/isolation.rs",
         "holds the ordinary user's process that a test starts",
     ),
