@@ -408,6 +408,17 @@ impl Doer {
                     self.dispatch(Event::StartFailed { worker, error });
                 }
             }
+            Action::Hurry { worker } => {
+                let limits = self.config.empty_limits(true);
+                let request = Request::Limit {
+                    worker: worker.0,
+                    limits,
+                };
+                if let Err(error) = self.spawner.send(&request) {
+                    // It starts all the same, or its start times out.
+                    tracing::warn!(%worker, %error, "the spawner could not be asked to hurry a start");
+                }
+            }
             Action::Assign { worker, version } => self.assign(worker, version),
             Action::Run { worker, task } => {
                 let connection = self.state.borrow().workers.get(&worker).cloned();

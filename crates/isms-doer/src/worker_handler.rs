@@ -132,6 +132,8 @@ pub(crate) enum Action {
         worker: WorkerId,
         environment: Environment,
     },
+    /// Let a sandbox start as fast as others run: calls wait for it from now on.
+    Hurry { worker: WorkerId },
     /// Give an empty worker its Doee.
     Assign { worker: WorkerId, version: DoeeVersion },
     /// Send a call to a worker.

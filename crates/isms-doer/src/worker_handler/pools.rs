@@ -98,8 +98,9 @@ impl WorkerHandler {
             actions.push(Action::Assign { worker, version });
             return true;
         }
-        if let Some((_, record)) = self.unassigned(&environment, State::Starting) {
+        if let Some((worker, record)) = self.unassigned(&environment, State::Starting) {
             record.version = Some(version);
+            actions.push(Action::Hurry { worker });
             return true;
         }
         if self.workers.len() >= self.config.workers_max {

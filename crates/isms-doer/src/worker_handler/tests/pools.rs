@@ -308,7 +308,9 @@ fn a_starting_worker_that_is_given_a_doee_still_answers_its_trial() {
     let mut scene = Scene::new(0);
     scene.on(trial(1, IMAGE));
     scene.on(demand(VERSION, 1));
-    scene.expect(in_image(), &[publish(1)]);
+    // It has started as what nobody waits for.
+    let hurry = Action::Hurry { worker: WorkerId(1) };
+    scene.expect(in_image(), &[hurry, publish(1)]);
     scene.expect(empty(1), &[assign(1, VERSION), tried(1, Ok(()))]);
 }
 
