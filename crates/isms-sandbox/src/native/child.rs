@@ -8,6 +8,7 @@ use std::{ffi::CStr, io, os::fd::RawFd, ptr};
 
 use super::{landlock::Ruleset, rlimit::ResourceLimit, steps::Step, template::Bind};
 use crate::{
+    ablation::{self, Layer},
     linux::{check, check_long},
     seccomp::{self, Instruction},
 };
@@ -27,6 +28,8 @@ pub(super) struct Plan<'a> {
     pub(super) handshake: RawFd,
     /// Supplementary groups can be dropped: the spawner is privileged.
     pub(super) drop_groups: bool,
+    /// The uid and gid to take.
+    pub(super) id: u32,
     pub(super) binds: &'a [Bind],
     /// Options of the tmpfs on `/tmp`.
     pub(super) temporary: &'a CStr,
@@ -103,11 +106,17 @@ fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     await_go_ahead(Step::Identity)?;
     Failure::of(Step::Identity, take_identity(plan))?;
     Failure::of(Step::Session, reset_session())?;
-    enter_root(plan)?;
-    Failure::of(Step::HostName, hide_host_name())?;
+    if !ablation::leaves_out(Layer::MountNamespace) {
+        enter_root(plan)?;
+    }
+    if !ablation::leaves_out(Layer::UtsNamespace) {
+        Failure::of(Step::HostName, hide_host_name())?;
+    }
     at_checkpoint(plan, Checkpoint::Privileged);
     Failure::of(Step::ResourceLimits, set_limits(plan.limits))?;
-    Failure::of(Step::NoNewPrivileges, crate::linux::process::set_no_new_privs())?;
+    if !ablation::leaves_out(Layer::NoNewPrivileges) {
+        Failure::of(Step::NoNewPrivileges, crate::linux::process::set_no_new_privs())?;
+    }
     Failure::of(Step::Capabilities, drop_capabilities())?;
     at_checkpoint(plan, Checkpoint::Unprivileged);
     if let Some(ruleset) = plan.landlock {
@@ -115,8 +124,12 @@ fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     }
     await_go_ahead(Step::Cgroup)?;
     at_checkpoint(plan, Checkpoint::Confined);
-    Failure::of(Step::ParentDeath, die_with_spawner())?;
-    Failure::of(Step::Seccomp, seccomp::load(plan.filter))?;
+    if !ablation::leaves_out(Layer::ParentDeath) {
+        Failure::of(Step::ParentDeath, die_with_spawner())?;
+    }
+    if !ablation::leaves_out(Layer::Seccomp) {
+        Failure::of(Step::Seccomp, seccomp::load(plan.filter))?;
+    }
     at_checkpoint(plan, Checkpoint::Filtered);
     Failure::of(Step::Execute, execute(plan))
 }
@@ -143,6 +156,11 @@ fn lay_out_descriptors(plan: &Plan<'_>) -> io::Result<()> {
             check(libc::dup2(source, target))?;
         }
         check(libc::dup3(plan.handshake, HANDSHAKE, libc::O_CLOEXEC))?;
+        #[cfg(feature = "ablation")]
+        if ablation::leaves_out(Layer::Descriptors) {
+            // Its end tells the host that the program runs.
+            return check(libc::close(plan.handshake)).map(drop);
+        }
         crate::linux::process::close_from(FIRST_SURPLUS)
     }
 }
@@ -171,8 +189,20 @@ fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
         }
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
         // The raw calls: those of the C library would signal threads that this process does not have.
-        check_long(libc::syscall(libc::SYS_setresgid, INNER_ID, INNER_ID, INNER_ID))?;
-        check_long(libc::syscall(libc::SYS_setresuid, INNER_ID, INNER_ID, INNER_ID))?;
+        #[cfg(feature = "ablation")]
+        if ablation::leaves_out(Layer::UserNamespace) {
+            // Else root's capabilities would go with its uid, before they are needed.
+            const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 4;
+            check(libc::prctl(
+                libc::PR_SET_SECUREBITS,
+                SECBIT_NO_SETUID_FIXUP,
+                0,
+                0,
+                0,
+            ))?;
+        }
+        check_long(libc::syscall(libc::SYS_setresgid, plan.id, plan.id, plan.id))?;
+        check_long(libc::syscall(libc::SYS_setresuid, plan.id, plan.id, plan.id))?;
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0))?;
     }
     Ok(())
@@ -216,7 +246,12 @@ fn enter_root(plan: &Plan<'_>) -> Result<(), Failure> {
         Step::Template,
         mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None),
     )?;
-    let root = Failure::of(Step::Template, clone_mount(c".", READ_ONLY | NO_SUID | NO_DEV))?;
+    let read_only = if ablation::leaves_out(Layer::ReadOnlyRoot) {
+        0
+    } else {
+        READ_ONLY
+    };
+    let root = Failure::of(Step::Template, clone_mount(c".", read_only | NO_SUID | NO_DEV))?;
     Failure::of(Step::Template, attach_mount(root, c"."))?;
     // SAFETY: the mount's descriptor is open.
     Failure::of(Step::Template, check(unsafe { libc::fchdir(root) }))?;
@@ -243,13 +278,22 @@ fn enter_root(plan: &Plan<'_>) -> Result<(), Failure> {
             Some(plan.temporary),
         ),
     )?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let options = Some(c"subset=pid,hidepid=invisible");
-    Failure::of(
-        Step::Proc,
-        mount(Some(c"proc"), c"proc", Some(c"proc"), flags, options),
-    )?;
+    Failure::of(Step::Proc, mount_proc())?;
     Failure::of(Step::PivotRoot, pivot_root())
+}
+
+fn mount_proc() -> io::Result<()> {
+    if ablation::leaves_out(Layer::PidNamespace) {
+        // Only the namespace's owner may mount another.
+        return attach_mount(clone_mount(c"/proc", NO_SUID | NO_DEV | NO_EXEC)?, c"proc");
+    }
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let options = if ablation::leaves_out(Layer::ProcSubset) {
+        None
+    } else {
+        Some(c"subset=pid,hidepid=invisible")
+    };
+    mount(Some(c"proc"), c"proc", Some(c"proc"), flags, options)
 }
 
 /// Stacks the new root on the old one, then takes the old one, now on top, away.
@@ -259,6 +303,9 @@ fn pivot_root() -> io::Result<()> {
         check_long(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
         check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
         check(libc::chdir(c"/".as_ptr()))?;
+    }
+    if ablation::leaves_out(Layer::Descriptors) {
+        return Ok(());
     }
     crate::linux::process::close_on_exec_from(FIRST_SURPLUS)
 }
@@ -337,6 +384,10 @@ fn set_limits(limits: &[ResourceLimit]) -> io::Result<()> {
 /// Empties every capability set, the bounding set first, which needs one.
 fn drop_capabilities() -> io::Result<()> {
     const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    #[cfg(feature = "ablation")]
+    if ablation::leaves_out(Layer::Capabilities) {
+        return keep_capabilities();
+    }
     for capability in 0..64 {
         // SAFETY: plain numbers.
         match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
@@ -347,7 +398,14 @@ fn drop_capabilities() -> io::Result<()> {
         }
     }
     let header = [CAPABILITY_VERSION_3, 0];
-    let sets = [0_u32; 6];
+    #[cfg_attr(not(feature = "ablation"), expect(unused_mut, reason = "the sets are empty"))]
+    let mut sets = [0_u32; 6];
+    #[cfg(feature = "ablation")]
+    if ablation::leaves_out(Layer::NoNewPrivileges) {
+        // The kernel takes filters from the privileged then. Exec takes this one away.
+        const ADMIN: u32 = 1 << 21;
+        sets[..2].copy_from_slice(&[ADMIN, ADMIN]);
+    }
     // SAFETY: laid out as the kernel's header and its two data structs.
     check_long(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })?;
     // SAFETY: plain numbers.
@@ -380,8 +438,52 @@ fn execute(plan: &Plan<'_>) -> io::Result<Never> {
         unsafe { libc::_exit(0) };
     }
     let arguments = [plan.argument.as_ptr(), ptr::null()];
-    let environment = [ptr::null()];
+    #[cfg(not(feature = "ablation"))]
+    let (executable, environment) = (plan.executable.as_ptr(), [ptr::null()]);
+    #[cfg(feature = "ablation")]
+    let (executable, environment) = without_layers(plan);
     // SAFETY: a C string and two lists of such, each ended by null.
-    unsafe { libc::execve(plan.executable.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    unsafe { libc::execve(executable, arguments.as_ptr(), environment.as_ptr()) };
     Err(io::Error::last_os_error())
+}
+
+/// Raises all capabilities as ambient ones, which is how they outlive exec.
+#[cfg(feature = "ablation")]
+fn keep_capabilities() -> io::Result<()> {
+    const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let header = [CAPABILITY_VERSION_3, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: laid out as the kernel's header and its two data structs; the rest are plain numbers.
+    unsafe {
+        check_long(libc::syscall(
+            libc::SYS_capget,
+            header.as_ptr(),
+            sets.as_mut_ptr(),
+        ))?;
+        // Effective, permitted, inheritable; twice.
+        sets = [sets[1], sets[1], sets[1], sets[4], sets[4], sets[4]];
+        check_long(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()))?;
+        for capability in 0..64 {
+            // Fails for those beyond the last that this kernel knows.
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+        }
+    }
+    Ok(())
+}
+
+/// What to execute: below the working directory, where that did not become the root, with the environment that tells
+/// the executor which layers are left out; and all descriptors where they stay.
+#[cfg(feature = "ablation")]
+fn without_layers(plan: &Plan<'_>) -> (*const libc::c_char, [*const libc::c_char; 2]) {
+    const DESCRIPTORS_MAX: RawFd = 1024;
+    if ablation::leaves_out(Layer::Descriptors) {
+        for descriptor in FIRST_SURPLUS..DESCRIPTORS_MAX {
+            // SAFETY: only clears a flag; fails where nothing is open.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) };
+        }
+    }
+    let skipped = usize::from(ablation::leaves_out(Layer::MountNamespace));
+    // SAFETY: the path begins with a slash, so the second byte is part of the string.
+    let executable = unsafe { plan.executable.as_ptr().add(skipped) };
+    (executable, [ablation::handed_on().as_ptr(), ptr::null()])
 }

@@ -15,6 +15,7 @@ use super::{
     sandbox::{Ends, Handshake, Sandbox},
 };
 use crate::{
+    ablation::{self, Layer},
     linux::{check, check_long, descriptor, process, seqpacket},
     seccomp::{self, Arch, Filter, Instruction, PolicyError},
 };
@@ -98,6 +99,8 @@ impl Native {
         builder_maxima: &Limits,
         memory_by_cgroup: bool,
     ) -> Result<Self, NativeError> {
+        #[cfg(feature = "ablation")]
+        ablation::read();
         let kind = |template, filter: &_, maxima: &Limits, temporary| Kind {
             template,
             maxima: *maxima,
@@ -156,11 +159,15 @@ impl Native {
             descriptors: prepared.inner(),
             handshake: prepared.handshake.as_raw_fd(),
             drop_groups: matches!(ids, Ids::Distinct(_)),
+            id: inner_id(ids),
             binds: kind.template.binds(),
             temporary: &kind.temporary,
             temporary_executable: profile == Profile::Builder,
             limits: &resource_limits,
-            landlock: self.landlock.as_ref(),
+            landlock: self
+                .landlock
+                .as_ref()
+                .filter(|_| !ablation::leaves_out(Layer::Landlock)),
             filter: &kind.filter,
             executable: kind.template.executable(),
             argument: kind.template.argument(),
@@ -191,6 +198,9 @@ fn policy(filter: fn(Arch) -> Result<Filter, PolicyError>) -> Result<Filter, Nat
 
 fn temporary_options(maxima: &Limits, temporary: &Temporary) -> CString {
     let len = temporary.len_max.min(maxima.memory_bytes / 2);
+    if ablation::leaves_out(Layer::TmpLimits) {
+        return CString::from(c"mode=0700");
+    }
     let options = format!("size={len},nr_inodes={},mode=0700", temporary.files_max);
     CString::new(options).unwrap_or_default()
 }
@@ -235,17 +245,25 @@ impl Prepared {
     }
 }
 
+/// The namespaces of a sandbox.
+const NAMESPACES: [(libc::c_int, Layer); 7] = [
+    (libc::CLONE_NEWUSER, Layer::UserNamespace),
+    (libc::CLONE_NEWNS, Layer::MountNamespace),
+    (libc::CLONE_NEWPID, Layer::PidNamespace),
+    (libc::CLONE_NEWNET, Layer::NetworkNamespace),
+    (libc::CLONE_NEWIPC, Layer::IpcNamespace),
+    (libc::CLONE_NEWUTS, Layer::UtsNamespace),
+    (libc::CLONE_NEWCGROUP, Layer::CgroupNamespace),
+];
+
 /// Clones the first process of the sandbox; it runs [`child::run`].
 fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let namespaces = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+    let namespaces = NAMESPACES
+        .iter()
+        .filter(|(_, layer)| !ablation::leaves_out(*layer))
+        .fold(0, |flags, (flag, _)| flags | flag);
     let into_group = group.and_then(Group::unified);
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is a valid one that asks for nothing.
@@ -274,8 +292,21 @@ fn clone(plan: &Plan<'_>, group: Option<&Group>) -> io::Result<(u32, OwnedFd)> {
     Ok((pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// The id that the first process takes: a mapped one, or where nothing is mapped its id on the host.
+fn inner_id(ids: Ids) -> u32 {
+    match ids {
+        _ if !ablation::leaves_out(Layer::UserNamespace) => INNER_ID,
+        Ids::Distinct(id) if !ablation::leaves_out(Layer::SubUid) => id,
+        _ => process::effective_uid(),
+    }
+}
+
 fn map_ids(pid: u32, ids: Ids) -> io::Result<()> {
+    if ablation::leaves_out(Layer::UserNamespace) {
+        return Ok(());
+    }
     let (uid, gid) = match ids {
+        Ids::Distinct(_) if ablation::leaves_out(Layer::SubUid) => (0, 0),
         Ids::Distinct(id) => (id, id),
         Ids::Own => {
             fs::write(format!("/proc/{pid}/setgroups"), "deny")?;

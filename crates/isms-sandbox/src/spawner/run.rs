@@ -19,6 +19,7 @@ use super::{
     worker::{News, Worker},
 };
 use crate::{
+    ablation,
     linux::{
         descriptor,
         poll::{self, Watch},
@@ -126,6 +127,10 @@ impl Spawner {
             named => named.iter().map(String::as_str).collect(),
         };
         let layers = match uids.take() {
+            Some(ids) if ablation::any() => {
+                uids.give_back(ids);
+                probe::nothing("layers are left out on purpose", &required)
+            }
             Some(ids) => {
                 let layers = probe::run(&native, &cgroups, ids, &config.executor, &required);
                 uids.give_back(ids);
@@ -133,7 +138,7 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
-        let sufficient = probe::is_sufficient(&layers, &required);
+        let sufficient = probe::is_sufficient(&layers, &required) || ablation::any();
         Ok(Self {
             config,
             supervisor,
