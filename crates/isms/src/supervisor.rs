@@ -286,6 +286,8 @@ impl Supervisor {
             }
             What::SpawnerReady => {
                 tracing::info!("spawner is ready");
+                // It was silent while it staged and probed, which takes a slow machine longer than a heartbeat may.
+                self.slot(unit).heartbeat = Some(Instant::now());
                 self.slot(unit).serving = true;
             }
             What::Said(FromRole::Registered { service, incarnation }) => {
