@@ -39,7 +39,8 @@ pub(super) fn of(
         (libc::RLIMIT_NPROC, limits.pids.into(), maxima.pids.into()),
         (libc::RLIMIT_FSIZE, maxima.memory_bytes, maxima.memory_bytes),
         (libc::RLIMIT_STACK, STACK_LEN, stack_max),
-        (libc::RLIMIT_CORE, 0, 0),
+        // To a program that the host's core_pattern pipes dumps to, 0 would mean no limit; 1 means no dump.
+        (libc::RLIMIT_CORE, 1, 1),
         (libc::RLIMIT_MEMLOCK, 0, 0),
         (libc::RLIMIT_MSGQUEUE, 0, 0),
         (libc::RLIMIT_RTPRIO, 0, 0),
