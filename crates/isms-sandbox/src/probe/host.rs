@@ -22,6 +22,8 @@ use crate::{
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a sandbox may take to use up its memory, with little processor time on a slow machine.
+const HUNGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limits of a probing sandbox: the least that a start needs, so that it hits them soon.
 const LIMITS: Limits = Limits {
     memory_bytes: 16 * 1024 * 1024,
@@ -100,7 +102,7 @@ pub(super) fn starve(native: &Native, cgroups: &Cgroups, ids: Ids) -> Hunger {
     let Ok(probing) = Probing::start(native, cgroups, ids, &limits, &inside::hunger) else {
         return Hunger::default();
     };
-    let _ = poll::wait_for(probing.sandbox.pidfd(), PROBE_TIMEOUT);
+    let _ = poll::wait_for(probing.sandbox.pidfd(), HUNGER_TIMEOUT);
     probing
         .group
         .as_ref()
