@@ -109,3 +109,29 @@ fn set_soft(pid: libc::pid_t, resource: libc::c_int, soft: u64) -> io::Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_inside_writes_no_core_file_and_starts_no_handler_of_the_host() {
+        let limits = Limits {
+            memory_bytes: 1 << 26,
+            cpu_permille: 1000,
+            pids: 16,
+        };
+        for profile in [Profile::Worker, Profile::Builder] {
+            let limits = of(profile, &limits, &limits, true).unwrap();
+            let core = limits
+                .iter()
+                .find(|(resource, _)| *resource == libc::RLIMIT_CORE as libc::c_int)
+                .unwrap();
+            if clamp(core.0, 1, 1).unwrap().1.rlim_max == 0 {
+                eprintln!("SKIPPED: this process may not raise its limit of core dumps from 0 to 1");
+                return;
+            }
+            assert_eq!((core.1.rlim_cur, core.1.rlim_max), (1, 1));
+        }
+    }
+}
