@@ -13,6 +13,9 @@ pub struct Probe {
     /// Outcomes of its steps that are refusals.
     #[serde(default)]
     pub expect: Vec<String>,
+    /// Further outcomes that are no harm where workers share the platform's uid, which is then theirs.
+    #[serde(default)]
+    pub shared_uid: Vec<String>,
     /// Parts of a problem's detail with which the call may end instead of an answer.
     #[serde(default)]
     pub ends: Vec<String>,

@@ -49,6 +49,13 @@ pub(crate) const WRK: Need = Need {
     packages: &["wrk"],
 };
 
+/// A virtual machine.
+pub(crate) const QEMU: Need = Need {
+    what: "QEMU",
+    probe: &["qemu-system-x86_64", "--version"],
+    packages: &["qemu-system-x86"],
+};
+
 impl Need {
     fn is_met(&self) -> bool {
         let [program, arguments @ ..] = self.probe else {

@@ -22,8 +22,12 @@ usage: cargo xtask COMMAND
 
   bench [--quick] measure, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
+  guest           test the sandbox and attack the platform in a virtual machine with control groups of version 2
   hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
                   attack the platform from inside its workers; prints what was contained
+  hostile --ablation [--only LAYER]... [--save] [--json]
+                  the same in a virtual machine, with layers of the sandbox left out; --save writes docs/hostile.md,
+                  for the others as it was
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
 Every command installs what it lacks (as root or with passwordless sudo; else it says how).
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         ["bench", "--quick"] => bench::run(bench::Extent::QUICK),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
+        ["guest"] => hostile::run_in_guest(),
         ["hostile", options @ ..] => hostile::run(options),
         ["test"] => test::run(test::Extent::Everything),
         ["test", "--fast"] => test::run(test::Extent::WithoutWholeSystem),
