@@ -28,8 +28,8 @@ use isms_sandbox::{
         memfd, seqpacket,
         shared_words::SharedWords,
     },
-    native::{Limits, Profile},
-    spawner::{Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
+    native::Limits,
+    spawner::{Environment, Event, FromSpawner, Request, SpawnerConfig, ToSpawner, UidRange},
 };
 
 use crate::report_us;
@@ -133,6 +133,11 @@ impl Spawner {
             workers_max: 8,
             worker_maxima: LIMITS,
             builder_maxima: LIMITS,
+            images: folder.join("images"),
+            image_len_max: 0,
+            device_nodes: Vec::new(),
+            directories: Vec::new(),
+            builder_network: false,
             required_layers: Vec::new(),
         };
         seqpacket::send(channel.as_fd(), &isms_protocol::encode(&config), &[])?;
@@ -169,7 +174,7 @@ impl Spawner {
         let started = Instant::now();
         let request = Request::Spawn {
             worker,
-            profile: Profile::Worker,
+            environment: Environment::WORKER,
             limits: LIMITS,
         };
         seqpacket::send(self.doer.as_fd(), &request.encode(), &[])?;

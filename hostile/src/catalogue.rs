@@ -19,6 +19,8 @@ pub struct Probe {
     /// Parts of a problem's detail with which the call may end instead of an answer.
     #[serde(default)]
     pub ends: Vec<String>,
+    /// Who refuses it even where the sandbox has no layer, if it does not succeed there.
+    pub refused_by: Option<String>,
     /// The shared object that holds it.
     #[serde(default = "common_binary")]
     pub binary: String,

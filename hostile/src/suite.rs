@@ -214,6 +214,7 @@ mod tests {
             attacks: "something".to_owned(),
             expect: expect.iter().map(|text| (*text).to_owned()).collect(),
             shared_uid: Vec::new(),
+            refused_by: None,
             ends: ends.iter().map(|text| (*text).to_owned()).collect(),
             binary: "probes".to_owned(),
             arch: None,

@@ -2,10 +2,10 @@
 //!
 //! Debian packages are installed by `apt-get` when this is root or sudo asks no password; otherwise
 //! the exact command is the error. Python packages go into an environment below the target
-//! directory. Nothing is asked, and nothing outside of these two places is changed.
+//! directory, Apptainer by a script of its own. Nothing is asked, and nothing else is changed.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -42,6 +42,13 @@ pub(crate) const PYTHON: Need = Need {
     packages: &["python3", "python3-venv", "python3-pip"],
 };
 
+/// What packs a directory into an image.
+pub(crate) const MKSQUASHFS: Need = Need {
+    what: "mksquashfs",
+    probe: &["sh", "-c", "command -v mksquashfs"],
+    packages: &["squashfs-tools"],
+};
+
 /// The HTTP load generator of the benchmarks.
 pub(crate) const WRK: Need = Need {
     what: "wrk",
@@ -50,7 +57,7 @@ pub(crate) const WRK: Need = Need {
 };
 
 /// A virtual machine.
-pub(crate) const QEMU: Need = Need {
+const QEMU: Need = Need {
     what: "QEMU",
     probe: &["qemu-system-x86_64", "--version"],
     packages: &["qemu-system-x86"],
@@ -125,6 +132,96 @@ pub(crate) fn ensure_pyzmq() -> Result<PathBuf> {
     Ok(environment.join("bin"))
 }
 
+/// Makes sure that Apptainer, or Singularity, is there. No release of Debian up to 12 packages it, so it is fetched and
+/// fitted by `xtask/apptainer/install.sh`, as root on Debian 12 for x86-64.
+///
+/// Fails where it cannot be had; the tests on it then skip.
+pub(crate) fn ensure_apptainer() -> Result<()> {
+    if ["apptainer", "singularity"]
+        .iter()
+        .any(|program| command::succeeds(Command::new(program).arg("--version")))
+    {
+        return Ok(());
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    ensure!(
+        is_debian_12(&release) && env::consts::ARCH == "x86_64",
+        "it can be installed for you on Debian 12 for x86-64 only; elsewhere see https://apptainer.org"
+    );
+    ensure!(
+        privileged_prefix().is_some_and(|prefix| prefix.is_empty()),
+        "only root can install it: sudo xtask/apptainer/install.sh"
+    );
+    let script = workspace::root().join("xtask/apptainer/install.sh");
+    eprintln!("installing Apptainer: {}", script.display());
+    command::run(&mut Command::new(script))
+}
+
+/// Makes sure that a virtual machine can be run: QEMU, and below the target directory Debian's cloud kernel and a shell,
+/// which are unpacked and not installed. Returns their folder. Where it has to be `fast`, nothing is installed in vain.
+pub(crate) fn ensure_guest(fast: bool) -> Result<PathBuf> {
+    ensure!(
+        env::consts::ARCH == "x86_64",
+        "the virtual machine is one of x86-64"
+    );
+    ensure!(
+        !fast || Path::new("/dev/kvm").exists(),
+        "there is no hardware virtualisation (/dev/kvm)"
+    );
+    ensure_all(&[&QEMU])?;
+    let folder = workspace::tools().join("guest");
+    let complete = folder.join("complete");
+    if complete.exists() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let kernel = match cloud_kernel()? {
+        Some(kernel) => kernel,
+        None => {
+            let prefix = privileged_prefix().context("apt knows no cloud kernel; sudo apt-get update")?;
+            apt_get(&prefix, &["update", "-q"])?;
+            cloud_kernel()?.context("apt knows no linux-image-cloud-amd64")?
+        }
+    };
+    eprintln!("downloading {kernel} and busybox-static, which are unpacked and not installed");
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-q", &kernel, "busybox-static"]);
+    command::run(download.current_dir(&folder)).context("the guest's packages cannot be had")?;
+    for entry in fs::read_dir(&folder)
+        .context("cannot list the packages")?
+        .flatten()
+    {
+        let package = entry.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            command::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&folder))?;
+            fs::remove_file(&package).context("cannot remove a package")?;
+        }
+    }
+    fs::write(complete, "").context("cannot mark the guest's packages as complete")?;
+    Ok(folder)
+}
+
+/// The package that Debian's newest cloud kernel is in; `None` when apt has no list of packages.
+fn cloud_kernel() -> Result<Option<String>> {
+    let output = Command::new("apt-cache")
+        .args(["depends", "linux-image-cloud-amd64"])
+        .output()
+        .context("cannot start apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(names
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned))
+}
+
+fn is_debian_12(release: &str) -> bool {
+    ["ID=debian", "VERSION_ID=\"12\""]
+        .iter()
+        .all(|wanted| release.lines().any(|line| line == *wanted))
+}
+
 fn imports_zmq(python: &Path) -> bool {
     command::succeeds(Command::new(python).args(["-c", "import zmq"]))
 }
@@ -139,19 +236,21 @@ fn apt_install(what: &str, packages: &[&str]) -> Result<()> {
         bail!("missing: {what}; on Debian or Ubuntu install with: {by_hand}");
     };
     eprintln!("installing {what}: apt-get install {}", packages.join(" "));
-    let apt = |arguments: &[&str]| {
-        let words: Vec<&str> = prefix
-            .iter()
-            .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .copied()
-            .collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(arguments);
-        command::run(&mut command)
-    };
-    apt(&["update", "-q"])?;
-    apt(&[&["install", "-q", "-y", "--no-install-recommends"], packages].concat())
-        .with_context(|| format!("cannot install {what}; try: {by_hand}"))
+    apt_get(&prefix, &["update", "-q"])?;
+    let install = [&["install", "-q", "-y", "--no-install-recommends"], packages].concat();
+    apt_get(&prefix, &install).with_context(|| format!("cannot install {what}; try: {by_hand}"))
+}
+
+/// Runs apt-get as root; `prefix` is what makes it so.
+fn apt_get(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let words: Vec<&str> = prefix
+        .iter()
+        .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .copied()
+        .collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args(arguments);
+    command::run(&mut command)
 }
 
 /// The words before a command that must run as root; `None` when there is no way without a password.
@@ -178,6 +277,16 @@ mod tests {
         assert!(!need(&["false"]).is_met());
         assert!(!need(&["/does/not/exist"]).is_met());
         assert!(!need(&[]).is_met());
+    }
+
+    #[test]
+    fn debian_12_is_told_from_what_resembles_it() {
+        assert!(is_debian_12(
+            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n"
+        ));
+        assert!(!is_debian_12("VERSION_ID=\"13\"\nID=debian\n"));
+        assert!(!is_debian_12("VERSION_ID=\"12\"\nID=elsewhere\nID_LIKE=debian\n"));
+        assert!(!is_debian_12(""));
     }
 
     #[test]

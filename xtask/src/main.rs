@@ -8,6 +8,7 @@ mod build;
 mod command;
 mod demo;
 mod hostile;
+mod image;
 mod install;
 mod platform;
 mod progress;
@@ -28,6 +29,7 @@ usage: cargo xtask COMMAND
   hostile --ablation [--only LAYER]... [--save] [--json]
                   the same in a virtual machine, with layers of the sandbox left out; --save writes docs/hostile.md,
                   for the others as it was
+  image [NAME…]   make images for Doees to run in, of Debian's packages: minimal, python (default: both)
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
 Every command installs what it lacks (as root or with passwordless sudo; else it says how).
@@ -43,6 +45,13 @@ fn main() -> ExitCode {
         ["demo", "--once"] => demo::run(true),
         ["guest"] => hostile::run_in_guest(),
         ["hostile", options @ ..] => hostile::run(options),
+        ["image", names @ ..] => match image::Image::named(names) {
+            Some(images) => image::run(&images),
+            None => {
+                eprint!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         ["test"] => test::run(test::Extent::Everything),
         ["test", "--fast"] => test::run(test::Extent::WithoutWholeSystem),
         ["help" | "--help" | "-h"] => {

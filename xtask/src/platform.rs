@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -39,30 +39,9 @@ impl Listen<'_> {
 impl Platform {
     /// Starts the platform of a folder of binaries and waits until all roles serve.
     pub(crate) fn start(binaries: &Path, listen: Listen<'_>, settings: &str) -> Result<Platform> {
-        let data = std::env::temp_dir().join(format!("isms-xtask-{}", std::process::id()));
         // Not in the target directory, which other users may not be able to reach: roles have their own.
-        fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
-        let config = data.join("isms.toml");
-        fs::write(&config, settings).with_context(|| format!("cannot write {}", config.display()))?;
-        let mut supervisor = Command::new(binaries.join("isms"))
-            .args(["up", "--json", "--http", listen.http, "--gate", listen.gate])
-            .arg("--data")
-            .arg(&data)
-            .arg("--config")
-            .arg(&config)
-            .env(
-                "ISMS_LOG",
-                std::env::var("ISMS_LOG").unwrap_or_else(|_| "warn".to_owned()),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start isms up")?;
-        let stdout = supervisor.stdout.take().context("isms up has no stdout")?;
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("cannot read the ready line")?;
+        let data = std::env::temp_dir().join(format!("isms-xtask-{}", std::process::id()));
+        let (supervisor, stdout) = spawn(binaries, &data, listen, settings)?;
         let mut platform = Platform {
             http: String::new(),
             gate: String::new(),
@@ -70,6 +49,27 @@ impl Platform {
             data,
             supervisor,
         };
+        platform.await_ready(stdout)?;
+        Ok(platform)
+    }
+
+    /// Stops it and starts it again with other settings, with its data and its addresses.
+    pub(crate) fn restart(&mut self, settings: &str) -> Result<()> {
+        self.stop();
+        let listen = Listen {
+            http: &self.http,
+            gate: &self.gate,
+        };
+        let (supervisor, stdout) = spawn(&self.binaries, &self.data, listen, settings)?;
+        self.supervisor = supervisor;
+        self.await_ready(stdout)
+    }
+
+    fn await_ready(&mut self, stdout: ChildStdout) -> Result<()> {
+        let mut line = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("cannot read the ready line")?;
         ensure!(
             !line.is_empty(),
             "the platform did not start; its log above says why"
@@ -81,8 +81,8 @@ impl Platform {
                 .map(str::to_owned)
                 .with_context(|| format!("no {name} address"))
         };
-        (platform.http, platform.gate) = (address("http")?, address("gate")?);
-        Ok(platform)
+        (self.http, self.gate) = (address("http")?, address("gate")?);
+        Ok(())
     }
 
     /// The command `isms` with this platform as its own.
@@ -109,14 +109,7 @@ impl Platform {
         &self.data
     }
 
-    /// Waits until the platform ends.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
-        self.supervisor.wait().context("cannot wait for isms up")
-    }
-}
-
-impl Drop for Platform {
-    fn drop(&mut self) {
+    fn stop(&mut self) {
         if let Ok(None) = self.supervisor.try_wait() {
             let stopped = self.isms().args(["down", "--data"]).arg(&self.data).status();
             if !stopped.is_ok_and(|status| status.success()) {
@@ -125,6 +118,39 @@ impl Drop for Platform {
             }
             let _ = self.supervisor.wait();
         }
+    }
+
+    /// Waits until the platform ends.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        self.supervisor.wait().context("cannot wait for isms up")
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        self.stop();
         let _ = fs::remove_dir_all(&self.data);
     }
+}
+
+fn spawn(binaries: &Path, data: &Path, listen: Listen<'_>, settings: &str) -> Result<(Child, ChildStdout)> {
+    fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    let config = data.join("isms.toml");
+    fs::write(&config, settings).with_context(|| format!("cannot write {}", config.display()))?;
+    let mut supervisor = Command::new(binaries.join("isms"))
+        .args(["up", "--json", "--http", listen.http, "--gate", listen.gate])
+        .arg("--data")
+        .arg(data)
+        .arg("--config")
+        .arg(&config)
+        .env(
+            "ISMS_LOG",
+            std::env::var("ISMS_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start isms up")?;
+    let stdout = supervisor.stdout.take().context("isms up has no stdout")?;
+    Ok((supervisor, stdout))
 }

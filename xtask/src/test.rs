@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     build::{self, Profile},
-    command, install,
+    command, hostile, install,
     progress::Steps,
     report::Report,
     workspace,
@@ -41,7 +41,7 @@ struct TestEnvironment {
 
 /// Runs all checks; the exit code is 0 only when nothing failed.
 pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
-    let mut steps = Steps::new(7);
+    let mut steps = Steps::new(8);
     let mut report = Report::default();
     match steps.run("tools", install_tools) {
         Ok(path) => run_checks(extent, path, &mut steps, &mut report),
@@ -72,6 +72,11 @@ fn run_checks(extent: Extent, path: OsString, steps: &mut Steps, report: &mut Re
             let environment = TestEnvironment { binaries, path };
             tests(steps, report, "tests", || workspace_tests(extent, &environment));
             tests(steps, report, "documentation tests", doc_tests);
+            if extent == Extent::Everything {
+                tests(steps, report, "tests in a virtual machine", || {
+                    hostile::test_in_guest(&environment.binaries)
+                });
+            }
         }
         Err(_) => report.add_failure("build"),
     }
@@ -93,8 +98,16 @@ fn tests(steps: &mut Steps, report: &mut Report, title: &str, step: impl FnOnce(
 }
 
 fn install_tools() -> Result<OsString> {
-    install::ensure_all(&[&install::C_COMPILER, &install::CPP_COMPILER, &install::PYTHON])?;
+    install::ensure_all(&[
+        &install::C_COMPILER,
+        &install::CPP_COMPILER,
+        &install::PYTHON,
+        &install::MKSQUASHFS,
+    ])?;
     install::ensure_rust_components()?;
+    if let Err(error) = install::ensure_apptainer() {
+        eprintln!("no Apptainer, so tests on it will skip: {error:#}");
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     match install::ensure_pyzmq() {
         Ok(python) => {

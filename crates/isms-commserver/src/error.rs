@@ -3,6 +3,13 @@
 /// Why [`crate::run`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The settings of the way out cannot be used.
+    #[error("cannot serve requests to servers outside")]
+    Egress {
+        /// Why.
+        #[source]
+        source: crate::egress::CaError,
+    },
     /// The HTTP server cannot run.
     #[error("cannot serve projects over http")]
     Serve {

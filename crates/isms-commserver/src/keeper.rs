@@ -1,5 +1,5 @@
-//! Keeps the route table true: takes what deployments push, and pulls everything from Resadmin
-//! after each registration with the Kernel, until it has succeeded once.
+//! Hears the Kernel. Keeps the route table true: takes what deployments push, and pulls everything from
+//! Resadmin after each registration, until it has succeeded once. Hands requests to servers outside on.
 
 use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
@@ -10,9 +10,15 @@ use isms_protocol::{
     decode,
     resadmin::{self, ProjectSummary, Projects},
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
-use crate::table::{PROJECTS_MAX, RouteTable};
+use crate::{
+    egress::Egress,
+    table::{PROJECTS_MAX, RouteTable},
+};
 
 /// Bytes of one project's routes.
 const ROUTES_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -25,8 +31,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 type Pull = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Runs until the link is closed.
-pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>) {
+pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>, egress: Arc<Egress>) {
     let mut pull: Option<Pull> = None;
+    // They end with the link at the latest: without it nobody wants their answers.
+    let mut fetches = JoinSet::new();
     loop {
         let inbound = tokio::select! {
             inbound = inbox.next() => inbound,
@@ -34,6 +42,7 @@ pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>) {
                 pull = None;
                 continue;
             }
+            Some(_) = fetches.join_next(), if !fetches.is_empty() => continue,
         };
         match inbound {
             None => return,
@@ -45,6 +54,10 @@ pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>) {
                 tracing::warn!("lost the kernel");
                 pull = None;
             }
+            Some(Inbound::Request(request)) if is_fetch(&request) => {
+                let egress = egress.clone();
+                fetches.spawn(async move { egress.serve(request).await });
+            }
             Some(Inbound::Request(request)) => answer(request, &table).await,
             Some(Inbound::Other(message)) => {
                 tracing::debug!(kind = ?message.header.kind, "ignored a message");
@@ -53,10 +66,14 @@ pub(crate) async fn keep(mut inbox: Inbox, link: Link, table: Arc<RouteTable>) {
     }
 }
 
+fn is_fetch(request: &InboundRequest) -> bool {
+    request.message.header.operation == Operation::Fetch as u16
+}
+
 async fn answer(mut request: InboundRequest, table: &RouteTable) {
     let taken = match Operation::from_u16(request.message.header.operation) {
         Some(Operation::SetRoutes) => take_routes(&mut request, table).await,
-        None => Err(WireError::new(
+        _ => Err(WireError::new(
             ErrorCode::Invalid,
             "commserver does not know this operation",
         )),

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use isms_protocol::dbriver::{Prepare, Results};
+use isms_protocol::dbriver::{Prepare, Prepared, Results};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
@@ -102,7 +102,7 @@ impl Database {
     }
 
     /// Applies migrations and the disk limit.
-    pub(crate) async fn prepare(&self, prepare: Prepare) -> Result<(), DatabaseError> {
+    pub(crate) async fn prepare(&self, prepare: Prepare) -> Result<Prepared, DatabaseError> {
         let (answer, answered) = oneshot::channel();
         let order = Order::Prepare {
             prepare: Box::new(prepare),

@@ -52,14 +52,19 @@ pub(crate) enum DatabaseError {
     Closed,
     #[error("the database has as many transactions waiting as it takes; try again later")]
     QueueFull,
-    #[error("migration {name}, {source}")]
+    #[error("migration {name}, line {line}: {source}")]
     Migration {
         name: String,
+        line: usize,
         #[source]
         source: Box<DatabaseError>,
     },
-    #[error("migration {name}, {reason}")]
-    MigrationRefused { name: String, reason: Refusal },
+    #[error("migration {name}, line {line}: {reason}")]
+    MigrationRefused {
+        name: String,
+        line: usize,
+        reason: Refusal,
+    },
     #[error("migration {name} was applied in another wording; add a new migration instead of changing one")]
     MigrationChanged { name: String },
     #[error("migration {name} was applied and is missing or in another place now; keep applied migrations")]
@@ -100,6 +105,15 @@ impl DatabaseError {
 
     fn code(&self) -> ErrorCode {
         match self {
+            // What is no SQL at all is nobody's lack of rights.
+            DatabaseError::Refused {
+                reason: Refusal::Syntax { .. },
+                ..
+            }
+            | DatabaseError::MigrationRefused {
+                reason: Refusal::Syntax { .. } | Refusal::Incomplete,
+                ..
+            } => ErrorCode::Database,
             DatabaseError::Refused { .. } | DatabaseError::MigrationRefused { .. } => ErrorCode::Forbidden,
             DatabaseError::Parameters { .. } => ErrorCode::Invalid,
             DatabaseError::Condition { .. } => ErrorCode::ConditionFailed,

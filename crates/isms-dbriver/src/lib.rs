@@ -4,7 +4,7 @@
 //! transactions in groups and a few readers beside it. Invariants: what was answered survives a kill
 //! and power loss; a Doee reaches only the databases that Resadmin granted its version; a statement
 //! that runs too long, returns too much or fills the disk is stopped and undone; one project's queries
-//! never wait for another's database.
+//! never wait for another's database, nor for payloads that it does not send.
 //!
 //! It does not know projects, Doees or tokens: Resadmin owns them. It does not retry.
 
@@ -17,6 +17,7 @@ mod registry;
 mod run;
 mod service;
 mod sql;
+mod uploads;
 mod value;
 
 pub use config::Config;

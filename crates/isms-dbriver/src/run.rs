@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use isms_ipc::{Inbound, InboundRequest, Link, LinkOptions};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service as Role, WireError, dbriver::Grants, limits::DRAIN_TIMEOUT,
@@ -13,7 +14,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{Config, GrantsRequest, OpenError, Service};
+use crate::{
+    Config, GrantsRequest, OpenError, Service,
+    uploads::{UPLOAD_TIME_MAX, Uploads},
+};
 
 /// How often idle databases are looked for.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -44,11 +48,12 @@ pub async fn run(
     let service = Arc::new(Service::open(config, requests)?);
     let (link, mut inbox) = Link::open(link);
     let mut tasks = JoinSet::new();
+    let uploads = Uploads::default();
     let mut idle_check = tokio::time::interval(IDLE_CHECK_INTERVAL);
     loop {
         tokio::select! {
             inbound = inbox.next() => match inbound {
-                Some(Inbound::Request(request)) => drop(tasks.spawn(answer(service.clone(), request))),
+                Some(Inbound::Request(request)) => drop(tasks.spawn(answer(service.clone(), uploads.clone(), request))),
                 Some(_) => {}
                 None => break,
             },
@@ -82,9 +87,9 @@ async fn drain(tasks: &mut JoinSet<()>, link: &Link, grants_asked: &mut mpsc::Re
     }
 }
 
-async fn answer(service: Arc<Service>, mut request: InboundRequest) {
+async fn answer(service: Arc<Service>, uploads: Uploads, mut request: InboundRequest) {
     let mut header = request.message.header;
-    let payload = request.payload(Service::payload_len_max(&header)).await;
+    let payload = receive(&uploads, &mut request).await;
     let InboundRequest {
         deadline, responder, ..
     } = request;
@@ -112,6 +117,25 @@ async fn answer(service: Arc<Service>, mut request: InboundRequest) {
             responder.error(error);
         }
     }
+}
+
+/// Takes the payload. One that comes as a stream has a time of its own, and only so many of a project come at once.
+async fn receive(uploads: &Uploads, request: &mut InboundRequest) -> Result<Bytes, WireError> {
+    let header = request.message.header;
+    let _upload = match request.stream {
+        Some(_) => Some(uploads.begin(header.project)?),
+        None => None,
+    };
+    let payload = request.payload(Service::payload_len_max(&header));
+    tokio::time::timeout(UPLOAD_TIME_MAX, payload)
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!(
+                "the transaction did not arrive within {} s",
+                UPLOAD_TIME_MAX.as_secs()
+            );
+            Err(WireError::new(ErrorCode::TimedOut, message))
+        })
 }
 
 async fn ask_grants(link: Link, request: GrantsRequest) {

@@ -162,8 +162,7 @@ impl Service {
             // A database that was only just made must not be taken for a prepared one.
             self.registry.discard(header.project, &name);
         }
-        prepared?;
-        Ok(Bytes::new())
+        Ok(encode(&prepared?).into())
     }
 
     async fn drop_project(&self, header: &Header) -> Result<Bytes, WireError> {

@@ -13,7 +13,7 @@
 
 mod token;
 
-use token::{Token, TokenError, tokens};
+use token::{BadToken, Token, TokenError, tokens};
 
 /// Prefix of the tables that belong to DBriver.
 pub(crate) const RESERVED_PREFIX: &str = "_isms_";
@@ -67,6 +67,12 @@ pub(crate) enum Refusal {
          triggers, and INSERT, REPLACE, UPDATE, DELETE, SELECT and WITH"
     )]
     MigrationKeyword { keyword: String },
+    /// In SQLite's words, which never gets to see it.
+    #[error("near \"{word}\": syntax error")]
+    Syntax { word: String },
+    /// The same.
+    #[error("incomplete input")]
+    Incomplete,
     #[error("the name {name} is reserved")]
     Name { name: String },
     #[error("temporary tables are not available")]
@@ -75,9 +81,53 @@ pub(crate) enum Refusal {
     Token(#[from] TokenError),
 }
 
+/// A refusal of a migration's statement, and the byte of the migration at which the reason stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) offset: usize,
+    pub(crate) reason: Refusal,
+}
+
+/// The first keyword of each statement that SQLite knows. What begins otherwise is a mistake and no attempt.
+const STATEMENT_KEYWORDS: [&str; 22] = [
+    "ALTER",
+    "ANALYZE",
+    "ATTACH",
+    "BEGIN",
+    "COMMIT",
+    "CREATE",
+    "DELETE",
+    "DETACH",
+    "DROP",
+    "END",
+    "EXPLAIN",
+    "INSERT",
+    "PRAGMA",
+    "REINDEX",
+    "RELEASE",
+    "REPLACE",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "SELECT",
+    "UPDATE",
+    "VACUUM",
+    "VALUES",
+];
+/// What may follow CREATE, DROP or ALTER in SQLite.
+const OBJECT_KEYWORDS: [&str; 8] = [
+    "TABLE",
+    "INDEX",
+    "UNIQUE",
+    "VIEW",
+    "TRIGGER",
+    "VIRTUAL",
+    "TEMP",
+    "TEMPORARY",
+];
+
 /// Judges a statement of a transaction.
 pub(crate) fn classify(sql: &str) -> Result<Shape, Refusal> {
-    let tokens = tokens(sql)?;
+    let tokens = tokens(sql).map_err(|bad| bad.reason)?;
     let end = tokens
         .iter()
         .position(|token| token.is_semicolon())
@@ -96,7 +146,7 @@ pub(crate) fn classify(sql: &str) -> Result<Shape, Refusal> {
         "SELECT" | "VALUES" => Access::Read,
         "INSERT" | "REPLACE" | "UPDATE" | "DELETE" => write_access(statement),
         "WITH" => access_of_with(statement),
-        _ => return Err(Refusal::Keyword { keyword }),
+        _ => return Err(misspelt(statement[0].text()).unwrap_or(Refusal::Keyword { keyword })),
     };
     let parameters = statement
         .iter()
@@ -105,18 +155,24 @@ pub(crate) fn classify(sql: &str) -> Result<Shape, Refusal> {
     Ok(Shape { access, parameters })
 }
 
-/// Cuts a migration into its statements and judges each.
-pub(crate) fn split_migration(sql: &str) -> Result<Vec<&str>, Refusal> {
-    let tokens = tokens(sql)?;
+/// Cuts a migration into its statements, each with the byte at which it begins, and judges them.
+pub(crate) fn split_migration(sql: &str) -> Result<Vec<(usize, &str)>, Refused> {
+    let tokens = tokens(sql).map_err(|BadToken { offset, reason }| Refused {
+        offset,
+        reason: reason.into(),
+    })?;
     let mut statements = Vec::new();
     let mut rest = tokens.as_slice();
     while let Some(first) = rest.iter().position(|token| !token.is_semicolon()) {
         rest = &rest[first..];
         let end = statement_end(rest);
         let (statement, after) = rest.split_at(end);
-        check_migration_statement(statement)?;
         let (start, stop) = (statement[0].start(), statement[statement.len() - 1].end());
-        statements.push(&sql[start..stop]);
+        check_migration_statement(statement).map_err(|reason| Refused {
+            offset: start,
+            reason,
+        })?;
+        statements.push((start, &sql[start..stop]));
         rest = after;
     }
     Ok(statements)
@@ -156,11 +212,30 @@ fn check_migration_statement(statement: &[Token<'_>]) -> Result<(), Refusal> {
         | ("DROP", "TABLE" | "INDEX" | "VIEW" | "TRIGGER")
         | ("ALTER", "TABLE")
         | ("INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "SELECT" | "WITH", _) => Ok(()),
-        ("CREATE" | "DROP" | "ALTER", _) => Err(Refusal::MigrationKeyword {
-            keyword: format!("{keyword} {second}").trim_end().to_owned(),
+        ("CREATE" | "DROP" | "ALTER", _) => Err(match statement.get(1) {
+            None => Refusal::Incomplete,
+            Some(token) if !OBJECT_KEYWORDS.contains(&second.as_str()) => Refusal::Syntax {
+                word: token.text().to_owned(),
+            },
+            Some(_) => Refusal::MigrationKeyword {
+                keyword: format!("{keyword} {second}"),
+            },
         }),
-        _ => Err(Refusal::MigrationKeyword { keyword }),
+        _ => Err(misspelt(statement[0].text()).unwrap_or(Refusal::MigrationKeyword { keyword })),
     }
+}
+
+/// What SQLite would say of a statement that begins with a word that begins none. Only of plain letters: it skips a
+/// byte order mark, for instance, and would see the word behind it.
+fn misspelt(first: &str) -> Option<Refusal> {
+    let keyword = first.to_ascii_uppercase();
+    let known = STATEMENT_KEYWORDS.contains(&keyword.as_str()) || keyword == "WITH";
+    let plain = first
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (plain && !known).then(|| Refusal::Syntax {
+        word: first.to_owned(),
+    })
 }
 
 fn first_keyword(statement: &[Token<'_>]) -> Result<String, Refusal> {

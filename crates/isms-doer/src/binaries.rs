@@ -14,6 +14,7 @@ use isms_sandbox::linux::memfd;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    environment,
     service::Doer,
     worker_handler::{DoeeLimits, Event},
 };
@@ -59,14 +60,15 @@ impl Binaries {
 
 /// Learns a version and fetches its binary; the outcome becomes an event.
 pub(crate) async fn load(doer: Rc<Doer>, version: DoeeVersion) {
-    let outcome = fetch(&doer, version).await.map(|doee| {
+    let outcome = fetch(&doer, version).await.and_then(|doee| {
         let limits = DoeeLimits {
+            environment: environment::resolve(&doee.spec.environment, &doer.config)?,
             timeout: Duration::from_millis(doee.spec.timeout_ms.into()),
             workers_min: doee.spec.workers_min,
             workers_max: doee.spec.workers_max,
         };
         doer.state.borrow_mut().doees.insert(version, Rc::new(doee));
-        limits
+        Ok(limits)
     });
     if let Err(error) = &outcome {
         tracing::warn!(%version, %error, "a Doee version could not be loaded");

@@ -109,7 +109,7 @@ async fn build_one(
     let permits = Rc::clone(&doer.state.borrow().builders.permits);
     let _permit = permits.acquire().await.expect("the semaphore is never closed");
     let limit = Duration::from_secs(doer.config.build_s.into());
-    let running = Running::start(doer).await?;
+    let running = Running::start(doer, build.network).await?;
     tokio::time::timeout(limit, running.build(build, source))
         .await
         .unwrap_or_else(|_| {
@@ -128,7 +128,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(doer: &Rc<Doer>) -> Result<Running, WireError> {
+    async fn start(doer: &Rc<Doer>, network: bool) -> Result<Running, WireError> {
         let (sender, receiver) = oneshot::channel();
         let builder = {
             let mut state = doer.state.borrow_mut();
@@ -139,10 +139,12 @@ impl Running {
         };
         let unavailable = |message: String| WireError::new(ErrorCode::Unavailable, message);
         let limits = doer.config.build_limits();
+        let mut environment = Environment::BUILDER;
+        environment.holes.network = network;
         doer.spawner
             .send(&Request::Spawn {
                 worker: builder,
-                environment: Environment::BUILDER,
+                environment,
                 limits,
             })
             .map_err(|error| unavailable(format!("cannot ask for a builder: {error}")))?;
@@ -185,11 +187,12 @@ impl Running {
                 )
             })?;
             let artifact = answer.payload(ARTIFACT_LEN_MAX as usize).await?;
-            Ok((reply, artifact))
+            Ok::<_, WireError>((reply, artifact))
         };
         let lost = match conversation.await {
             Ok(built) => return Ok(built),
-            Err(error) => error,
+            Err(error) if error.code == ErrorCode::Unavailable => error,
+            Err(error) => return Err(plausible(error)),
         };
         // How a builder ended says more than that its connection did.
         match tokio::time::timeout(Duration::from_millis(500), &mut self.started.ended).await {
@@ -199,6 +202,14 @@ impl Running {
             )),
             _ => Err(lost),
         }
+    }
+}
+
+/// A builder may say what is wrong with the source, or with itself; it may not speak for the platform.
+fn plausible(error: WireError) -> WireError {
+    match error.code {
+        ErrorCode::Invalid | ErrorCode::TooLarge | ErrorCode::BuildFailed => error,
+        _ => WireError::new(ErrorCode::BuildFailed, error.message),
     }
 }
 

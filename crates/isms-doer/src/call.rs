@@ -6,6 +6,7 @@ use isms_ipc::{Answer, InboundRequest, PendingAnswer, Responder, StreamReceiver,
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{InvocationReply, Operation},
+    worker::{LogLevel, LogLine},
 };
 use tokio::{
     sync::Notify,
@@ -59,6 +60,7 @@ impl CallSlot {
     /// Sends the call at once, so that calls reach a worker in the order in which it was given them.
     pub(crate) fn send(&self, task: TaskId, connection: Rc<WorkerConnection>) {
         let mut outbound = self.outbound.borrow_mut();
+        connection.skip_taken_slots();
         let (pending, upload) = start(&connection, &mut outbound);
         if let Some(id) = pending.call_id() {
             let Header { process, attempt, .. } = outbound.message.header;
@@ -74,6 +76,12 @@ impl CallSlot {
     pub(crate) fn rule(&self, verdict: Verdict) {
         self.verdicts.borrow_mut().push_back(verdict);
         self.ruled.notify_one();
+    }
+
+    /// What was asked for, and until when.
+    fn asked(&self) -> (Header, Option<Instant>) {
+        let outbound = self.outbound.borrow();
+        (outbound.message.header, outbound.deadline)
     }
 
     /// True when the next verdict is [`Verdict::Requeued`], which is taken then.
@@ -142,28 +150,65 @@ impl Call<'_> {
                 upload: _upload,
             } = match self.sent(&responder).await {
                 Ok(sent) => sent,
-                Err(error) => return responder.error(error),
+                Err(error) => return self.fail(responder, error),
             };
             match self.answered(&responder, pending).await {
                 Ok(answer) => {
+                    // What was answered never runs again, whatever the status page says.
+                    connection.note_answer(self.task);
                     if self.deliver(&connection, answer, responder).await {
                         self.ended(&connection);
                     }
                     return;
                 }
-                Err(Ending::Failed(error)) => return responder.error(error),
+                Err(Ending::Failed(error)) => return self.fail(responder, error),
                 Err(Ending::Requeued) => {}
                 Err(Ending::Answered(error)) if connection.is_open() => {
-                    responder.error(plausible(error));
+                    self.fail(responder, plausible(error, self.cancel_told));
                     return self.ended(&connection);
                 }
                 // The worker is gone; how, the spawner is about to tell.
                 Err(Ending::Answered(_)) => {
                     if let Some(error) = over(self.slot).await {
-                        return responder.error(error);
+                        return self.fail(responder, error);
                     }
                 }
             }
+        }
+    }
+
+    /// Answers with an error, of which the Doee's log has a line.
+    fn fail(&self, responder: Responder, error: WireError) {
+        self.log_failure(&error);
+        responder.error(error);
+    }
+
+    /// Writes why the call failed into the log of its Doee, if that is the Doee's doing. It is one line a call,
+    /// so it comes on top of what the call itself may log: a flood must not hide its own end.
+    fn log_failure(&self, error: &WireError) {
+        let (
+            Header {
+                process, target_doee, ..
+            },
+            deadline,
+        ) = self.slot.asked();
+        let text = match error.code {
+            ErrorCode::DoeeFailed | ErrorCode::Crashed | ErrorCode::TimedOut | ErrorCode::TooLarge => {
+                error.message.clone()
+            }
+            // The Kernel has answered by itself and tells only that nobody waits any more.
+            ErrorCode::Cancelled if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                "the call's deadline passed before it ended".to_owned()
+            }
+            _ => return,
+        };
+        let state = &mut *self.doer.state.borrow_mut();
+        if let Some(doee) = state.doees.get(&target_doee) {
+            let line = LogLine {
+                level: LogLevel::Error,
+                text,
+            };
+            state.logs.push(&self.doer.link, &doee.spec, process, line);
         }
     }
 
@@ -203,8 +248,8 @@ impl Call<'_> {
             tokio::select! {
                 biased;
                 answer = &mut pending => return match answer {
-                    // What it says of a call that was taken back is that it was.
-                    Err(_) if self.slot.take_requeued() => Err(Ending::Requeued),
+                    // An honest worker says of a call that was taken back only that it was.
+                    _ if self.slot.take_requeued() => Err(Ending::Requeued),
                     answer => answer.map_err(Ending::Answered),
                 },
                 verdict = self.slot.next() => match verdict {
@@ -228,19 +273,46 @@ impl Call<'_> {
                     worker: connection.worker,
                     what,
                 });
-                responder.error(failed(self.slot).await);
+                self.fail(responder, failed(self.slot).await);
                 return false;
             }
         };
-        let Some(source) = answer.stream else {
+        let Some(mut source) = answer.stream else {
             responder.reply(&reply, answer.message.raw);
             return true;
         };
         let sink = responder.reply_stream(&reply);
+        let relayed = tokio::select! {
+            biased;
+            relayed = relay_stream(&mut source, sink) => relayed,
+            error = failed(self.slot) => {
+                self.log_failure(&error);
+                return false;
+            }
+        };
+        match relayed {
+            Relayed::Whole => true,
+            Relayed::BrokenOff => connection.is_open(),
+            // Held until then, since the call has room at the Doer as long as its stream.
+            Relayed::Refused(_sink) => self.gives_up(connection, source).await,
+        }
+    }
+
+    /// Has the worker give up a call whose reply nobody reads any more, and waits until it has; false when it was cut
+    /// off or died over it. Before that it is not free for another call.
+    async fn gives_up(&mut self, connection: &WorkerConnection, mut rest: StreamReceiver) -> bool {
+        rest.cancel();
+        if !self.cancel_told {
+            self.tell_cancel();
+        }
+        let ended = async { while let Some(Ok(_)) = rest.next().await {} };
         tokio::select! {
             biased;
-            complete = relay_stream(source, sink) => complete || connection.is_open(),
-            _failed = failed(self.slot) => false,
+            () = ended => connection.is_open(),
+            error = failed(self.slot) => {
+                self.log_failure(&error);
+                false
+            }
         }
     }
 
@@ -257,7 +329,7 @@ impl Call<'_> {
 }
 
 /// The task that feeds a worker the request's stream; dropped, it ends.
-struct Upload(JoinHandle<bool>);
+struct Upload(JoinHandle<()>);
 
 impl Drop for Upload {
     fn drop(&mut self) {
@@ -286,7 +358,7 @@ async fn over(slot: &CallSlot) -> Option<WireError> {
     }
 }
 
-/// The error with which the Worker Handler ends a call that has begun.
+/// The error with which the Worker Handler ends a call that has been answered, and so is not sent again.
 async fn failed(slot: &CallSlot) -> WireError {
     loop {
         if let Some(error) = over(slot).await {
@@ -330,29 +402,57 @@ fn start(connection: &WorkerConnection, outbound: &mut Outbound) -> (PendingAnsw
     };
     match outbound.stream.take() {
         None => (connection.link().start(request), None),
-        Some(source) => {
+        Some(mut source) => {
             let (sink, pending) = connection.link().call_streaming(request);
-            (pending, Some(Upload(spawn_local(relay_stream(source, sink)))))
+            (
+                pending,
+                Some(Upload(spawn_local(async move {
+                    drop(relay_stream(&mut source, sink).await);
+                }))),
+            )
         }
     }
 }
 
-/// Moves a stream on, chunk by chunk, as fast as its sink takes it; true when it came whole.
-pub(crate) async fn relay_stream(mut source: StreamReceiver, mut sink: StreamSender) -> bool {
-    while let Some(chunk) = source.next().await {
-        let Ok(chunk) = chunk else { return false };
-        if sink.send(chunk).await.is_err() {
-            return false;
+/// How the relay of a stream has ended.
+pub(crate) enum Relayed {
+    Whole,
+    /// By its source.
+    BrokenOff,
+    /// By its sink, whose stream ends when it is dropped.
+    Refused(StreamSender),
+}
+
+/// Moves a stream on, chunk by chunk, as fast as its sink takes it.
+pub(crate) async fn relay_stream(source: &mut StreamReceiver, mut sink: StreamSender) -> Relayed {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = source.next() => chunk,
+            _why = sink.refused() => return Relayed::Refused(sink),
+        };
+        match chunk {
+            Some(Ok(chunk)) => {
+                if sink.send(chunk).await.is_err() {
+                    return Relayed::Refused(sink);
+                }
+            }
+            Some(Err(_)) => return Relayed::BrokenOff,
+            None => break,
         }
     }
     sink.finish();
-    true
+    Relayed::Whole
 }
 
-/// A worker may say that its Doee failed; it may not speak for the platform.
-fn plausible(error: WireError) -> WireError {
+/// A worker may say that its Doee failed; it may not speak for the platform, nor for a caller who has not cancelled.
+fn plausible(error: WireError, cancelled: bool) -> WireError {
     match error.code {
-        ErrorCode::DoeeFailed | ErrorCode::Cancelled | ErrorCode::TimedOut | ErrorCode::TooLarge => error,
+        ErrorCode::DoeeFailed | ErrorCode::TimedOut | ErrorCode::TooLarge => error,
+        ErrorCode::Cancelled if cancelled => error,
         _ => WireError::new(ErrorCode::DoeeFailed, error.message),
     }
 }
+
+#[cfg(test)]
+mod tests;

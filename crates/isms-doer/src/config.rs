@@ -1,6 +1,6 @@
 //! Settings of the Doer.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use isms_protocol::limits;
 use serde::{Deserialize, Serialize};
@@ -29,13 +29,17 @@ pub struct Config {
     pub build_s: u32,
     /// Builds at the same time.
     pub builds_max: usize,
+    /// Device nodes that workers may be given; the spawner knows each by its place in the same list.
+    pub device_nodes: Vec<PathBuf>,
+    /// Directories that workers may be given; the spawner knows each by its place in the same list.
+    pub directories: Vec<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Config {
         Config {
             pool_size: 2,
-            workers_max: limits::WORKERS_MAX,
+            workers_max: limits::WORKERS_DEFAULT,
             idle_s: 60,
             worker_cpu_permille: 1000,
             worker_pids: 64,
@@ -43,6 +47,8 @@ impl Default for Config {
             build_memory_mb: 1024,
             build_s: 120,
             builds_max: 1,
+            device_nodes: Vec::new(),
+            directories: Vec::new(),
         }
     }
 }

@@ -13,8 +13,8 @@ use std::{
 
 use isms_ipc::{ConnectionError, Inbound, Inbox, Link, Side};
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, ProcessId, Service, WireError,
-    worker::{self, Assignment, Control, LogLevel, LogLine, Report, STATUS_WORDS, Stage, StatusPage},
+    Header, Message, ProcessId, Service,
+    worker::{Assignment, Control, LogLevel, LogLine, STATUS_SLOTS, STATUS_WORDS, StatusPage, share_a_slot},
 };
 use isms_sandbox::linux::{channel::Channel, shared_words::SharedWords};
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
@@ -22,7 +22,7 @@ use tokio::{io::AsyncReadExt, net::UnixStream, sync::Notify, task::spawn_local};
 use crate::{
     binaries::LoadedDoee,
     doer_admin::TaskId,
-    host_call,
+    heard, host_call,
     logs::{Admission, LogBudget, cut_line},
     service::Doer,
     worker::WorkerId,
@@ -33,8 +33,14 @@ use crate::{
 const HOST_CALLS_MAX: u32 = 64;
 /// How long a worker may live without one of its channels before it is called hostile instead of dying.
 const LAST_BREATH: Duration = Duration::from_millis(500);
-/// The version of the Doee ABI that this Doer's workers speak.
-const ABI: u32 = 1;
+/// Bytes kept of what a worker prints before it has a Doee.
+const FIRST_WORDS_LEN_MAX: usize = 512;
+/// Log that an executor may send from one call's end to the next, in bytes of text and [`LINE_COST`] for each line. An
+/// honest one cuts a call's log at 64 KiB of that; the rest is for what may have been read of calls that were sent
+/// ahead before the end of the first is noted.
+const LOGGED_MAX: usize = 1024 * 1024;
+/// What a line costs besides its text.
+const LINE_COST: usize = 16;
 
 /// A call that a worker has been sent and has not answered.
 #[derive(Debug)]
@@ -44,6 +50,8 @@ struct SentCall {
     attempt: u32,
     /// Its id on the data channel, and so on the status page.
     id: u64,
+    /// The worker has answered it; the rest of its reply is being passed on.
+    answered: bool,
     log_budget: LogBudget,
 }
 
@@ -62,10 +70,16 @@ pub(crate) struct WorkerConnection {
     calls: RefCell<VecDeque<SentCall>>,
     /// For what is logged outside of calls.
     log_budget: Cell<LogBudget>,
+    /// What the executor has logged since it has last ended a call.
+    logged: Cell<usize>,
     /// Told once everything has been read that the executor reported.
     control_ended: Notify,
     /// Told once everything has been read that it answered.
     data_ended: Notify,
+    /// Told once everything has been read that it printed.
+    output_ended: Notify,
+    /// What it printed before it had a Doee, cut: in an image, why the executor cannot start.
+    first_words: RefCell<String>,
 }
 
 impl WorkerConnection {
@@ -98,6 +112,15 @@ impl WorkerConnection {
         self.doee.borrow().clone()
     }
 
+    /// Passes over the ids whose place on the status page belongs to a call that has not ended. There are always
+    /// others, since a worker has fewer calls than its page has places.
+    pub(crate) fn skip_taken_slots(&self) {
+        let calls = self.calls.borrow();
+        self.link.skip_call_ids(STATUS_SLOTS, |id| {
+            calls.iter().any(|call| share_a_slot(call.id, id))
+        });
+    }
+
     /// Notes a call that was sent with this id. It leaves when this thread waits, not before.
     pub(crate) fn note_call(&self, task: TaskId, process: ProcessId, attempt: u32, id: u64) {
         self.page.queue(id);
@@ -106,8 +129,17 @@ impl WorkerConnection {
             process,
             attempt,
             id,
+            answered: false,
             log_budget: LogBudget::new(),
         });
+    }
+
+    /// Notes that the worker has answered a call, so that it counts as begun whatever the page says.
+    pub(crate) fn note_answer(&self, task: TaskId) {
+        let mut calls = self.calls.borrow_mut();
+        if let Some(call) = calls.iter_mut().find(|call| call.task == task) {
+            call.answered = true;
+        }
     }
 
     /// Forgets a call that has ended; how long it ran, as the worker says.
@@ -115,6 +147,7 @@ impl WorkerConnection {
         let mut calls = self.calls.borrow_mut();
         let index = calls.iter().position(|call| call.task == task);
         let ended = index.and_then(|index| calls.remove(index));
+        self.logged.set(0);
         ended.map_or(Duration::ZERO, |call| self.page.run_time(call.id))
     }
 
@@ -124,7 +157,7 @@ impl WorkerConnection {
         let Some(index) = calls.iter().position(|call| call.task == task) else {
             return false;
         };
-        let recalled = self.page.recall(calls[index].id);
+        let recalled = !calls[index].answered && self.page.recall(calls[index].id);
         if recalled {
             calls.remove(index);
         }
@@ -134,7 +167,9 @@ impl WorkerConnection {
     /// The calls that have begun and not ended: of an honest worker one at most.
     pub(crate) fn begun(&self) -> Vec<TaskId> {
         let calls = self.calls.borrow();
-        let begun = calls.iter().filter(|call| self.page.has_begun(call.id));
+        let begun = calls
+            .iter()
+            .filter(|call| call.answered || self.page.has_begun(call.id));
         begun.map(|call| call.task).collect()
     }
 
@@ -167,6 +202,7 @@ impl WorkerConnection {
         let ended = async {
             self.control_ended.notified().await;
             self.data_ended.notified().await;
+            self.output_ended.notified().await;
         };
         // Bounded, since a process that the executor left behind might hold the channels open.
         let _ = tokio::time::timeout(LAST_BREATH, ended).await;
@@ -174,6 +210,23 @@ impl WorkerConnection {
 
     pub(crate) fn close(&self) {
         self.open.set(false);
+    }
+
+    /// What the executor, or the loader of an image in its stead, printed before it had a Doee.
+    pub(crate) fn first_words(&self) -> Option<String> {
+        let words = self.first_words.borrow();
+        let has_any = self.doee.borrow().is_none() && !words.is_empty();
+        has_any.then(|| words.trim_end().to_owned())
+    }
+
+    /// An executor cuts a call's log itself, so one that goes on and on is none.
+    fn count_logged(&self, line: &LogLine) -> Result<(), String> {
+        let logged = self.logged.get() + line.text.len() + LINE_COST;
+        self.logged.set(logged);
+        if logged > LOGGED_MAX {
+            return Err("it did not stop logging".to_owned());
+        }
+        Ok(())
     }
 
     /// Takes a line of the log from the budget of its call, or of the worker.
@@ -226,6 +279,10 @@ pub(crate) async fn open(doer: Rc<Doer>, worker: WorkerId, pid: u32, descriptors
             });
         }
     };
+    if !doer.state.borrow().handler.knows(worker) {
+        // It has died meanwhile, and nothing more will be heard of it.
+        return;
+    }
     doer.state
         .borrow_mut()
         .workers
@@ -267,8 +324,11 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         page_memory: RefCell::new(Some(page_memory)),
         calls: RefCell::default(),
         log_budget: Cell::new(LogBudget::new()),
+        logged: Cell::new(0),
         control_ended: Notify::new(),
         data_ended: Notify::new(),
+        output_ended: Notify::new(),
+        first_words: RefCell::default(),
     };
     Ok((
         Rc::new(connection),
@@ -290,32 +350,7 @@ async fn serve_control(doer: Rc<Doer>, connection: Rc<WorkerConnection>) {
 }
 
 fn reported(doer: &Rc<Doer>, connection: &WorkerConnection, report: &[u8]) {
-    let worker = connection.worker;
-    let event = match isms_protocol::decode::<Report>(report) {
-        Ok(Report::Empty { abi: ABI }) => Event::Empty { worker },
-        Ok(Report::Empty { abi }) => {
-            let message =
-                format!("the executor speaks Doee ABI {abi}, this platform speaks {ABI}: reinstall isms");
-            Event::StartFailed {
-                worker,
-                error: WireError::new(ErrorCode::Internal, message),
-            }
-        }
-        Ok(Report::Initialized) => Event::Initialized { worker },
-        Ok(Report::Failed { stage, message }) => Event::StartFailed {
-            worker,
-            error: start_error(stage, &message),
-        },
-        // Nothing changes for one that was asked to end.
-        Ok(Report::Terminated) => Event::Misbehaved {
-            worker,
-            what: "it reported an end that nobody asked for".to_owned(),
-        },
-        Err(error) => Event::Misbehaved {
-            worker,
-            what: format!("its report cannot be read: {error}"),
-        },
-    };
+    let event = heard::report(connection.worker, report);
     if let Event::StartFailed { error, .. } = &event {
         let line = LogLine {
             level: LogLevel::Error,
@@ -335,16 +370,6 @@ async fn cut_off_unless_it_dies(doer: &Rc<Doer>, worker: WorkerId, what: String)
     }
 }
 
-fn start_error(stage: Stage, message: &str) -> WireError {
-    let what = match stage {
-        Stage::Load => "the binary cannot be loaded",
-        Stage::Abi => "the binary is not a Doee of this platform",
-        Stage::Create => "the Doee's create failed",
-        Stage::Initialize => "the Doee's initialize failed",
-    };
-    WireError::new(ErrorCode::DoeeFailed, format!("{what}: {message}"))
-}
-
 async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox: Inbox) {
     let worker = connection.worker;
     while let Some(inbound) = inbox.next().await {
@@ -357,35 +382,30 @@ async fn serve_data(doer: Rc<Doer>, connection: Rc<WorkerConnection>, mut inbox:
     }
     connection.close();
     connection.data_ended.notify_one();
+    if let Some(what) = connection.link.violation() {
+        let what = format!("it broke the protocol of its data channel: {what}");
+        return doer.dispatch(Event::Misbehaved { worker, what });
+    }
     cut_off_unless_it_dies(&doer, worker, "it closed its data channel".to_owned()).await;
 }
 
 fn said(doer: &Rc<Doer>, connection: &WorkerConnection, message: &Message) {
     let worker = connection.worker;
     let Header { process, attempt, .. } = message.header;
-    match message.header.kind {
-        Kind::Event if message.header.operation == worker::Operation::Log as u16 => {
-            match message.decode_body::<LogLine>() {
-                Ok(line) => {
-                    let process = if connection.runs(process, attempt) {
-                        process
-                    } else {
-                        ProcessId::NONE
-                    };
-                    connection.log(doer, process, line);
-                }
-                Err(error) => {
-                    doer.dispatch(Event::Misbehaved {
-                        worker,
-                        what: format!("its log cannot be read: {error}"),
-                    });
-                }
-            }
+    let outcome = heard::log_line(message).and_then(|line| {
+        connection.count_logged(&line)?;
+        Ok(line)
+    });
+    match outcome {
+        Ok(line) => {
+            let process = if connection.runs(process, attempt) {
+                process
+            } else {
+                ProcessId::NONE
+            };
+            connection.log(doer, process, line);
         }
-        kind => doer.dispatch(Event::Misbehaved {
-            worker,
-            what: format!("it sent {kind:?} out of turn"),
-        }),
+        Err(what) => doer.dispatch(Event::Misbehaved { worker, what }),
     }
 }
 
@@ -414,11 +434,19 @@ async fn serve_output(
     if !pending.is_empty() {
         print(&doer, &connection, &pending);
     }
+    connection.output_ended.notify_one();
 }
 
 fn print(doer: &Doer, connection: &WorkerConnection, line: &[u8]) {
     let process = connection.running().unwrap_or(ProcessId::NONE);
     let text = String::from_utf8_lossy(line).into_owned();
+    if connection.doee.borrow().is_none() {
+        let mut words = connection.first_words.borrow_mut();
+        words.push_str(&text);
+        words.push(' ');
+        let cut = words.floor_char_boundary(FIRST_WORDS_LEN_MAX);
+        return words.truncate(cut);
+    }
     connection.log(
         doer,
         process,

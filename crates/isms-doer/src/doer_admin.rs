@@ -100,12 +100,20 @@ impl DoerAdmin {
         self.tasks.get(&task).is_some_and(|record| record.cancelled)
     }
 
-    /// A worker has died under a task that it had not begun; true when the task may be sent again.
-    pub(crate) fn count_loss(&mut self, task: TaskId) -> bool {
-        self.tasks.get_mut(&task).is_some_and(|record| {
-            record.losses += 1;
-            !record.streams && record.losses < LOSSES_MAX
-        })
+    /// A worker has died under a task that it had not begun. Fails when the task may not be sent again, with the words
+    /// that follow on how the worker died.
+    pub(crate) fn count_loss(&mut self, task: TaskId) -> Result<(), &'static str> {
+        let Some(record) = self.tasks.get_mut(&task) else {
+            return Err("after the call had ended");
+        };
+        record.losses += 1;
+        if record.streams {
+            return Err("before it began the call, whose stream cannot be sent again");
+        }
+        if record.losses >= LOSSES_MAX {
+            return Err("before it began the call, as others did before it, so the call is not tried again");
+        }
+        Ok(())
     }
 
     /// Where a task is.

@@ -6,27 +6,17 @@
 use std::rc::Rc;
 
 use isms_ipc::{Answer, InboundRequest, Responder, StreamReceiver};
-use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError, dbriver};
+use isms_protocol::{Header, Kind, Message, Service, WireError};
 use tokio::task::spawn_local;
 
-use crate::{call::relay_stream, connection::WorkerConnection, service::Doer, worker_handler::Event};
+use crate::{call::relay_stream, connection::WorkerConnection, heard, service::Doer, worker_handler::Event};
 
 /// Takes a worker's host call, or cuts the worker off.
 pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: InboundRequest) {
     let header = request.message.header;
     let worker = connection.worker;
-    if !connection.runs(header.parent, header.attempt) {
-        let what = "it asked on behalf of a call that it does not run".to_owned();
+    if let Err(what) = heard::host_call(&header, connection.runs(header.parent, header.attempt)) {
         return doer.dispatch(Event::Misbehaved { worker, what });
-    }
-    if header.target != Service::Dbriver || header.operation != dbriver::Operation::Transaction as u16 {
-        let message = format!(
-            "a Doee cannot ask {} for operation {}",
-            header.target, header.operation
-        );
-        return request
-            .responder
-            .error(WireError::new(ErrorCode::Forbidden, message));
     }
     spawn_local(forward(Rc::clone(doer), request));
 }
@@ -71,24 +61,26 @@ async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> R
         ..Header::new(Kind::Request, Service::Doer, target)
     };
     let request = Message { header, ..message };
-    let Some(source) = stream else {
+    let Some(mut source) = stream else {
         return doer.link.call(request).await;
     };
     let (sink, pending) = doer.link.call_streaming(request);
     tokio::pin!(pending);
+    // It owns the source, since what comes after the relay has ended is to be thrown away.
+    let relay = async move { relay_stream(&mut source, sink).await };
     tokio::select! {
         biased;
         answer = &mut pending => answer,
-        _ = relay_stream(source, sink) => pending.await,
+        _ = relay => pending.await,
     }
 }
 
 async fn relay(responder: Responder, answer: Answer) {
     match answer.stream {
         None => responder.reply_encoded(answer.message.body, answer.message.raw),
-        Some(source) => {
+        Some(mut source) => {
             let sink = responder.reply_stream_encoded(answer.message.body);
-            relay_stream(source, sink).await;
+            relay_stream(&mut source, sink).await;
         }
     }
 }

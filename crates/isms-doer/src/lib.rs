@@ -4,8 +4,9 @@
 //!   pure); `worker`: the states of one;
 //! - `service`: the loop that feeds events to the decisions and performs what they ask;
 //! - `call`: one call from acceptance to answer; `connection`: one worker's channels;
-//!   `host_call`: what a Doee asks of other services; `binaries`: what a version is;
-//!   `builder`: source to shared object; `spawner`, `logs`: the channels beside.
+//!   `heard`: what a worker says, judged; `host_call`: what a Doee asks of other services; `binaries`: what a version is;
+//!   `environment`: what a manifest asks for as the spawner takes it; `builder`: source to shared object; `spawner`,
+//!   `logs`: the channels beside.
 //!
 //! Invariants: calls queue in the Kernel, never here; a worker is believed nothing that the Doer has
 //! not itself asked for; one that breaks the contract is cut off, and nobody else notices. Not here:
@@ -17,7 +18,11 @@ mod call;
 mod config;
 mod connection;
 mod doer_admin;
+mod environment;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod heard;
 mod host_call;
 mod logs;
 mod service;

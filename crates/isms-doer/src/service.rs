@@ -18,7 +18,7 @@ use isms_protocol::{
     limits::DRAIN_TIMEOUT,
     worker::Control,
 };
-use isms_sandbox::spawner::{Environment, Event as SpawnerEvent, Request};
+use isms_sandbox::spawner::{Event as SpawnerEvent, Request};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -31,6 +31,7 @@ use crate::{
     call::{self, CallSlot, Outbound, Verdict},
     connection::{self, WorkerConnection},
     doer_admin::TaskId,
+    environment::{self, Trials},
     logs::LogBatch,
     spawner::Spawner,
     status,
@@ -63,6 +64,7 @@ pub(crate) struct State {
     pub(crate) doees: HashMap<isms_protocol::DoeeVersion, Rc<LoadedDoee>>,
     pub(crate) binaries: Binaries,
     pub(crate) builders: Builders,
+    pub(crate) trials: Trials,
     pub(crate) logs: LogBatch,
     pub(crate) isolation: Isolation,
     task_next: u64,
@@ -78,30 +80,36 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let spawner = Spawner::new(spawner).map_err(RunError::Spawner)?;
     let (link, inbox) = Link::open(link);
-    let state = State {
-        handler: WorkerHandler::new(config.handler()),
-        calls: HashMap::new(),
-        workers: HashMap::new(),
-        doees: HashMap::new(),
-        binaries: Binaries::default(),
-        builders: Builders::new(config.builds_max),
-        logs: LogBatch::default(),
-        isolation: Isolation::default(),
-        task_next: 1,
-    };
-    let doer = Rc::new(Doer {
-        config,
-        link,
-        spawner,
-        state: RefCell::new(state),
-        hurry: Notify::new(),
-        resting: Cell::new(false),
-        called: Cell::new(false),
-    });
-    doer.serve(inbox, shutdown).await
+    Rc::new(Doer::new(config, link, spawner))
+        .serve(inbox, shutdown)
+        .await
 }
 
 impl Doer {
+    pub(crate) fn new(config: Config, link: Link, spawner: Spawner) -> Doer {
+        let state = State {
+            handler: WorkerHandler::new(config.handler()),
+            calls: HashMap::new(),
+            workers: HashMap::new(),
+            doees: HashMap::new(),
+            binaries: Binaries::default(),
+            builders: Builders::new(config.builds_max),
+            trials: Trials::default(),
+            logs: LogBatch::default(),
+            isolation: Isolation::default(),
+            task_next: 1,
+        };
+        Doer {
+            config,
+            link,
+            spawner,
+            state: RefCell::new(state),
+            hurry: Notify::new(),
+            resting: Cell::new(false),
+            called: Cell::new(false),
+        }
+    }
+
     async fn serve(
         self: &Rc<Self>,
         mut inbox: Inbox,
@@ -193,7 +201,7 @@ impl Doer {
         }
     }
 
-    fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
+    pub(crate) fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
         match inbound {
             Inbound::Registered(generation) => {
                 tracing::info!(generation = generation.0, "registered with the kernel");
@@ -236,9 +244,15 @@ impl Doer {
             Some(Operation::Build) => {
                 spawn_local(builder::serve(doer, request));
             }
-            Some(Operation::Workers) => request
-                .responder
-                .reply(&status::workers(self), bytes::Bytes::new()),
+            Some(Operation::Workers) => match request.message.decode_body() {
+                Ok(after) => {
+                    let workers = status::workers(self, after);
+                    request.responder.reply(&workers, bytes::Bytes::new());
+                }
+                Err(error) => request
+                    .responder
+                    .error(WireError::new(ErrorCode::Invalid, error.to_string())),
+            },
             Some(Operation::Retire) => {
                 self.retire(request.message.header.target_doee);
                 request.responder.reply_empty();
@@ -246,6 +260,9 @@ impl Doer {
             Some(Operation::Isolation) => {
                 let isolation = self.state.borrow().isolation.clone();
                 request.responder.reply(&isolation, bytes::Bytes::new());
+            }
+            Some(Operation::TryEnvironment) => {
+                spawn_local(environment::serve_trial(doer, request));
             }
             None => request.responder.error(WireError::new(
                 ErrorCode::Invalid,
@@ -258,7 +275,7 @@ impl Doer {
         self.dispatch(Event::Retire { version });
     }
 
-    fn spawner_said(self: &Rc<Self>, event: SpawnerEvent, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn spawner_said(self: &Rc<Self>, event: SpawnerEvent, descriptors: Vec<OwnedFd>) {
         match event {
             SpawnerEvent::Spawned { worker, pid } if builder::is_builder(worker) => {
                 builder::started(self, worker, pid, descriptors);
@@ -291,7 +308,12 @@ impl Doer {
                 signal,
                 oom,
             } => {
-                let how = status::exit_text(code, signal, oom);
+                let way_out = if builder::is_builder(worker) {
+                    "compile less in one file"
+                } else {
+                    "raise memory_mb or use less"
+                };
+                let how = status::exit_text(code, signal, oom, way_out);
                 if builder::is_builder(worker) {
                     return builder::failed(self, worker, format!("the builder {how}"));
                 }
@@ -309,13 +331,18 @@ impl Doer {
         }
     }
 
-    async fn worker_exited(self: Rc<Self>, worker: WorkerId, how: String) {
+    async fn worker_exited(self: Rc<Self>, worker: WorkerId, mut how: String) {
+        // At once, since what it still has to say may take a while.
+        self.dispatch(Event::Gone { worker });
         let connection = self.state.borrow_mut().workers.remove(&worker);
         let mut begun = Vec::new();
         if let Some(connection) = connection {
             connection.close();
             connection.last_words().await;
             begun = connection.begun();
+            if let Some(words) = connection.first_words() {
+                how = format!("{how} (it said: {words})");
+            }
         }
         self.dispatch(Event::Exited { worker, how, begun });
     }
@@ -350,11 +377,11 @@ impl Doer {
                     self.state.borrow_mut().doees.remove(&version);
                 }
             }
-            Action::Spawn { worker } => {
+            Action::Spawn { worker, environment } => {
                 let limits = self.config.worker_limits(self.config.pool_memory_mb);
                 let request = Request::Spawn {
                     worker: worker.0,
-                    environment: Environment::WORKER,
+                    environment,
                     limits,
                 };
                 if let Err(error) = self.spawner.send(&request) {
@@ -392,12 +419,32 @@ impl Doer {
                 }
             }
             Action::Kill { worker, why } => {
-                tracing::warn!(%worker, why, "killed a worker");
+                self.tell_kill(worker, &why);
                 if let Err(error) = self.spawner.send(&Request::Kill { worker: worker.0 }) {
                     tracing::error!(%worker, %error, "the spawner could not be asked to kill a worker");
                 }
             }
+            Action::Tried { trial, outcome } => self.state.borrow_mut().trials.end(trial, outcome),
             Action::Fail { task, error } => self.rule(task, Verdict::Fail(error)),
+        }
+    }
+
+    fn tell_kill(&self, worker: WorkerId, why: &str) {
+        let connection = self.state.borrow().workers.get(&worker).cloned();
+        let doee = connection.as_ref().and_then(|connection| connection.doee());
+        match (connection, doee) {
+            (Some(connection), Some(doee)) => {
+                let process = connection.running();
+                tracing::warn!(
+                    %worker,
+                    project = doee.spec.project_name,
+                    doee = doee.spec.name,
+                    process = process.map(tracing::field::display),
+                    why,
+                    "killed a worker"
+                );
+            }
+            _ => tracing::warn!(%worker, why, "killed a worker that had no Doee yet"),
         }
     }
 

@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use isms_protocol::{
-    DoeeVersion, ProcessId, ProjectId,
-    doer::{Isolation, IsolationLayer, WorkerStatus, Workers},
+    ContentHash, DoeeVersion, ProcessId, ProjectId,
+    doer::{Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
+    limits::WORKERS_LISTED_MAX,
 };
 use isms_sandbox::probe::LayerReport;
 
-use crate::service::Doer;
+use crate::{environment, service::Doer};
 
-/// The answer of `Operation::Workers`.
-pub(crate) fn workers(doer: &Doer) -> Workers {
+/// The answer of `Operation::Workers`: a part of the list, which a message holds.
+pub(crate) fn workers(doer: &Doer, after: WorkersAfter) -> Workers {
     let state = doer.state.borrow();
     let now = Instant::now();
     let (waiting, sent) = state.handler.admin.lengths();
@@ -20,7 +21,12 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
         .values()
         .map(|connection| connection.begun().len())
         .sum();
-    let workers = state.handler.workers().map(|(id, worker)| {
+    let mut listed = state
+        .handler
+        .workers()
+        .filter(|(id, _)| id.0 > after.worker)
+        .peekable();
+    let workers = listed.by_ref().take(WORKERS_LISTED_MAX).map(|(id, worker)| {
         let connection = state.workers.get(&id);
         let doee = connection.and_then(|connection| connection.doee());
         let spec = doee.as_ref().map(|doee| &doee.spec);
@@ -37,10 +43,13 @@ pub(crate) fn workers(doer: &Doer) -> Workers {
                 .unwrap_or(ProcessId::NONE),
             calls: worker.calls,
             age_ms: now.saturating_duration_since(worker.started).as_millis() as u64,
+            backend: environment::backend(worker.environment.backend),
+            image: worker.environment.image.map(|image| ContentHash(image.0)),
         }
     });
     Workers {
         workers: workers.collect(),
+        more: listed.peek().is_some(),
         waiting: waiting as u32,
         ready: sent.saturating_sub(running) as u32,
         running: running as u32,
@@ -68,10 +77,10 @@ pub(crate) fn isolation(layers: Vec<LayerReport>, sufficient: bool) -> Isolation
     }
 }
 
-/// How a worker ended, to follow "the worker".
-pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
+/// How a worker ended, to stand between "the worker" and "while …"; with the way out of a lack of memory.
+pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool, way_out: &str) -> String {
     match (oom, signal, code) {
-        (true, ..) => "was killed by the kernel for its memory limit; raise memory_mb or use less".to_owned(),
+        (true, ..) => format!("was killed for using more than its memory limit ({way_out})"),
         (_, Some(signal), _) => match signal_name(signal) {
             Some(name) => format!("died of signal {signal} ({name})"),
             None => format!("died of signal {signal}"),
@@ -104,8 +113,12 @@ mod tests {
 
     #[test]
     fn the_cause_of_death_is_named() {
-        assert_eq!(exit_text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
-        assert_eq!(exit_text(Some(3), None, false), "exited with status 3");
-        assert!(exit_text(None, Some(9), true).contains("memory limit"));
+        let text = |code, signal, oom| exit_text(code, signal, oom, "raise memory_mb or use less");
+        assert_eq!(text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
+        assert_eq!(text(Some(3), None, false), "exited with status 3");
+        assert_eq!(
+            text(None, Some(9), true),
+            "was killed for using more than its memory limit (raise memory_mb or use less)"
+        );
     }
 }

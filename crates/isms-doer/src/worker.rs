@@ -3,8 +3,9 @@
 use std::{collections::VecDeque, fmt, time::Instant};
 
 use isms_protocol::DoeeVersion;
+use isms_sandbox::spawner::Environment;
 
-use crate::doer_admin::TaskId;
+use crate::{doer_admin::TaskId, worker_handler::TrialId};
 
 /// Number of a worker within this Doer; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +57,12 @@ impl State {
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     pub(crate) state: State,
+    /// What it consists of.
+    pub(crate) environment: Environment,
     /// The Doee version that it runs or will run.
     pub(crate) version: Option<DoeeVersion>,
+    /// Who wants to know whether it starts.
+    pub(crate) trials: Vec<TrialId>,
     /// Since when it is in this state.
     pub(crate) since: Instant,
     pub(crate) started: Instant,
@@ -65,17 +70,22 @@ pub(crate) struct Worker {
     pub(crate) calls_held: VecDeque<TaskId>,
     /// Calls that it has answered.
     pub(crate) calls: u64,
+    /// Its process is gone; what it said last is still being read.
+    pub(crate) gone: bool,
 }
 
 impl Worker {
-    pub(crate) fn new(now: Instant, version: Option<DoeeVersion>) -> Worker {
+    pub(crate) fn new(now: Instant, environment: Environment, version: Option<DoeeVersion>) -> Worker {
         Worker {
             state: State::Starting,
+            environment,
             version,
+            trials: Vec::new(),
             since: now,
             started: now,
             calls_held: VecDeque::new(),
             calls: 0,
+            gone: false,
         }
     }
 
@@ -84,8 +94,19 @@ impl Worker {
         self.since = now;
     }
 
-    /// True when the worker works or will work on calls of its version.
+    /// True when it belongs to a pool: it has no Doee.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.version.is_none() && !self.gone
+    }
+
+    /// True when the worker works or will work on calls of its version. One that is gone before it was initialized
+    /// counts until it is known why, so that no other one comes to the same end meanwhile.
     pub(crate) fn serves(&self) -> bool {
-        self.version.is_some() && !matches!(self.state, State::Draining { .. })
+        self.version.is_some()
+            && match self.state {
+                State::Draining { .. } => false,
+                State::Idle | State::Busy { .. } => !self.gone,
+                State::Starting | State::Empty | State::Assigned => true,
+            }
     }
 }

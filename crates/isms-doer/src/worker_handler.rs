@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_protocol::{DoeeVersion, ErrorCode, WireError};
+use isms_protocol::{DoeeVersion, WireError};
+use isms_sandbox::spawner::Environment;
 
 use crate::{
     doer_admin::{DoerAdmin, TaskId},
@@ -18,13 +19,14 @@ use crate::{
 };
 
 mod calls;
+mod pools;
 mod prefetch;
 mod supervision;
 
+use pools::Pools;
+pub(crate) use pools::TrialId;
 use prefetch::RunTime;
 
-/// Time for a worker from the spawner's request to its first report.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a Doee to load and initialize.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a worker that was asked to end, before it is killed.
@@ -33,8 +35,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// Slots published for a Doee that cannot start, so that its callers learn why at once.
 const FAILED_CAPACITY: u32 = 64;
-/// Pause after the spawner has failed to start a sandbox.
-const SPAWN_RETRY: Duration = Duration::from_secs(1);
 /// How long calls must have waited for slots before another worker starts beside those that serve.
 const SCALE_UP_AFTER: Duration = Duration::from_millis(5);
 
@@ -47,16 +47,18 @@ pub(crate) struct DoeeLimits {
     pub(crate) timeout: Duration,
     pub(crate) workers_min: u32,
     pub(crate) workers_max: u32,
+    /// What its workers consist of.
+    pub(crate) environment: Environment,
 }
 
 /// Numbers that the administrator may change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandlerConfig {
-    /// Empty sandboxes kept ready.
+    /// Empty sandboxes of the common environment kept ready; of others that are in use one each, unless this is 0.
     pub(crate) pool_size: usize,
     /// Workers in all.
     pub(crate) workers_max: usize,
-    /// How long a worker above its Doee's minimum may idle.
+    /// How long a worker above its Doee's minimum may idle, and an empty one of an environment that is not used.
     pub(crate) idle_ttl: Duration,
 }
 
@@ -97,12 +99,21 @@ pub(crate) enum Event {
     Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// The worker has said what no honest executor says.
     Misbehaved { worker: WorkerId, what: String },
-    /// The worker's process is gone. These of its calls it had begun.
+    /// The worker's process is gone; [`Event::Exited`] follows once its last words have been read.
+    Gone { worker: WorkerId },
+    /// All has been heard of a worker whose process is gone. These of its calls it had begun.
     Exited {
         worker: WorkerId,
         how: String,
         begun: Vec<TaskId>,
     },
+    /// Somebody wants to know whether workers can run in an environment.
+    Try {
+        trial: TrialId,
+        environment: Environment,
+    },
+    /// Nobody waits for a trial any more.
+    TrialDropped { trial: TrialId },
     /// The version is no longer deployed.
     Retire { version: DoeeVersion },
     /// Time has passed.
@@ -117,7 +128,10 @@ pub(crate) enum Action {
     /// Tell the Kernel the capacity of a version.
     Publish { version: DoeeVersion, capacity: u32 },
     /// Ask the spawner for a sandbox.
-    Spawn { worker: WorkerId },
+    Spawn {
+        worker: WorkerId,
+        environment: Environment,
+    },
     /// Give an empty worker its Doee.
     Assign { worker: WorkerId, version: DoeeVersion },
     /// Send a call to a worker.
@@ -132,6 +146,11 @@ pub(crate) enum Action {
     Drain { worker: WorkerId },
     /// Kill a worker's sandbox.
     Kill { worker: WorkerId, why: String },
+    /// Tell whether a worker could be started in the environment that was tried.
+    Tried {
+        trial: TrialId,
+        outcome: Result<(), WireError>,
+    },
     /// Answer a task with an error; its worker's answer, if one still comes, is dropped.
     Fail { task: TaskId, error: WireError },
 }
@@ -163,8 +182,8 @@ struct Doee {
     /// Workers with calls.
     busy: Vec<WorkerId>,
     run_time: RunTime,
-    /// Calls wait that were recalled, so they have waited long enough for another worker to start.
-    recalled: bool,
+    /// Since when accepted calls wait behind those that workers run; those that were recalled, as if for long.
+    waiting_since: Option<Instant>,
     retired: bool,
 }
 
@@ -184,7 +203,7 @@ pub(crate) struct WorkerHandler {
     workers: BTreeMap<WorkerId, Worker>,
     doees: HashMap<DoeeVersion, Doee>,
     worker_next: u64,
-    spawn_retry_at: Option<Instant>,
+    pools: Pools,
 }
 
 impl WorkerHandler {
@@ -195,7 +214,7 @@ impl WorkerHandler {
             workers: BTreeMap::new(),
             doees: HashMap::new(),
             worker_next: 1,
-            spawn_retry_at: None,
+            pools: Pools::default(),
         }
     }
 
@@ -221,7 +240,10 @@ impl WorkerHandler {
             } => self.answered(worker, task, run_time, now, actions),
             Event::Recalled { worker, tasks } => self.recalled(worker, &tasks, now, actions),
             Event::Misbehaved { worker, what } => self.misbehaved(worker, what, now, actions),
+            Event::Gone { worker } => self.gone(worker, actions),
             Event::Exited { worker, how, begun } => self.exited(worker, how, &begun, now, actions),
+            Event::Try { trial, environment } => self.tried(trial, environment, now, actions),
+            Event::TrialDropped { trial } => self.trial_dropped(trial),
             Event::Retire { version } => self.retire(version, now, actions),
             Event::Tick => self.tick(now, actions),
         }
@@ -231,7 +253,7 @@ impl WorkerHandler {
     pub(crate) fn tick_interval(&self) -> Duration {
         if self.doees.values().any(|doee| doee.queued > 0) {
             SCALE_UP_AFTER
-        } else if !self.admin.is_empty() || self.pool_is_short() {
+        } else if !self.admin.is_empty() || self.is_pool_short() {
             BUSY_TICK
         } else {
             Duration::from_millis(500)
@@ -253,6 +275,11 @@ impl WorkerHandler {
     /// The workers, oldest first.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.workers.iter().map(|(id, worker)| (*id, worker))
+    }
+
+    /// True until all has been heard of a worker.
+    pub(crate) fn knows(&self, worker: WorkerId) -> bool {
+        self.workers.contains_key(&worker)
     }
 
     /// True when nothing is known of a version, any more or yet.
@@ -286,7 +313,7 @@ impl WorkerHandler {
     }
 
     fn empty(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get_mut(&worker) else {
+        let Some(record) = self.workers.get_mut(&worker).filter(|record| !record.gone) else {
             return;
         };
         if record.state != State::Starting {
@@ -302,6 +329,7 @@ impl WorkerHandler {
             record.enter(State::Assigned, now);
             actions.push(Action::Assign { worker, version });
         }
+        self.end_trials(worker, Ok(()), now, actions);
     }
 
     fn initialized(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -338,10 +366,11 @@ impl WorkerHandler {
         };
         if let (Readiness::Ready, Some(limits)) = (&doee.readiness, doee.limits) {
             let backlog = doee.queued.max(waiting);
-            let patient = doee.recalled
-                || doee
-                    .queued_since
-                    .is_some_and(|since| now >= since + SCALE_UP_AFTER);
+            let since = [doee.waiting_since, doee.queued_since];
+            let patient = since
+                .into_iter()
+                .flatten()
+                .any(|since| now >= since + SCALE_UP_AFTER);
             let wanted = match (serving, backlog) {
                 (_, 0) => 0,
                 (0, _) => 1,
@@ -350,62 +379,12 @@ impl WorkerHandler {
                 _ => 0,
             };
             for _ in 0..wanted.min(limits.workers_max.max(1).saturating_sub(serving)) {
-                if !self.acquire(version, now, actions) {
+                if !self.acquire(version, limits.environment, now, actions) {
                     break;
                 }
             }
         }
         self.publish(version, actions);
-    }
-
-    /// Finds or starts a worker for a version; false when there is no room for one now.
-    fn acquire(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) -> bool {
-        let unassigned = |state: State| {
-            move |(_, worker): &(&WorkerId, &mut Worker)| worker.version.is_none() && worker.state == state
-        };
-        if let Some((&worker, record)) = self.workers.iter_mut().find(unassigned(State::Empty)) {
-            record.version = Some(version);
-            record.enter(State::Assigned, now);
-            actions.push(Action::Assign { worker, version });
-            return true;
-        }
-        if let Some((_, record)) = self.workers.iter_mut().find(unassigned(State::Starting)) {
-            record.version = Some(version);
-            return true;
-        }
-        if self.workers.len() >= self.config.workers_max {
-            self.evict(version, now, actions);
-            return false;
-        }
-        if self.spawn_retry_at.is_some_and(|at| now < at) {
-            let error = WireError::new(
-                ErrorCode::Unavailable,
-                "the sandbox could not be started a moment ago; try again in a second, `isms doctor` says more",
-            );
-            self.give_up(version, error, now, actions);
-            return false;
-        }
-        self.spawn(Some(version), now, actions);
-        true
-    }
-
-    fn spawn(&mut self, version: Option<DoeeVersion>, now: Instant, actions: &mut Vec<Action>) {
-        let worker = WorkerId(self.worker_next);
-        self.worker_next += 1;
-        self.workers.insert(worker, Worker::new(now, version));
-        actions.push(Action::Spawn { worker });
-    }
-
-    /// Makes room: the worker that has idled longest, of another version, has to go.
-    fn evict(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
-        let longest_idle = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.state == State::Idle && worker.version != Some(version))
-            .min_by_key(|(_, worker)| worker.since);
-        if let Some((&worker, _)) = longest_idle {
-            self.drain(worker, now, actions);
-        }
     }
 
     /// Publishes a version's capacity if the Kernel knows another one.
@@ -457,17 +436,10 @@ impl WorkerHandler {
                 idle: Vec::new(),
                 busy: Vec::new(),
                 run_time: RunTime::new(),
-                recalled: false,
+                waiting_since: None,
                 retired: false,
             }
         })
-    }
-
-    fn pool_is_short(&self) -> bool {
-        let unassigned = self.workers.values().filter(|worker| {
-            worker.version.is_none() && matches!(worker.state, State::Starting | State::Empty)
-        });
-        unassigned.count() < self.config.pool_size && self.workers.len() < self.config.workers_max
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Body {
     unread_len: usize,
     window: Window,
     end: End,
+    /// What a reader is told when the stream broke off.
+    broken: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +38,19 @@ impl Body {
             unread_len,
             window: Window::default(),
             end: End::Complete,
+            broken: "",
         }
     }
 
-    /// A body that comes as a stream.
-    pub(crate) fn stream() -> Body {
+    /// A body that comes as a stream; `broken` is what a reader is told should it break off.
+    pub(crate) fn stream(broken: &'static str) -> Body {
         Body {
             inline: None,
             unread: VecDeque::new(),
             unread_len: 0,
             window: Window::default(),
             end: End::Open,
+            broken,
         }
     }
 
@@ -115,10 +119,7 @@ impl Body {
         self.unread_len -= filled;
         match (filled, self.end) {
             (0, End::Open) => Ok(None),
-            (0, End::Aborted) => Err(Refusal::new(
-                sys::UNAVAILABLE,
-                "the sender of the request's body broke off",
-            )),
+            (0, End::Aborted) => Err(Refusal::new(sys::UNAVAILABLE, self.broken)),
             _ => Ok(Some(filled)),
         }
     }
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_read_across_chunks_and_a_broken_one_says_so() {
-        let mut body = Body::stream();
+        let mut body = Body::stream("it broke off");
         let mut buffer = [0; 4];
         assert_eq!(body.read(&mut buffer), Ok(None));
         assert!(body.refill().is_some());
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_chunk_without_credit_is_a_violation() {
-        let mut body = Body::stream();
+        let mut body = Body::stream("it broke off");
         assert!(matches!(
             body.push(Bytes::from_static(b"a")),
             Err(StreamViolation::OverCredit { .. })

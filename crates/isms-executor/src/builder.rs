@@ -93,8 +93,9 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
     let files: source::Files =
         decode(sources).map_err(|_| WireError::new(ErrorCode::Invalid, "the source tree cannot be read"))?;
     let started = Instant::now();
-    let folder = places.work.join("src");
-    source::write(&folder, &files)?;
+    let top = places.work.join("src");
+    let folder = source::folder(&build.folder);
+    source::write(&top, folder, &files)?;
     let names = source::compiled(&files, build.language);
     if names.is_empty() {
         let log = format!("the folder of {} has no file to compile", build.doee);
@@ -113,7 +114,7 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
             format!("the compiler cannot be run: {source}"),
         )
     };
-    let outcome = compiler::compile(build.language, &folder, &names, places).map_err(internal)?;
+    let outcome = compiler::compile(build.language, &top, folder, &names, places).map_err(internal)?;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let reply = BuildReply {
         built: outcome.artifact.is_some(),
@@ -121,6 +122,12 @@ fn run(build: &Build, sources: &Bytes, places: &Places) -> Result<(BuildReply, B
         duration_ms,
     };
     Ok((reply, outcome.artifact.unwrap_or_default()))
+}
+
+/// For fuzz/: reads a source tree and writes it below a folder that does not exist yet; true when it was accepted.
+#[cfg(feature = "fuzzing")]
+pub fn write_sources(sources: &[u8], folder: &std::path::Path) -> bool {
+    decode::<source::Files>(sources).is_ok_and(|files| source::write(folder, &files).is_ok())
 }
 
 /// The data channel, as the builder uses it.

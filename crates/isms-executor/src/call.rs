@@ -66,7 +66,7 @@ impl Call {
             Some(message.raw.len() as u64)
         };
         let body = if streams {
-            let mut body = Body::stream();
+            let mut body = Body::stream("the sender of the request's body broke off");
             if let Some(flags) = stream_end {
                 // Nothing came, so nothing can be too much.
                 let _ = body.finish(flags.contains(Flags::ABORTED));

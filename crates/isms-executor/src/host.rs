@@ -6,6 +6,8 @@
 //! says: it is the Doee's own process that crashes when it is not.
 #![allow(unsafe_code)] // pointers of a C ABI
 
+mod http;
+
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
@@ -53,6 +55,9 @@ static TABLE: sys::Host = sys::Host {
     wait,
     sql_rows,
     release,
+    http_start: http::start,
+    http_answer: http::answer,
+    http_read: http::read,
 };
 
 /// The state of this process's worker.
@@ -190,6 +195,23 @@ unsafe fn put<T>(place: *mut T, value: T) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The buffer that a host function fills, and 0 where it tells how far.
+///
+/// # Safety
+/// As for [`put`]; `data` is null or points to `capacity` bytes that nobody else touches before the host
+/// function returns.
+unsafe fn buffer<'a>(data: *mut c_void, capacity: usize, len: *mut usize) -> Result<&'a mut [u8], Refusal> {
+    if data.is_null() || isize::try_from(capacity).is_err() {
+        return Err(Refusal::invalid(
+            "the buffer is NULL, or its capacity makes no sense",
+        ));
+    }
+    // SAFETY: the caller's promise. The result's place is checked before anything is consumed.
+    unsafe { put(len, 0) }?;
+    // SAFETY: not null, of a possible length; the rest is the caller's promise. Bytes of any value are valid.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), capacity) })
+}
+
 unsafe extern "C" fn error(call: *mut sys::Call) -> sys::Text {
     let text = WORKER.try_with(|worker| {
         let Ok(worker) = worker.try_borrow() else {
@@ -274,16 +296,8 @@ unsafe extern "C" fn body_read(
     len: *mut usize,
 ) -> sys::ResultCode {
     enter(call, |worker| {
-        if buffer.is_null() || isize::try_from(capacity).is_err() {
-            return Err(Refusal::invalid(
-                "the buffer is NULL, or its capacity makes no sense",
-            ));
-        }
-        // SAFETY: the result's place is checked before anything is consumed, by the ABI's rules.
-        unsafe { put(len, 0) }?;
-        // SAFETY: not null, of a possible length; by the ABI's rules it is writable for `capacity` bytes
-        // and nobody else touches it. Bytes of any value are valid.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), capacity) };
+        // SAFETY: the ABI's rules for results and arguments.
+        let buffer = unsafe { self::buffer(buffer, capacity, len) }?;
         let read = worker.session.body_read(buffer)?;
         // SAFETY: as above.
         unsafe { put(len, read) }

@@ -2,8 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 use isms_doee_sys as sys;
+use isms_protocol::kernel::StreamCredit;
 use isms_protocol::{Flags, Header, Kind, Message, WireError};
 
+use crate::http;
 use crate::limits::SQL_ANSWER_LEN_MAX;
 use crate::refusal::Refusal;
 use crate::sql::Results;
@@ -13,9 +15,18 @@ use crate::stream::{Collector, Outflow, StreamViolation};
 #[derive(Debug)]
 pub(crate) struct HostCall {
     header: Header,
-    statement_count: usize,
+    expected: Expected,
     outflow: Option<Outflow>,
     answer: Answer,
+}
+
+/// What is asked for, and so how its answer is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expected {
+    /// The results of a transaction of so many statements.
+    Results { statement_count: usize },
+    /// What a server outside says.
+    Http,
 }
 
 #[derive(Debug)]
@@ -23,17 +34,17 @@ enum Answer {
     Waiting,
     Collecting(Collector),
     Done(Results),
+    Http(http::Answer),
     Failed(Refusal),
 }
 
 impl HostCall {
-    /// A transaction that has been asked for with this header; what did not fit the request follows
-    /// as a stream.
-    pub(crate) fn transaction(header: Header, statement_count: usize, rest: Option<Bytes>) -> HostCall {
+    /// What has been asked for with this header; what did not fit the request follows as a stream.
+    pub(crate) fn new(header: Header, expected: Expected, rest: Option<Bytes>) -> HostCall {
         let outflow = rest.map(|bytes| Outflow::new(BytesMut::from(bytes)));
         HostCall {
             header,
-            statement_count,
+            expected,
             outflow,
             answer: Answer::Waiting,
         }
@@ -43,9 +54,18 @@ impl HostCall {
         &self.header
     }
 
-    /// True when the answer is complete.
+    /// True when nothing more comes.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.answer, Answer::Done(_) | Answer::Failed(_))
+        match &self.answer {
+            Answer::Waiting | Answer::Collecting(_) => false,
+            Answer::Done(_) | Answer::Failed(_) => true,
+            Answer::Http(answer) => !answer.body.is_open(),
+        }
+    }
+
+    /// True when the answer can be looked at, although the rest of a body may still come.
+    pub(crate) fn is_ready(&self) -> bool {
+        !matches!(self.answer, Answer::Waiting | Answer::Collecting(_))
     }
 
     /// What the request's stream still has to send.
@@ -63,7 +83,13 @@ impl HostCall {
         if !matches!(self.answer, Answer::Waiting) {
             return;
         }
-        if message.header.flags.contains(Flags::STREAM) {
+        let streams = message.header.flags.contains(Flags::STREAM);
+        if matches!(self.expected, Expected::Http) {
+            match http::Answer::decode(message, streams) {
+                Ok(answer) => self.answer = Answer::Http(answer),
+                Err(_) => self.refuse(sys::INTERNAL, "the server's answer cannot be read"),
+            }
+        } else if streams {
             self.answer = Answer::Collecting(Collector::new(SQL_ANSWER_LEN_MAX));
         } else {
             self.complete(message.raw);
@@ -78,9 +104,10 @@ impl HostCall {
     }
 
     /// Takes a chunk of the reply's stream.
-    pub(crate) fn push(&mut self, chunk: &[u8]) -> Result<(), StreamViolation> {
+    pub(crate) fn push(&mut self, chunk: Bytes) -> Result<(), StreamViolation> {
         match &mut self.answer {
-            Answer::Collecting(collector) => collector.push(chunk),
+            Answer::Collecting(collector) => collector.push(&chunk),
+            Answer::Http(answer) => answer.body.push(chunk),
             Answer::Waiting => Err(StreamViolation::OverCredit {
                 len: chunk.len(),
                 credit: 0,
@@ -91,6 +118,11 @@ impl HostCall {
 
     /// Takes the end of the reply's stream.
     pub(crate) fn finish(&mut self, aborted: bool) {
+        if let Answer::Http(answer) = &mut self.answer {
+            // A second end says nothing new.
+            let _ = answer.body.finish(aborted);
+            return;
+        }
         let collector = match std::mem::replace(&mut self.answer, Answer::Waiting) {
             Answer::Collecting(collector) => collector,
             Answer::Waiting => {
@@ -129,14 +161,48 @@ impl HostCall {
         match &self.answer {
             Answer::Done(results) => Ok(results),
             Answer::Failed(refusal) => Err(refusal.clone()),
-            Answer::Waiting | Answer::Collecting(_) => {
-                Err(Refusal::invalid("this host call has not ended: wait for it"))
-            }
+            Answer::Waiting | Answer::Collecting(_) => Err(not_ready()),
+            Answer::Http(_) => Err(Refusal::invalid("this host call is no transaction")),
         }
     }
 
+    /// The answer of a server outside, or why there is none.
+    pub(crate) fn http_answer(&self) -> Result<&http::Answer, Refusal> {
+        match &self.answer {
+            Answer::Http(answer) => Ok(answer),
+            Answer::Failed(refusal) => Err(refusal.clone()),
+            Answer::Waiting | Answer::Collecting(_) => Err(not_ready()),
+            Answer::Done(_) => Err(Refusal::invalid("this host call is no HTTP request")),
+        }
+    }
+
+    /// Reads on in the body of a server's answer; `None` when nothing has come yet. Only what is read is
+    /// granted to the sender again, and nothing before the first look.
+    pub(crate) fn http_read(
+        &mut self,
+        buffer: &mut [u8],
+    ) -> Result<(Option<usize>, Option<Message>), Refusal> {
+        self.http_answer()?;
+        let Answer::Http(answer) = &mut self.answer else {
+            return Err(not_ready());
+        };
+        let read = answer.body.read(buffer)?;
+        let credit = answer.body.refill().map(|bytes| {
+            let header = Header {
+                kind: Kind::Credit,
+                flags: Flags::NONE,
+                ..self.header
+            };
+            Message::with_body(header, &StreamCredit { bytes })
+        });
+        Ok((read, credit))
+    }
+
     fn complete(&mut self, bytes: Bytes) {
-        self.answer = match Results::decode(bytes, self.statement_count) {
+        let Expected::Results { statement_count } = self.expected else {
+            return self.refuse(sys::INTERNAL, "the answer is of another kind than the question");
+        };
+        self.answer = match Results::decode(bytes, statement_count) {
             Ok(results) => Answer::Done(results),
             Err(refusal) => Answer::Failed(refusal),
         };
@@ -145,4 +211,8 @@ impl HostCall {
     fn refuse(&mut self, code: sys::ResultCode, message: &str) {
         self.answer = Answer::Failed(Refusal::new(code, message));
     }
+}
+
+fn not_ready() -> Refusal {
+    Refusal::invalid("this host call has not ended: wait for it")
 }

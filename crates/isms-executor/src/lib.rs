@@ -16,6 +16,7 @@ mod executor;
 mod exit;
 mod host;
 mod host_call;
+mod http;
 mod limits;
 mod link;
 mod log;

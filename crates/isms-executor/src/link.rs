@@ -105,7 +105,7 @@ impl Link {
     pub(crate) fn refuse(&mut self, request: &Header, code: ErrorCode, message: &str) {
         self.send(&Message::error_answer(request, &WireError::new(code, message)));
         if request.flags.contains(Flags::STREAM) {
-            self.drain(*request, Body::stream());
+            self.drain(*request, Body::stream(""));
         }
     }
 

@@ -161,7 +161,7 @@ pub(crate) fn head<'a>(
 }
 
 /// A token of RFC 9110, in lower case. What frames the message is the platform's own.
-fn header_name(name: &[u8]) -> Result<String, Refusal> {
+pub(crate) fn header_name(name: &[u8]) -> Result<String, Refusal> {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     if name.is_empty() || !name.iter().all(is_token) {
         return Err(Refusal::invalid(format!(

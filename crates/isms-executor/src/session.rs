@@ -84,6 +84,7 @@ impl Session {
         } else {
             Err(self.failure_of(code))
         };
+        self.log_lost_failure(&ended);
         let Some(mut call) = self.call.take() else { return };
         if let Err(error) = ended {
             if call.response.outflow().is_some() {
@@ -93,6 +94,18 @@ impl Session {
             }
         }
         self.link.drain(call.header, call.body);
+    }
+
+    /// Logs a failure that comes after the answer has begun: it can only be cut off, and would be lost.
+    fn log_lost_failure(&mut self, ended: &Result<(), WireError>) {
+        let Err(error) = ended else { return };
+        let begun = self
+            .call
+            .as_mut()
+            .is_some_and(|call| call.response.outflow().is_some());
+        if begun && error.code != ErrorCode::Cancelled {
+            self.log(LogLevel::Error, error.message.as_bytes());
+        }
     }
 
     /// Why `execute` failed, for the caller. The Doee's word for cancel and deadline counts only when

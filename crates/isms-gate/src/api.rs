@@ -1,6 +1,7 @@
 //! The management API: checks that every request passes, and the asking of other services.
 
 mod deploy;
+mod images;
 mod invoke;
 mod logs;
 mod platform;
@@ -155,6 +156,8 @@ impl Call<'_> {
             Action::ShowProject => self.show_project().await,
             Action::DeleteProject => self.delete_project().await,
             Action::Deploy => self.deploy(body).await,
+            Action::ShowImage => self.show_image().await,
+            Action::UploadImage => self.upload_image(body).await,
             Action::Invoke => self.invoke(body).await,
             Action::Logs => self.logs().await,
             Action::ListTokens => self.list_tokens().await,

@@ -17,6 +17,10 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Bytes of an uploaded project folder.
     pub deploy_len_max: u64,
+    /// Bytes of an uploaded image.
+    pub image_len_max: u64,
+    /// How long the upload of an image may take; what has arrived by then is kept.
+    pub image_timeout_s: u64,
     /// How long a deployment may take, builds included.
     pub deploy_timeout_s: u64,
     /// Limits of the log memory.
@@ -43,6 +47,8 @@ impl Default for Config {
             http: HttpLimits::default(),
             hosts: Vec::new(),
             deploy_len_max: 4 * ARTIFACT_LEN_MAX,
+            image_len_max: 2 << 30,
+            image_timeout_s: 3600,
             deploy_timeout_s: 900,
             logs: LogLimits::default(),
         }
@@ -61,6 +67,10 @@ impl Default for LogLimits {
 }
 
 impl Config {
+    pub(crate) fn image_timeout(&self) -> Duration {
+        Duration::from_secs(self.image_timeout_s)
+    }
+
     pub(crate) fn deploy_timeout(&self) -> Duration {
         Duration::from_secs(self.deploy_timeout_s)
     }

@@ -36,6 +36,8 @@ pub(crate) enum Action {
     ShowProject,
     DeleteProject,
     Deploy,
+    ShowImage,
+    UploadImage,
     Invoke,
     Logs,
     ListTokens,
@@ -79,6 +81,18 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
         Action::DeleteProject,
     ),
     route(Method::POST, "/api/v1/deployments", DEPLOY, Action::Deploy),
+    route(
+        Method::GET,
+        "/api/v1/projects/{project}/images/{image}",
+        DEPLOY,
+        Action::ShowImage,
+    ),
+    route(
+        Method::PATCH,
+        "/api/v1/projects/{project}/images/{image}",
+        DEPLOY,
+        Action::UploadImage,
+    ),
     route(
         Method::POST,
         "/api/v1/projects/{project}/doees/{doee}/invoke",
@@ -170,6 +184,8 @@ mod tests {
         check("GET /api/v1/projects/p", "ShowProject p");
         check("DELETE /api/v1/projects/p", "DeleteProject p");
         check("POST /api/v1/projects/p/doees/d/invoke", "Invoke p d");
+        check("HEAD /api/v1/projects/p/images/i", "ShowImage p i");
+        check("PATCH /api/v1/projects/p/images/i", "UploadImage p i");
         check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD");
         check("OPTIONS /api/v1/deployments", "allow POST");
     }

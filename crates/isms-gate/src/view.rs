@@ -75,6 +75,8 @@ fn worker(worker: &WorkerStatus) -> Value {
         "process": process_id(worker.process),
         "calls": worker.calls,
         "age_ms": worker.age_ms,
+        "backend": worker.backend.name(),
+        "image": worker.image.map(|image| image.to_string()),
     })
 }
 

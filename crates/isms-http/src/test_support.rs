@@ -10,7 +10,7 @@ mod kernel;
 use std::time::Duration;
 
 pub use client::{Client, Response};
-pub use kernel::{FakeCall, FakeKernel};
+pub use kernel::{FakeAsk, FakeCall, FakeKernel};
 
 /// Longest wait of a test for one event.
 pub const DEADLINE: Duration = Duration::from_secs(10);

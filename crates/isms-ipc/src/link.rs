@@ -19,7 +19,7 @@ mod stream;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -64,6 +64,7 @@ struct Handle {
 struct Shared {
     session: Mutex<Option<Arc<Session>>>,
     inbox: inbox::Queue,
+    violation: OnceLock<String>,
     stop: Flag,
     stopped: Flag,
 }
@@ -145,6 +146,13 @@ impl Link {
         answer.await
     }
 
+    /// Passes over the ids of the next calls as long as they are `taken`, at most `count` of them.
+    pub fn skip_call_ids(&self, count: usize, taken: impl Fn(u64) -> bool) {
+        if let Ok(session) = self.session() {
+            session.skip_call_ids(count, taken);
+        }
+    }
+
     /// Sends a message that nobody answers: an event, slots. An event is refused with `Busy` while
     /// the Kernel does not keep up.
     pub fn send(&self, message: Message) -> Result<(), WireError> {
@@ -154,6 +162,11 @@ impl Link {
     /// True while the Kernel knows this incarnation and the connection stands.
     pub fn is_registered(&self) -> bool {
         self.session().is_ok()
+    }
+
+    /// What the peer of an attached link did for which the link was cut; `None` when that is not why it ended.
+    pub fn violation(&self) -> Option<&str> {
+        self.handle.shared.violation.get().map(String::as_str)
     }
 
     /// Ends the link once what is queued has been written. Calls under way fail; so drain first.
@@ -178,6 +191,11 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn set_violation(&self, what: String) {
+        // A link is cut once.
+        let _ = self.violation.set(what);
     }
 
     fn set_session(&self, session: Option<Arc<Session>>) {

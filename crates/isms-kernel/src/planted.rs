@@ -20,6 +20,8 @@ pub(crate) enum Bug {
     LosesQueue,
     /// The callee of a call that timed out is believed when it answers late.
     BelievesLate,
+    /// The caller of a call that timed out hears from its callee that it was cancelled.
+    BlamesCaller,
     /// Children outlive the process on whose behalf they run.
     KeepsChildren,
     /// The end of a reply's stream frees no slot.

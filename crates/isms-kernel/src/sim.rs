@@ -101,6 +101,7 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::WrongClassOrder,
         Bug::LosesQueue,
         Bug::BelievesLate,
+        Bug::BlamesCaller,
         Bug::KeepsChildren,
         Bug::LeaksSlot,
         Bug::ForgetsDemand,

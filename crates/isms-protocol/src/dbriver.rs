@@ -8,7 +8,8 @@ crate::service::operations! {
     /// Runs a [`Transaction`] (raw bytes or stream) in a database of the header's project; the reply's
     /// raw bytes or stream are [`Results`]. Checked against the grants of `calling_doee`.
     Transaction = 1, "transaction";
-    /// Creates a database of the header's project or brings it up to date: [`Prepare`] as raw bytes or stream.
+    /// Creates a database of the header's project or brings it up to date: [`Prepare`] as raw bytes or stream;
+    /// the reply's raw bytes are [`Prepared`].
     Prepare = 2, "prepare";
     /// Deletes all databases of the header's project. Empty body and reply.
     Drop = 3, "drop";
@@ -134,6 +135,15 @@ pub struct Prepare {
     pub migrations: Vec<Migration>,
 }
 
+/// The answer to a [`Prepare`]: what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// True when the database was not there before.
+    pub created: bool,
+    /// Migrations that were applied now.
+    pub applied: u32,
+}
+
 /// One step of a database's schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migration {
@@ -143,9 +153,13 @@ pub struct Migration {
     pub sql: String,
 }
 
-/// What a Doee version may do with databases; Resadmin's answer to `resadmin::Operation::Grants`.
+/// What a Doee version may use; Resadmin's answer to `resadmin::Operation::Grants`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
     /// Databases of its own project that it may use.
     pub databases: Vec<String>,
+    /// Servers outside that it may send HTTP requests to, each as [`crate::HostPort`] spells it.
+    // Left out where there is none, so that what was recorded before has the same bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{Class, ContentHash, DoeeVersion, ProcessId, ProjectId};
+use crate::{Class, ContentHash, DecodeError, DoeeVersion, ProcessId, ProjectId};
 
 crate::service::operations! {
     /// Runs a Doee (`target_doee`): body [`Invocation`], payload raw or as a stream; the reply's body is
@@ -12,12 +12,15 @@ crate::service::operations! {
     /// Builds a Doee: body [`Build`], the source tree as a tar stream; the reply's body is a
     /// [`BuildReply`], its payload the shared object as a stream.
     Build = 2, "build";
-    /// Lists the [`Workers`]. No request body.
+    /// Lists the [`Workers`], a part at a time: [`WorkersAfter`].
     Workers = 3, "workers";
     /// Drains and forgets a Doee version (`target_doee`) that is no longer deployed. Empty reply.
     Retire = 4, "retire";
     /// What isolation this machine offers: reply [`Isolation`]. No request body.
     Isolation = 5, "isolation";
+    /// Tries whether workers can run in an [`Environment`]: the body. Empty reply once the executor of one has
+    /// reported, else an error that says why not.
+    TryEnvironment = 6, "try-environment";
 }
 
 /// A call of a Doee: what triggered it.
@@ -71,6 +74,13 @@ pub struct Build {
     pub doee: String,
     /// Its language.
     pub language: Language,
+    /// Where the source tree lies in its project, such as `doees/echo`: how the compiler is to call its files.
+    /// Empty: by their paths in the tree.
+    #[serde(default)]
+    pub folder: String,
+    /// The builder may use the host's network.
+    #[serde(default)]
+    pub network: bool,
 }
 
 /// Languages that the builder knows.
@@ -88,10 +98,17 @@ pub enum Language {
 pub struct BuildReply {
     /// True when a binary follows.
     pub built: bool,
-    /// What the compiler said, with file names relative to the Doee's folder; cut at 32 KiB.
+    /// What the compiler said, with file names below [`Build::folder`]; cut at 32 KiB.
     pub log: String,
     /// How long it took.
     pub duration_ms: u64,
+}
+
+/// Request of [`Operation::Workers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersAfter {
+    /// Those with higher numbers are listed; 0: from the first.
+    pub worker: u64,
 }
 
 /// Answer of [`Operation::Workers`].
@@ -105,6 +122,9 @@ pub struct Workers {
     pub ready: u32,
     /// Tasks that have begun.
     pub running: u32,
+    /// There are workers after the last of these.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// One worker.
@@ -130,6 +150,12 @@ pub struct WorkerStatus {
     pub calls: u64,
     /// Age in ms.
     pub age_ms: u64,
+    /// Who makes its walls.
+    #[serde(default)]
+    pub backend: Backend,
+    /// The image that its root is made of.
+    #[serde(default)]
+    pub image: Option<ContentHash>,
 }
 
 /// A value of the manifest's `params`, handed to `initialize`.
@@ -172,6 +198,64 @@ pub struct DoeeSpec {
     pub binary: ContentHash,
     /// Its length.
     pub binary_len: u64,
+    /// What its workers consist of.
+    #[serde(default)]
+    pub environment: Environment,
+}
+
+/// What a worker consists of, as a manifest asks for it. Body of [`Operation::TryEnvironment`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Environment {
+    /// Who makes its walls.
+    pub backend: Backend,
+    /// SHA-256 of the SIF file that its root is made of; `None` for the platform's own root.
+    pub image: Option<ContentHash>,
+    /// Device nodes that it may use: absolute paths out of the administrator's list.
+    pub device_nodes: Vec<String>,
+    /// Directories that it may read: absolute paths out of the administrator's list.
+    pub directories: Vec<String>,
+}
+
+/// Who makes the walls of a worker. A number on the wire, so that a full list of workers fits a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+#[repr(u8)]
+pub enum Backend {
+    /// The platform itself.
+    #[default]
+    Native = 0,
+    /// Apptainer, or Singularity where only that is installed.
+    Apptainer = 1,
+}
+
+impl Backend {
+    /// The name that manifests and `isms ps` use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Native => "native",
+            Backend::Apptainer => "apptainer",
+        }
+    }
+}
+
+impl From<Backend> for u8 {
+    fn from(backend: Backend) -> u8 {
+        backend as u8
+    }
+}
+
+impl TryFrom<u8> for Backend {
+    type Error = DecodeError;
+    fn try_from(value: u8) -> Result<Backend, DecodeError> {
+        match value {
+            0 => Ok(Backend::Native),
+            1 => Ok(Backend::Apptainer),
+            _ => Err(DecodeError::Field {
+                field: "backend",
+                value: value.into(),
+            }),
+        }
+    }
 }
 
 /// Answer of [`Operation::Isolation`]: the layers and what proved each at start.

@@ -119,6 +119,29 @@ byte_id! {
     TokenHash, 32;
 }
 
+/// A text that is no hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a hash is written as 64 of the digits 0-9 and a-f")]
+pub struct HashError;
+
+impl std::str::FromStr for ContentHash {
+    type Err = HashError;
+    /// Reads what [`fmt::Display`] writes, and nothing else: a hash has one spelling.
+    fn from_str(text: &str) -> Result<ContentHash, HashError> {
+        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| HashError)?;
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Ok(digit - b'0'),
+            b'a'..=b'f' => Ok(digit - b'a' + 10),
+            _ => Err(HashError),
+        };
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(ContentHash(hash))
+    }
+}
+
 /// The W3C trace context that a message carries (24 bytes on the wire).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TraceContext {

@@ -11,6 +11,7 @@ mod body;
 mod class;
 mod error;
 mod header;
+mod host_port;
 mod id;
 mod message;
 mod service;
@@ -29,8 +30,10 @@ pub use body::{decode, encode};
 pub use class::Class;
 pub use error::{DecodeError, ErrorCode, WireError};
 pub use header::{Flags, HEADER_LEN, Header, Kind, VERSION};
+pub use host_port::{Host, HostPort, HostPortError};
 pub use id::{
-    ContentHash, DoeeVersion, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext, TraceId,
+    ContentHash, DoeeVersion, HashError, PrincipalId, ProcessId, ProjectId, SpanId, TokenHash, TraceContext,
+    TraceId,
 };
 pub use message::Message;
 pub use service::{Generation, Incarnation, Secret, Service};

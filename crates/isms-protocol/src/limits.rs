@@ -50,8 +50,12 @@ pub const CALL_DEPTH_MAX: u32 = 16;
 /// Children that one process may have in flight.
 pub const CHILDREN_MAX: u32 = 64;
 
-/// Workers of one Doer.
-pub const WORKERS_MAX: usize = 256;
+/// Workers of one Doer, unless its administrator says otherwise.
+pub const WORKERS_DEFAULT: usize = 256;
+/// The most workers of one Doer that an administrator may allow.
+pub const WORKERS_MAX: usize = 2048;
+/// Workers in one part of their list.
+pub const WORKERS_LISTED_MAX: usize = 128;
 /// Log bytes kept of one invocation.
 pub const LOG_LEN_MAX: usize = 64 * 1024;
 /// One line of a log.
@@ -66,10 +70,22 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// How long an edge lets calls end when it is told to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Body of an HTTP request to a server outside, and of its answer.
+pub const FETCH_BODY_LEN_MAX: u64 = 16 * 1024 * 1024;
+/// Its URL, names and values of its header fields together, and the same of its answer: what fits a message beside
+/// an inline body.
+pub const FETCH_HEAD_LEN_MAX: usize = 12 * 1024;
+/// Its header fields, and those of its answer.
+pub const FETCH_HEADERS_MAX: usize = 128;
+/// Redirects that it follows.
+pub const FETCH_REDIRECTS_MAX: u32 = 5;
+
 /// Length of a project's, Doee's or database's name: `[a-z][a-z0-9-]*`.
 pub const NAME_LEN_MAX: usize = 63;
 /// Bytes of a Doee's source tree, and of a prebuilt binary.
 pub const ARTIFACT_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Device nodes of a worker, and directories: as many as the administrator can list.
+pub const OPENINGS_MAX: usize = 64;
 
 /// Statements of one transaction.
 pub const SQL_STATEMENTS_MAX: usize = 256;

@@ -30,6 +30,11 @@ crate::service::operations! {
     ListTokens = 11, "list-tokens";
     /// Revokes a token: [`RevokeToken`] → empty.
     RevokeToken = 12, "revoke-token";
+    /// How much of an image a project has uploaded: [`Image`] → [`ImageState`].
+    Image = 13, "image";
+    /// Uploads an image, or goes on with it: body [`UploadImage`], the bytes as raw bytes or stream; →
+    /// [`ImageState`]. What has arrived stays when the stream breaks off.
+    UploadImage = 14, "upload-image";
 }
 
 /// Asks who a token is.
@@ -130,6 +135,37 @@ pub struct Deploy {
     pub only: Option<ProjectId>,
 }
 
+/// Asks for an image of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Name of the project, which need not exist yet.
+    pub project: String,
+    /// SHA-256 of the SIF file.
+    pub image: ContentHash,
+}
+
+/// Request body of [`Operation::UploadImage`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadImage {
+    /// Name of the project, which need not exist yet.
+    pub project: String,
+    /// SHA-256 of the SIF file.
+    pub image: ContentHash,
+    /// Length of the SIF file.
+    pub len: u64,
+    /// Where in it the bytes begin: what the project has uploaded so far.
+    pub offset: u64,
+}
+
+/// Answer of [`Operation::Image`] and [`Operation::UploadImage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageState {
+    /// Bytes that are there.
+    pub offset: u64,
+    /// The image is whole and verified: the project may use it.
+    pub complete: bool,
+}
+
 /// What a deployment tells while it goes on; JSON with the tag `event`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -150,10 +186,23 @@ pub enum DeployEvent {
         /// Warnings of the compiler.
         log: String,
     },
+    /// A worker has started once in a Doee's environment, which is not the common one.
+    Tried {
+        /// Which.
+        doee: String,
+        /// How long it took.
+        duration_ms: u64,
+    },
     /// A database is up to date.
     Migrated {
         /// Which.
         database: String,
+        /// True when it was made now.
+        #[serde(default)]
+        created: bool,
+        /// Migrations that were applied now.
+        #[serde(default)]
+        applied: u32,
     },
     /// The new version serves. Last event.
     Deployed {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DoeeVersion, doer::Parameter};
 
-pub use status_page::{STATUS_SLOTS, STATUS_WORDS, StatusPage};
+pub use status_page::{STATUS_SLOTS, STATUS_WORDS, StatusPage, share_a_slot};
 
 crate::service::operations! {
     /// Event of a worker to the Doer: a [`LogLine`] of the call in `process`.

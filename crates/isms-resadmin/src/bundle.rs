@@ -87,6 +87,15 @@ impl Bundle {
             .collect()
     }
 
+    /// The paths of all files, and their lengths.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn paths(&self) -> Vec<(String, usize)> {
+        let files = self.files.iter();
+        files
+            .map(|(path, content)| (path.clone(), content.len()))
+            .collect()
+    }
+
     fn check_folders(&self) -> Result<(), BundleError> {
         for path in self.files.keys() {
             let mut folders = path.match_indices('/').map(|(index, _)| &path[..index]);

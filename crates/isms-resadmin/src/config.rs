@@ -19,6 +19,14 @@ pub(crate) const PROJECTS_MAX: usize = 500;
 pub(crate) const TOKENS_MAX: usize = 300;
 /// Events of a deployment that may wait for its caller.
 pub(crate) const EVENTS_WAITING_MAX: usize = 32;
+/// Images whose bytes come in at the same time.
+pub(crate) const UPLOADS_MAX: usize = 4;
+/// Silence after which an upload is given up; what has come is kept.
+pub(crate) const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often images are looked for that nothing needs.
+pub(crate) const IMAGES_SWEPT_EVERY: Duration = Duration::from_secs(600);
+/// Time for one worker of an environment to start, its image copied and checked.
+pub(crate) const TRY_TIME_MAX: Duration = Duration::from_secs(150);
 /// Time for one Doee's build.
 pub(crate) const BUILD_TIME_MAX: Duration = Duration::from_secs(300);
 /// Time for one database's migrations.
@@ -43,6 +51,21 @@ pub struct Config {
     /// Requests at the same time; the rest waits in the Kernel.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
+    /// Bytes of one image.
+    #[serde(default = "default_image_len_max")]
+    pub image_len_max: u64,
+    /// Bytes of all images, unfinished uploads included.
+    #[serde(default = "default_images_len_max")]
+    pub images_len_max: u64,
+    /// Device nodes that a manifest may ask for.
+    #[serde(default)]
+    pub device_nodes: Vec<PathBuf>,
+    /// Directories that a manifest may ask for.
+    #[serde(default)]
+    pub directories: Vec<PathBuf>,
+    /// Builders may use the host's network where a manifest asks for it.
+    #[serde(default)]
+    pub build_network: bool,
 }
 
 impl Config {
@@ -53,6 +76,11 @@ impl Config {
             admin_token_hash,
             toolchain: default_toolchain(),
             concurrency: default_concurrency(),
+            image_len_max: default_image_len_max(),
+            images_len_max: default_images_len_max(),
+            device_nodes: Vec::new(),
+            directories: Vec::new(),
+            build_network: false,
         }
     }
 }
@@ -63,4 +91,12 @@ fn default_toolchain() -> String {
 
 fn default_concurrency() -> u32 {
     32
+}
+
+fn default_image_len_max() -> u64 {
+    2 << 30
+}
+
+fn default_images_len_max() -> u64 {
+    16 << 30
 }

@@ -1,12 +1,13 @@
 //! Deployment of a project's folder.
 //!
-//! Order: check everything that can be checked from the archive; build; bring databases up to date;
-//! record the new revision in one transaction; give CommServer the routes; retire what was replaced.
+//! Order: check everything that can be checked from the archive; build; start a worker where it is not of the
+//! common kind; bring databases up to date; record the new revision in one transaction; give CommServer the routes; retire what was replaced.
 //! Invariants: until the record nothing that serves has changed (but migrations, which are applied
 //! wholly or not at all); a failure after it goes back to the revision before; a Doee whose binary and
 //! settings are the same keeps its version, and with it its warm workers.
 
 mod artifact;
+mod environment;
 mod error;
 
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use bytes::Bytes;
 use isms_protocol::{
     ContentHash, DoeeVersion, PrincipalId, ProjectId,
     commserver::{HttpRoute, ProjectRoutes},
-    dbriver::{Grants, Migration, Prepare},
-    doer::DoeeSpec,
+    dbriver::{Grants, Migration, Prepare, Prepared},
+    doer::{DoeeSpec, Environment},
     encode,
     resadmin::DeployEvent,
 };
@@ -69,6 +70,7 @@ async fn deploy(
     let text = std::str::from_utf8(file).map_err(|_| DeployError::ManifestNotText)?;
     let manifest = manifest::parse(text)?;
     let prepares = prepares(&manifest, &bundle)?;
+    let environments = environment::environments(&manifest, &bundle, &core.config)?;
     let artifacts = artifact::collect(&manifest, &bundle, &core.config.toolchain).await?;
 
     if let Some(only) = only
@@ -80,24 +82,32 @@ async fn deploy(
         name: manifest.name.clone(),
     })?;
     let project = core.store.reserve_project(&manifest.name).await?;
+    environment::check_images(core, project, &manifest, &environments).await?;
     let mut binaries = Vec::new();
     for artifact in artifacts {
         check_listener(events)?;
         binaries.push(artifact.binary(core, project, events).await?);
     }
+    environment::try_environments(core, project, &manifest, &environments, events).await?;
     for (name, prepare) in prepares {
         check_listener(events)?;
         let prepared = core.peers.prepare(project, &prepare).await;
-        prepared.map_err(|source| DeployError::Prepare {
+        let Prepared { created, applied } = prepared.map_err(|source| DeployError::Prepare {
             database: name.clone(),
             source,
         })?;
-        events.send(DeployEvent::Migrated { database: name }).await.ok();
+        let migrated = DeployEvent::Migrated {
+            database: name,
+            created,
+            applied,
+        };
+        events.send(migrated).await.ok();
     }
     check_listener(events)?;
 
     let before = core.store.current(project).await?.unwrap_or_default();
-    let new = compose(core, project, &manifest, &binaries, &before, text);
+    let parts: Vec<_> = binaries.into_iter().zip(environments).collect();
+    let new = compose(core, project, &manifest, &parts, &before, text);
     let after = core.store.record(new).await?;
     if let Err(source) = core.peers.set_routes(project, &after.routes).await {
         core.store.revert(project, before.routes.revision).await?;
@@ -176,13 +186,13 @@ fn compose(
     core: &Core,
     project: ProjectId,
     manifest: &Manifest,
-    binaries: &[(ContentHash, u64)],
+    parts: &[((ContentHash, u64), Environment)],
     before: &Deployment,
     text: &str,
 ) -> NewDeployment {
     let mut versions = Vec::new();
     let mut doees = Vec::new();
-    for (doee, (binary, binary_len)) in manifest.doees.iter().zip(binaries) {
+    for (doee, ((binary, binary_len), environment)) in manifest.doees.iter().zip(parts) {
         let mut spec = DoeeSpec {
             version: DoeeVersion::NONE,
             project,
@@ -196,9 +206,11 @@ fn compose(
             params: doee.params.clone(),
             binary: *binary,
             binary_len: *binary_len,
+            environment: environment.clone(),
         };
         let grants = Grants {
             databases: doee.sql.clone(),
+            http: doee.http.clone(),
         };
         let settings = files::hash(&encode(&(&spec, &grants)));
         let kept = before
@@ -217,6 +229,7 @@ fn compose(
             binary: *binary,
             settings,
             deadline_ms,
+            image: environment.image,
         });
     }
     let routes = ProjectRoutes {

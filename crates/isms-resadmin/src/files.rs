@@ -1,4 +1,4 @@
-//! Files by the SHA-256 of their content: binaries and sources.
+//! Files by the SHA-256 of their content: binaries and sources. Images are kept in `images.rs`.
 //!
 //! Invariants: a file under its final name is whole and on disk, folder entry included; it is recorded
 //! in the store only after that; what is not recorded is swept at the next start.
@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use isms_protocol::ContentHash;
+use isms_protocol::{ContentHash, ErrorCode, WireError};
 use sha2::{Digest, Sha256};
 
 const TEMPORARY_PREFIX: &str = "new-";
@@ -35,6 +35,13 @@ pub(crate) enum FileError {
     Damaged { path: PathBuf },
     #[error("a file task was stopped")]
     Stopped,
+}
+
+impl From<FileError> for WireError {
+    fn from(error: FileError) -> WireError {
+        tracing::error!(error = &error as &dyn std::error::Error, "file could not be used");
+        WireError::new(ErrorCode::Internal, "Resadmin cannot use its files; see its log")
+    }
 }
 
 impl Files {
@@ -115,7 +122,16 @@ fn write(directory: &Path, hash: &ContentHash, content: &[u8]) -> io::Result<()>
     fs::File::open(directory)?.sync_all()
 }
 
-async fn blocking<T: Send + 'static>(
+/// Makes the entries of a folder durable.
+pub(crate) async fn sync_folder(folder: PathBuf) -> Result<(), FileError> {
+    blocking(move || {
+        let synced = fs::File::open(&folder).and_then(|file| file.sync_all());
+        synced.map_err(|source| FileError::Io { path: folder, source })
+    })
+    .await
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, FileError> {
     tokio::task::spawn_blocking(work)

@@ -12,6 +12,9 @@ mod config;
 mod deploy;
 mod elf;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod images;
 mod manifest;
 mod peers;
 mod run;
@@ -19,6 +22,7 @@ mod service;
 mod store;
 
 pub use config::Config;
+pub use images::{Begun, Upload};
 pub use peers::{PeerAnswer, PeerRequest};
 pub use run::{RunError, run};
 pub use service::{Clock, OpenError, Reply, Service};

@@ -4,16 +4,19 @@
 //! exists, every number lies within its limits); an error names line, key, what is wrong and what is
 //! allowed. Keys that a later release will serve are told apart from unknown ones.
 
+mod environment;
 mod reader;
 mod route;
 
 use isms_protocol::{
-    Class,
+    Class, HostPort, HostPortError,
     commserver::Auth,
     doer::{Language, Parameter},
-    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_MAX},
+    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_DEFAULT},
 };
 
+pub(crate) use environment::Environment;
+pub(crate) use reader::is_name;
 use reader::{Manifest as Text, Section};
 pub(crate) use route::Route;
 
@@ -29,6 +32,8 @@ const DATABASES_MAX: usize = 32;
 const PARAMS_MAX: usize = 64;
 /// Bytes of all parameters of a Doee: they must fit the worker's assignment.
 const PARAMS_LEN_MAX: usize = 16 * 1024;
+/// Servers outside that a Doee may reach.
+const HTTP_MAX: usize = 32;
 const MIB: u64 = 1024 * 1024;
 
 /// A whole project.
@@ -38,6 +43,8 @@ pub(crate) struct Manifest {
     pub(crate) doees: Vec<Doee>,
     pub(crate) triggers: Vec<HttpTrigger>,
     pub(crate) databases: Vec<Database>,
+    /// Builders of the project use the host's network.
+    pub(crate) build_network: bool,
 }
 
 /// A `[doee.NAME]`.
@@ -53,7 +60,10 @@ pub(crate) struct Doee {
     pub(crate) workers_max: u32,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
+    /// Servers outside that it may send HTTP requests to.
+    pub(crate) http: Vec<String>,
     pub(crate) params: Vec<(String, Parameter)>,
+    pub(crate) environment: Environment,
 }
 
 /// Where a Doee's binary comes from; paths are relative to the project's folder.
@@ -95,7 +105,7 @@ pub(crate) struct ManifestError {
 pub(crate) fn parse(text: &str) -> Result<Manifest, ManifestError> {
     let text = Text::new(text)?;
     let root = text.root();
-    root.check_keys(&["project", "doee", "trigger", "database"], &[])?;
+    root.check_keys(&["project", "build", "doee", "trigger", "database"], &[])?;
     let project = root.required("project")?.section()?;
     project.check_keys(&["name"], &[])?;
     let name = project.required("name")?.name()?;
@@ -110,12 +120,23 @@ pub(crate) fn parse(text: &str) -> Result<Manifest, ManifestError> {
         return Err(root.error("doee", "is missing; a project has at least one [doee.NAME]"));
     }
     let triggers = triggers(&root, &doees)?;
+    let build_network = build_network(&root)?;
     Ok(Manifest {
         name,
         doees,
         triggers,
         databases,
+        build_network,
     })
+}
+
+fn build_network(root: &Section<'_>) -> Result<bool, ManifestError> {
+    let Some(item) = root.optional("build") else {
+        return Ok(false);
+    };
+    let build = item.section()?;
+    build.check_keys(&["network"], &[])?;
+    build.optional("network").map_or(Ok(false), |item| item.boolean())
 }
 
 /// The sections `[kind.NAME]`, in the order of the file.
@@ -173,6 +194,8 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "deadline_ms",
             "workers",
             "class",
+            "isolation",
+            "image",
             "allow",
             "params",
         ],
@@ -184,6 +207,13 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         Some(item) => item.one_of(&CLASSES, &[])?,
         None => Class::Normal,
     };
+    let allow = section.optional("allow").map(|item| item.section()).transpose()?;
+    if let Some(allow) = &allow {
+        allow.check_keys(
+            &["sql", "http", "device_nodes", "directories"],
+            &["publish", "secrets"],
+        )?;
+    }
     Ok(Doee {
         name: section.name().to_owned(),
         code,
@@ -193,8 +223,10 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         deadline_ms: section.integer("deadline_ms", 1, 3_600_000, 30_000)? as u32,
         workers_min,
         workers_max,
-        sql: allow(section, databases)?,
+        sql: sql(allow.as_ref(), databases)?,
+        http: http(allow.as_ref())?,
         params: params(section)?,
+        environment: environment::environment(section, allow.as_ref())?,
     })
 }
 
@@ -234,7 +266,7 @@ fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
     };
     let workers = item.section()?;
     workers.check_keys(&["min", "max"], &[])?;
-    let limit = WORKERS_MAX as i64;
+    let limit = WORKERS_DEFAULT as i64;
     let max = workers.integer("max", 1, limit, 8)? as u32;
     let min = workers.integer("min", 0, limit, 0)? as u32;
     if min > max {
@@ -243,13 +275,8 @@ fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
     Ok((min, max))
 }
 
-fn allow(section: &Section<'_>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {
-    let Some(item) = section.optional("allow") else {
-        return Ok(Vec::new());
-    };
-    let allow = item.section()?;
-    allow.check_keys(&["sql"], &["publish", "secrets", "http", "device_nodes"])?;
-    let Some(sql) = allow.optional("sql") else {
+fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {
+    let Some(sql) = allow.and_then(|allow| allow.optional("sql")) else {
         return Ok(Vec::new());
     };
     let mut names = Vec::new();
@@ -264,6 +291,30 @@ fn allow(section: &Section<'_>, databases: &[Database]) -> Result<Vec<String>, M
         }
     }
     Ok(names)
+}
+
+/// Whole servers by their exact name: a wildcard would grant hosts that its owner makes later.
+fn http(allow: Option<&Section<'_>>) -> Result<Vec<String>, ManifestError> {
+    let Some(http) = allow.and_then(|allow| allow.optional("http")) else {
+        return Ok(Vec::new());
+    };
+    let mut servers = Vec::new();
+    for item in http.array()? {
+        let text = item.text()?;
+        let server: HostPort = text.parse().map_err(|error: HostPortError| {
+            item.error(&format!(
+                "{text:?}: {error}; write HOST:PORT, like \"api.example.com:443\""
+            ))
+        })?;
+        let server = server.to_string();
+        if servers.len() == HTTP_MAX {
+            return Err(item.error(&format!("is one too many; {HTTP_MAX} are allowed")));
+        }
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    Ok(servers)
 }
 
 fn params(section: &Section<'_>) -> Result<Vec<(String, Parameter)>, ManifestError> {

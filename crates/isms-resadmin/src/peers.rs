@@ -7,14 +7,19 @@ use bytes::Bytes;
 use isms_protocol::{
     DecodeError, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service, WireError, commserver,
     commserver::ProjectRoutes,
-    dbriver::{self, Prepare},
-    doer::{self, Build, BuildReply},
+    dbriver::{self, Prepare, Prepared},
+    doer::{self, Build, BuildReply, Environment},
     encode,
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX};
+use crate::config::{
+    BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX, TRY_TIME_MAX,
+};
+
+/// Bytes of an encoded [`Prepared`], with room to grow.
+const PREPARED_LEN_MAX: usize = 256;
 
 /// A request to another service. Whoever takes it answers once; a dropped answer reads as `Unavailable`,
 /// a closed one means that nobody waits any more.
@@ -69,17 +74,31 @@ impl Peers {
         Ok((reply, answer.payload))
     }
 
+    /// Has the Doer start a worker of an environment once.
+    pub(crate) async fn try_environment(
+        &self,
+        project: ProjectId,
+        environment: &Environment,
+    ) -> Result<(), WireError> {
+        let operation = doer::Operation::TryEnvironment as u16;
+        let header = root_header(project, Service::Doer, operation, TRY_TIME_MAX);
+        self.ask(Message::with_body(header, environment), Bytes::new(), 0)
+            .await
+            .map(drop)
+    }
+
     /// Has DBriver bring a database up to date.
-    pub(crate) async fn prepare(&self, project: ProjectId, prepare: &Prepare) -> Result<(), WireError> {
+    pub(crate) async fn prepare(&self, project: ProjectId, prepare: &Prepare) -> Result<Prepared, WireError> {
         let header = root_header(
             project,
             Service::Dbriver,
             dbriver::Operation::Prepare as u16,
             PREPARE_TIME_MAX,
         );
-        self.ask(Message::bare(header), encode(prepare).into(), 0)
-            .await
-            .map(drop)
+        let answer = self
+            .ask(Message::bare(header), encode(prepare).into(), PREPARED_LEN_MAX)
+            .await?;
+        isms_protocol::decode(&answer.payload).map_err(|error| undecodable("dbriver", &error))
     }
 
     /// Has DBriver delete a project's databases.

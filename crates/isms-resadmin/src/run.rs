@@ -6,19 +6,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use isms_ipc::{Inbound, InboundRequest, Link, LinkOptions, Responder};
+use isms_ipc::{Inbound, InboundRequest, Link, LinkOptions, Responder, StreamReceiver};
 use isms_protocol::{
-    ErrorCode, WireError,
+    ErrorCode, Message, WireError,
     limits::DRAIN_TIMEOUT,
-    resadmin::{DeployEvent, Operation},
+    resadmin::{DeployEvent, ImageState, Operation},
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
-use crate::{Config, OpenError, PeerAnswer, PeerRequest, Reply, Service, config::ARCHIVES_MAX};
+use crate::{
+    Begun, Config, OpenError, PeerAnswer, PeerRequest, Reply, Service,
+    config::{ARCHIVES_MAX, IMAGES_SWEPT_EVERY, UPLOAD_SILENCE_MAX},
+};
 
 /// Requests to other services that may wait to be sent.
 const PEER_REQUESTS_WAITING: usize = 16;
@@ -46,9 +49,13 @@ pub async fn run(
     let (link, mut inbox) = Link::open(link);
     let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
     let mut tasks = JoinSet::new();
+    let mut sweep = tokio::time::interval(IMAGES_SWEPT_EVERY);
     loop {
         tokio::select! {
             inbound = inbox.next() => match inbound {
+                Some(Inbound::Request(request)) if is_upload(&request) => {
+                    tasks.spawn(take_image(service.clone(), request));
+                }
                 Some(Inbound::Request(request)) => {
                     tasks.spawn(answer(service.clone(), archives.clone(), request));
                 }
@@ -57,6 +64,7 @@ pub async fn run(
                 None => break,
             },
             Some(request) = peer_requests.recv() => drop(tasks.spawn(ask(link.clone(), request))),
+            _ = sweep.tick() => drop(tasks.spawn(sweep_images(service.clone()))),
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
@@ -118,7 +126,14 @@ async fn answer(service: Arc<Service>, archives: Arc<Semaphore>, mut request: In
 async fn send_events(responder: Responder, mut events: mpsc::Receiver<DeployEvent>) {
     let process = responder.header().process;
     let mut stream = responder.reply_stream(&());
-    while let Some(event) = events.recv().await {
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            // A build may go on for long without a word, and nobody waits for it any more.
+            _ = stream.refused() => return tracing::debug!(%process, "deployment lost its caller"),
+        };
+        let Some(event) = event else { break };
         let mut line = serde_json::to_vec(&event).unwrap_or_else(|_| unreachable!("an event is plain JSON"));
         line.push(b'\n');
         if stream.send(line.into()).await.is_err() {
@@ -127,6 +142,69 @@ async fn send_events(responder: Responder, mut events: mpsc::Receiver<DeployEven
         }
     }
     stream.finish();
+}
+
+fn is_upload(request: &InboundRequest) -> bool {
+    request.message.header.operation == Operation::UploadImage as u16
+}
+
+/// Takes in the bytes of an image as they come.
+async fn take_image(service: Arc<Service>, request: InboundRequest) {
+    let InboundRequest {
+        message,
+        stream,
+        responder,
+        ..
+    } = request;
+    match receive_image(&service, message, stream, &responder).await {
+        Ok(state) => responder.reply(&state, Bytes::new()),
+        Err(error) => {
+            tracing::debug!(process = %responder.header().process, code = error.code.name(), "upload failed");
+            responder.error(error);
+        }
+    }
+}
+
+async fn receive_image(
+    service: &Service,
+    message: Message,
+    stream: Option<StreamReceiver>,
+    responder: &Responder,
+) -> Result<ImageState, WireError> {
+    let mut upload = match service.begin_upload(&message.header, &message.body).await? {
+        Begun::Complete(state) => return Ok(state),
+        Begun::Open(upload) => upload,
+    };
+    upload.write(&message.raw).await?;
+    let Some(mut stream) = stream else {
+        return upload.finish().await;
+    };
+    let broken = loop {
+        let next = tokio::select! {
+            next = timeout(UPLOAD_SILENCE_MAX, stream.next()) => next,
+            () = responder.cancelled() => break WireError::new(ErrorCode::Cancelled, "the upload was cancelled"),
+        };
+        match next {
+            Ok(Some(Ok(bytes))) => upload.write(&bytes).await?,
+            Ok(Some(Err(error))) => break error,
+            Ok(None) => return upload.finish().await,
+            Err(_) => {
+                let message = format!(
+                    "no byte came for {} s; what has come is kept, go on behind it",
+                    UPLOAD_SILENCE_MAX.as_secs()
+                );
+                break WireError::new(ErrorCode::TimedOut, message);
+            }
+        }
+    };
+    upload.keep().await?;
+    Err(broken)
+}
+
+async fn sweep_images(service: Arc<Service>) {
+    if let Err(error) = service.sweep_images().await {
+        tracing::warn!(error = %error, "images that nothing needs could not be removed, the next sweep tries again");
+    }
 }
 
 async fn resume_deletions(service: Arc<Service>) {

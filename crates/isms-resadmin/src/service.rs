@@ -25,6 +25,7 @@ use crate::{
     config::{ARCHIVE_LEN_MAX, Config, EVENTS_WAITING_MAX},
     deploy,
     files::{FileError, Files},
+    images::{Begun, Images},
     peers::{PeerRequest, Peers},
     store::{Store, StoreError},
 };
@@ -43,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) store: Store,
     pub(crate) binaries: Files,
     pub(crate) sources: Files,
+    pub(crate) images: Images,
     pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) turns: Turns,
@@ -111,12 +113,19 @@ impl Service {
         let binaries = Files::open(path.join("binaries"), &recorded).map_err(file_failed)?;
         let recorded = store.sources().await.map_err(store_failed)?;
         let sources = Files::open(path.join("sources"), &recorded).map_err(file_failed)?;
+        let images = Images::open(
+            &config,
+            &store.images().await.map_err(store_failed)?,
+            &store.uploads().await.map_err(store_failed)?,
+        )
+        .map_err(file_failed)?;
         let peers = Peers::new(peers);
         let core = Core {
             config,
             store,
             binaries,
             sources,
+            images,
             peers,
             clock,
             turns: Turns::default(),
@@ -161,7 +170,23 @@ impl Service {
                 core.revoke_token(header, decoded::<RevokeToken>(body)?).await?;
                 Ok(Reply::Body(Bytes::new()))
             }
+            Operation::Image => reply(&core.image(header.principal, decoded(body)?).await?),
+            Operation::UploadImage => Err(WireError::new(
+                ErrorCode::Invalid,
+                "the bytes of an image are taken as they come, by `begin_upload`",
+            )),
         }
+    }
+
+    /// Begins to take in an image, whose bytes follow.
+    pub async fn begin_upload(&self, header: &Header, body: &[u8]) -> Result<Begun, WireError> {
+        rights::check_sender(header.sender, Operation::UploadImage)?;
+        self.core.begin_upload(header.principal, decoded(body)?).await
+    }
+
+    /// Removes images that nothing needs any more.
+    pub async fn sweep_images(&self) -> Result<(), WireError> {
+        Ok(self.core.sweep_images().await?)
     }
 
     /// Takes up the deletions of projects that a former run has begun.

@@ -4,6 +4,7 @@
 //! in one transaction; versions of Doees are never changed. A newer schema is refused.
 
 mod deployments;
+mod images;
 mod schema;
 mod tokens;
 

@@ -2,7 +2,9 @@
 //!
 //! - [`linux`]: raw Linux calls as safe functions, for every process of the platform;
 //! - [`native`]: one sandbox: its read-only template root, its start, its limits;
+//! - `apptainer`: the same executor in a SIF image, by a container runtime;
 //! - [`probe`]: proves at start, layer by layer, that this machine really isolates;
+//! - [`sif`]: Apptainer's image format: finds an image's root, wraps one;
 //! - [`spawner`]: the small process that starts sandboxes for the Doer, and the codec to talk to it;
 //! - `seccomp`: policy files → tree-shaped BPF filters.
 //!
@@ -11,8 +13,10 @@
 //! does (isms-executor), who may have one (isms-doer). This crate imports no other crate of ours.
 
 mod ablation;
+mod apptainer;
 pub mod linux;
 pub mod native;
 pub mod probe;
 mod seccomp;
+pub mod sif;
 pub mod spawner;

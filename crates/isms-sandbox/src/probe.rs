@@ -6,11 +6,12 @@
 
 mod host;
 mod inside;
+mod neighbour;
 
 use std::path::Path;
 
 use self::{
-    host::{Facts, Hunger},
+    host::{Crash, Facts, Hunger},
     inside::{Check, Findings},
 };
 use crate::native::{Cgroups, Controller, Ids, Native};
@@ -29,10 +30,12 @@ pub struct LayerReport {
 }
 
 /// Layers that are required unless the administrator says otherwise.
-pub const REQUIRED: [&str; 12] = [
+pub const REQUIRED: [&str; 15] = [
     "user namespace",
     "mount namespace",
     "read-only root",
+    "tmp limits",
+    "proc subset",
     "pid namespace",
     "network namespace",
     "ipc namespace",
@@ -41,11 +44,12 @@ pub const REQUIRED: [&str; 12] = [
     "seccomp",
     "second seccomp",
     "descriptors",
+    "core dumps",
     "parent death",
 ];
 
 /// Layers that a function inside proves: name, what it tries, the checks that must all be refused.
-const PROVEN_INSIDE: [(&str, &str, &[Check]); 13] = [
+const PROVEN_INSIDE: [(&str, &str, &[Check]); 15] = [
     (
         "user namespace",
         "becoming uid 0 was refused",
@@ -60,6 +64,16 @@ const PROVEN_INSIDE: [(&str, &str, &[Check]); 13] = [
         "read-only root",
         "creating a file in the root was refused",
         &[Check::WriteRoot],
+    ),
+    (
+        "tmp limits",
+        "bytes and files beyond the limits of /tmp were refused",
+        &[Check::TemporaryBytes, Check::TemporaryFiles],
+    ),
+    (
+        "proc subset",
+        "the kernel's settings were not found in /proc",
+        &[Check::KernelSettings],
     ),
     (
         "pid namespace",
@@ -149,6 +163,7 @@ pub(crate) fn run(
         .collect();
     layers.extend(facts_layers(&facts, ids, required));
     layers.push(pids_layer(cgroups, &findings, required));
+    layers.extend(crash_layers(native, host::crash(native, ids), required));
     let hunger = host::starve(native, cgroups, ids);
     layers.extend(hunger_layers(cgroups, &hunger, required));
     let death = host::orphan(native, ids);
@@ -220,6 +235,51 @@ fn facts_layers(facts: &Facts, ids: Ids, required: &[&str]) -> [LayerReport; 3] 
             required,
         ),
     ]
+}
+
+fn crash_layers(
+    native: &Native,
+    crash: Result<Crash, host::ProbeError>,
+    required: &[&str],
+) -> [LayerReport; 3] {
+    let scopes = ["landlock signals", "landlock abstract sockets"];
+    let crash = match crash {
+        Ok(crash) => crash,
+        Err(error) => {
+            let [signals, sockets] = scopes;
+            return [signals, sockets, "core dumps"]
+                .map(|name| report(name, false, format!("the probe failed: {error}"), required));
+        }
+    };
+    let tried = [
+        (
+            "a signal to a process outside of the worker's domain was refused",
+            crash.findings.signal,
+        ),
+        (
+            "a connection to an abstract socket outside of it was refused",
+            crash.findings.socket,
+        ),
+    ];
+    let scope = |index: usize| {
+        let (detail, errno) = tried[index];
+        let (proven, detail) = match errno {
+            _ if !native.has_landlock_scopes() => (
+                false,
+                "this kernel's landlock has no scopes; Linux 6.12 has".to_owned(),
+            ),
+            libc::EPERM => (true, detail.to_owned()),
+            errno => (false, format!("not so: {detail} (errno {errno})")),
+        };
+        report(scopes[index], proven, detail, required)
+    };
+    let dumps = match (crash.exit.signal, crash.exit.dumped) {
+        (Some(_), false) => "a crash wrote no core".to_owned(),
+        (Some(_), true) => "a crash wrote a core or gave one to the host's handler".to_owned(),
+        (None, _) => "the probe did not crash".to_owned(),
+    };
+    let proven = crash.exit.signal.is_some() && !crash.exit.dumped;
+    [scope(0), scope(1), report("core dumps", proven, dumps, required)]
 }
 
 fn pids_layer(cgroups: &Cgroups, findings: &Findings, required: &[&str]) -> LayerReport {

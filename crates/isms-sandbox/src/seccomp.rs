@@ -7,18 +7,19 @@
 mod compile;
 #[cfg(test)]
 mod interpret;
+mod oci;
 mod policy;
 mod table;
 
 use std::{collections::BTreeMap, io};
 
 pub(crate) use compile::{Instruction, compile};
-pub(crate) use policy::{PolicyError, builder, worker};
+pub(crate) use policy::{PolicyError, builder, device_worker, network_builder, worker};
 
 use crate::linux::check_long;
 
 /// Architectures that filters can be made for. Tests make them for all, a build uses the one that it is for.
-#[cfg_attr(not(test), expect(dead_code, reason = "one of them is not the host's"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "one of them is not the host's"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arch {
     X86_64,
@@ -79,6 +80,11 @@ impl Arch {
             Self::Aarch64 => 0xc000_00b7,
         }
     }
+}
+
+/// A policy's filter for a container runtime to load.
+pub(crate) fn oci_profile(policy: fn(Arch) -> Result<Filter, PolicyError>) -> Result<String, PolicyError> {
+    policy(Arch::HOST).map(|filter| oci::profile(&filter))
 }
 
 /// The second filter, for an executor that has started: all that its first filter allows, less what only

@@ -10,12 +10,20 @@
 mod channel;
 mod codec;
 mod config;
+mod containers;
 mod environment;
+mod error;
+mod groups;
+mod images;
+mod openings;
+mod prepare;
 mod run;
 mod uids;
+mod waiting;
 mod worker;
 
 pub use codec::{DecodeError, EVENT_LEN_MAX, Event, FromSpawner, REQUEST_LEN, Request, ToSpawner};
 pub use config::{SpawnerConfig, UidRange};
 pub use environment::{Backend, Environment, HOLES_MAX, Holes, ImageHash};
-pub use run::{RunError, run};
+pub use error::RunError;
+pub use run::run;

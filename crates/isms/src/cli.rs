@@ -70,7 +70,7 @@ pub(crate) struct UpArgs {
     /// Where projects are served [default: 127.0.0.1:8080]; port 0 picks a free one.
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<SocketAddr>,
-    /// Where the management API and the dashboard are served [default: 127.0.0.1:7070].
+    /// Where the management API is served, and a page that says how to use it [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDR")]
     pub(crate) gate: Option<SocketAddr>,
     /// Print the ready line as JSON.
@@ -110,6 +110,7 @@ pub(crate) enum Lang {
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
     /// The project's folder, which holds project.toml.
+    #[arg(default_value = ".")]
     pub(crate) folder: PathBuf,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
@@ -130,7 +131,7 @@ pub(crate) struct InvokeArgs {
     /// The payload: text, or @FILE for a file's content.
     #[arg(long = "data", value_name = "DATA", default_value = "")]
     pub(crate) payload: String,
-    /// The platform's data directory.
+    /// The platform's data directory, which is --data elsewhere.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }

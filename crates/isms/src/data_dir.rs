@@ -22,6 +22,8 @@ use crate::users::Users;
 const FORMAT: u32 = 1;
 /// Incarnation numbers reserved at once, so that a restart of a role writes nothing.
 const INCARNATION_BLOCK: u32 = 1000;
+/// Holds the version of the layout.
+pub(crate) const FORMAT_FILE: &str = "format";
 /// Name of the file with the administrator's token.
 pub(crate) const ADMIN_TOKEN_FILE: &str = "admin.token";
 /// Name of the file with the management API's address.
@@ -123,7 +125,7 @@ impl DataDir {
     }
 
     fn check_format(&self) -> Result<()> {
-        let path = self.path.join("format");
+        let path = self.path.join(FORMAT_FILE);
         match fs::read_to_string(&path) {
             Ok(text) => match text.trim().parse::<u32>() {
                 Ok(FORMAT) => Ok(()),

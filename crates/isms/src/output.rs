@@ -1,6 +1,12 @@
 //! What people see: colours on a terminal only, tables, durations.
 
-use std::io::IsTerminal;
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// How often a bar is drawn at most.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 fn coloured(code: &str, text: &str) -> String {
     if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -56,6 +62,68 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A length in MiB.
+pub(crate) fn mebibytes(len: u64) -> String {
+    format!("{:.1} MiB", len as f64 / f64::from(1 << 20))
+}
+
+/// How far something is, on one line of a terminal; elsewhere nothing.
+pub(crate) struct Bar {
+    label: String,
+    total: u64,
+    terminal: bool,
+    drawn: Option<Instant>,
+}
+
+impl Bar {
+    /// Begins a bar of so many bytes.
+    pub(crate) fn new(label: String, total: u64) -> Bar {
+        Bar {
+            label,
+            total,
+            terminal: std::io::stderr().is_terminal(),
+            drawn: None,
+        }
+    }
+
+    /// So many bytes are done.
+    pub(crate) fn advance(&mut self, done: u64) {
+        let now = Instant::now();
+        let early = self.drawn.is_some_and(|drawn| now < drawn + REDRAW_INTERVAL);
+        if self.terminal && !early {
+            self.drawn = Some(now);
+            eprint!("\r{}", self.line(done));
+            std::io::stderr().flush().ok();
+        }
+    }
+
+    /// Removes the line.
+    pub(crate) fn clear(&mut self) {
+        if self.drawn.take().is_some() {
+            eprint!("\r\x1b[K");
+            std::io::stderr().flush().ok();
+        }
+    }
+
+    fn line(&self, done: u64) -> String {
+        let share = done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
+        let cells = share.min(100) as usize / 5;
+        format!(
+            "{} [{}{}] {share:3} % of {}",
+            self.label,
+            "#".repeat(cells),
+            " ".repeat(20 - cells),
+            mebibytes(self.total)
+        )
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// A duration with one unit.
 pub(crate) fn duration_ms(ms: u64) -> String {
     match ms {
@@ -80,6 +148,21 @@ mod tests {
             table(&["NAME", "N"], &rows),
             "NAME    N\na\u{fffd}[31m  1\nbcd     22\n"
         );
+    }
+
+    #[test]
+    fn a_bar_shows_share_and_size() {
+        let line = |done, total| Bar::new("up".to_owned(), total).line(done);
+        assert_eq!(line(0, 2 << 20), "up [                    ]   0 % of 2.0 MiB");
+        assert_eq!(
+            line(1 << 20, 2 << 20),
+            "up [##########          ]  50 % of 2.0 MiB"
+        );
+        assert_eq!(
+            line(2 << 20, 2 << 20),
+            "up [####################] 100 % of 2.0 MiB"
+        );
+        assert_eq!(line(0, 0), "up [####################] 100 % of 0.0 MiB");
     }
 
     #[test]

@@ -214,3 +214,55 @@ pub(crate) fn run_spawner() -> Result<()> {
     logging::init("spawner");
     Ok(isms_sandbox::spawner::run(config, channel)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    const PANICKING: &str = "ISMS_TEST_PANICKING_ROLE";
+
+    #[test]
+    fn a_panic_of_one_task_ends_the_whole_role_and_is_reported() {
+        let arguments = [
+            "--exact",
+            "role::tests::role_whose_task_panics",
+            "--ignored",
+            "--nocapture",
+        ];
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(arguments)
+            .env(PANICKING, "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.signal(),
+            Some(rustix::process::Signal::ABORT.as_raw()),
+            "{output:?}"
+        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("one task is missing"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "is the process that the test above ends"]
+    fn role_whose_task_panics() {
+        if std::env::var_os(PANICKING).is_none() {
+            return;
+        }
+        end_on_panic();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            // The role itself goes on without it.
+            let task = tokio::task::spawn_local(async { panic!("one task is missing") });
+            assert!(task.await.is_err());
+        });
+    }
+}

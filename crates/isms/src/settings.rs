@@ -2,11 +2,16 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
+use isms_commserver::{AddressRule, EgressConfig};
+use isms_protocol::limits::OPENINGS_MAX;
 use serde::Deserialize;
+
+/// What `images.size_mb_max` may be at most: what a stream carries.
+const IMAGE_MB_MAX: u32 = 16 * 1024;
 
 /// `isms.toml`. Every key is optional; an unknown one is an error.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,7 +23,22 @@ pub(crate) struct SettingsFile {
     gate_hosts: Vec<String>,
     uids: UidsSection,
     workers: WorkersSection,
+    egress: EgressSection,
+    build: BuildSection,
+    images: ImagesSection,
 }
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EgressSection {
+    allow: Vec<AddressRule>,
+    ca_file: Option<PathBuf>,
+}
+
+/// Bytes of `egress.ca_file`: it travels to CommServer, which may not read the administrator's files.
+const CA_FILE_LEN_MAX: usize = 32 * 1024;
+/// Rules of `egress.allow`.
+const EGRESS_RULES_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,22 +53,48 @@ impl Default for UidsSection {
     }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct WorkersSection {
     max: usize,
     pool: usize,
     idle_s: u32,
     memory_mb_max: u32,
+    device_nodes: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
 }
 
 impl Default for WorkersSection {
     fn default() -> WorkersSection {
         WorkersSection {
-            max: isms_protocol::limits::WORKERS_MAX,
+            max: isms_protocol::limits::WORKERS_DEFAULT,
             pool: 2,
             idle_s: 60,
             memory_mb_max: 1024,
+            device_nodes: Vec::new(),
+            directories: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BuildSection {
+    network: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ImagesSection {
+    size_mb_max: u32,
+    disk_mb_max: u32,
+}
+
+impl Default for ImagesSection {
+    fn default() -> ImagesSection {
+        ImagesSection {
+            size_mb_max: 2048,
+            disk_mb_max: 16 * 1024,
         }
     }
 }
@@ -75,6 +121,17 @@ pub(crate) struct Settings {
     pub(crate) pool_size: usize,
     pub(crate) idle_s: u32,
     pub(crate) memory_mb_max: u32,
+    /// What Doees may reach outside beyond public addresses.
+    pub(crate) egress: EgressConfig,
+    /// Device nodes that workers may be given, and directories that they may read. Roles and spawner name each by
+    /// its place in the list.
+    pub(crate) device_nodes: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
+    /// Builders may use the host's network.
+    pub(crate) build_network: bool,
+    /// Of one image, and of all.
+    pub(crate) image_mb_max: u32,
+    pub(crate) images_mb_max: u32,
 }
 
 impl Settings {
@@ -99,6 +156,9 @@ impl Settings {
             gate_hosts,
             uids,
             workers,
+            egress,
+            build,
+            images,
         } = file;
         let data = match overrides.data.or(data) {
             Some(data) => data,
@@ -119,6 +179,18 @@ impl Settings {
             (1..=1024 * 1024).contains(&workers.memory_mb_max),
             "workers.memory_mb_max is {}, allowed are 1 to 1048576",
             workers.memory_mb_max
+        );
+        check_openings("workers.device_nodes", &workers.device_nodes, Path::new("/dev"))?;
+        check_openings("workers.directories", &workers.directories, Path::new("/"))?;
+        ensure!(
+            (1..=IMAGE_MB_MAX).contains(&images.size_mb_max),
+            "images.size_mb_max is {}, allowed are 1 to {IMAGE_MB_MAX}",
+            images.size_mb_max
+        );
+        ensure!(
+            images.size_mb_max <= images.disk_mb_max,
+            "images.disk_mb_max is {}, less than images.size_mb_max",
+            images.disk_mb_max
         );
         ensure!(
             (1000..=4_000_000_000).contains(&uids.base),
@@ -141,8 +213,71 @@ impl Settings {
             pool_size: workers.pool,
             idle_s: workers.idle_s,
             memory_mb_max: workers.memory_mb_max,
+            egress: egress.load()?,
+            device_nodes: workers.device_nodes,
+            directories: workers.directories,
+            build_network: build.network,
+            image_mb_max: images.size_mb_max,
+            images_mb_max: images.disk_mb_max,
         })
     }
+}
+
+impl EgressSection {
+    /// Reads the file of certificates and checks what it holds.
+    fn load(self) -> Result<EgressConfig> {
+        ensure!(
+            self.allow.len() <= EGRESS_RULES_MAX,
+            "egress.allow has {} rules, allowed are {EGRESS_RULES_MAX}",
+            self.allow.len()
+        );
+        let mut config = EgressConfig {
+            allow: self.allow,
+            ..EgressConfig::default()
+        };
+        if let Some(path) = self.ca_file {
+            let cannot = || format!("cannot use egress.ca_file {}", path.display());
+            config.ca_pem = std::fs::read_to_string(&path).with_context(cannot)?;
+            let len = config.ca_pem.len();
+            ensure!(
+                len <= CA_FILE_LEN_MAX,
+                "{} is {len} bytes long, egress.ca_file may have {CA_FILE_LEN_MAX}",
+                path.display()
+            );
+            ensure!(len > 0, "{} is empty", path.display());
+            config.check().with_context(cannot)?;
+        }
+        Ok(config)
+    }
+}
+
+/// Checks a list of what workers may be given. Whether each exists is looked at when one is given: a device may be
+/// plugged in later.
+fn check_openings(key: &str, paths: &[PathBuf], below: &Path) -> Result<()> {
+    ensure!(
+        paths.len() <= OPENINGS_MAX,
+        "{key} has {} entries, allowed are {OPENINGS_MAX}",
+        paths.len()
+    );
+    for (index, path) in paths.iter().enumerate() {
+        // Compared letter by letter from here on, so there is one way to write each.
+        let plain: PathBuf = path.components().collect();
+        ensure!(
+            path.starts_with(below)
+                && path != below
+                && plain.as_os_str() == path.as_os_str()
+                && !path.components().any(|part| part == Component::ParentDir),
+            "{key}: {} is not allowed; write an absolute path below {}, without . and .. and a slash at its end",
+            path.display(),
+            below.display()
+        );
+        ensure!(
+            !paths[..index].contains(path),
+            "{key}: {} is there twice",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// `/var/lib/isms` for root, else `$XDG_DATA_HOME/isms`, else `~/.local/share/isms`.
@@ -194,8 +329,99 @@ mod tests {
     }
 
     #[test]
+    fn what_doees_may_reach_is_checked_before_anything_starts() {
+        let rules = "data = '/x'\negress = { allow = ['127.0.0.1:9000', '10.0.0.0/8:*'] }";
+        let settings = merge(rules, Overrides::default()).unwrap();
+        assert_eq!(settings.egress.allow.len(), 2);
+        let error = merge(
+            "data = '/x'\n[egress]\nallow = ['10.0.0.1/8:*']",
+            Overrides::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error.contains("line 3") && error.contains("no address rule"),
+            "{error}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let settings = format!(
+                "data = '/x'\n[egress]\nca_file = {:?}",
+                file.display().to_string()
+            );
+            merge(&settings, Overrides::default()).unwrap_err()
+        };
+        for text in ["", "hello", &"x".repeat(CA_FILE_LEN_MAX + 1)] {
+            let error = load(text);
+            assert!(error.contains("ca.pem"), "{error}");
+        }
+        let missing = "data = '/x'\negress = { ca_file = '/no/such/file' }";
+        let error = merge(missing, Overrides::default()).unwrap_err();
+        assert_eq!(error, "cannot use egress.ca_file /no/such/file");
+    }
+
+    #[test]
+    fn openings_are_written_in_one_way_and_once() {
+        let lists = "data = '/x'\n[workers]\ndevice_nodes = ['/dev/ttyUSB0']\ndirectories = ['/srv/maps', '/opt']\n\
+            [build]\nnetwork = true\n[images]\nsize_mb_max = 10\ndisk_mb_max = 20";
+        let settings = merge(lists, Overrides::default()).unwrap();
+        assert_eq!(settings.device_nodes, [Path::new("/dev/ttyUSB0")]);
+        assert_eq!(settings.directories, [Path::new("/srv/maps"), Path::new("/opt")]);
+        assert!(settings.build_network);
+        assert_eq!((settings.image_mb_max, settings.images_mb_max), (10, 20));
+        let refused = |key: &str, path: &str| {
+            let text = format!("data = '/x'\nworkers = {{ {key} = ['{path}'] }}");
+            let error = merge(&text, Overrides::default()).unwrap_err();
+            assert!(error.contains(key) && error.contains(path), "{error}");
+        };
+        for path in [
+            "/etc/passwd",
+            "dev/null",
+            "/dev",
+            "/dev/../etc",
+            "/dev//null",
+            "/dev/./null",
+            "/dev/null/",
+        ] {
+            refused("device_nodes", path);
+        }
+        for path in ["/", "maps", "/srv/..", "/srv/"] {
+            refused("directories", path);
+        }
+        let twice = merge(
+            "data = '/x'\nworkers = { directories = ['/a', '/a'] }",
+            Overrides::default(),
+        );
+        assert_eq!(twice.unwrap_err(), "workers.directories: /a is there twice");
+        let many: Vec<String> = (0..65).map(|number| format!("'/d{number}'")).collect();
+        let text = format!("data = '/x'\nworkers = {{ directories = [{}] }}", many.join(","));
+        let error = merge(&text, Overrides::default()).unwrap_err();
+        assert_eq!(error, "workers.directories has 65 entries, allowed are 64");
+    }
+
+    #[test]
+    fn images_have_limits_that_fit_each_other() {
+        let refused = |images: &str| {
+            merge(
+                &format!("data = '/x'\nimages = {{ {images} }}"),
+                Overrides::default(),
+            )
+            .unwrap_err()
+        };
+        assert_eq!(
+            refused("size_mb_max = 0"),
+            "images.size_mb_max is 0, allowed are 1 to 16384"
+        );
+        assert_eq!(
+            refused("size_mb_max = 20, disk_mb_max = 10"),
+            "images.disk_mb_max is 10, less than images.size_mb_max"
+        );
+    }
+
+    #[test]
     fn numbers_out_of_range_say_what_is_allowed() {
         let error = merge("data = '/x'\nworkers = { max = 0 }", Overrides::default()).unwrap_err();
-        assert_eq!(error, "workers.max is 0, allowed are 1 to 256");
+        assert_eq!(error, "workers.max is 0, allowed are 1 to 2048");
     }
 }

@@ -33,7 +33,7 @@ enum {
     ISMS_CANCELLED = 1,        /* the caller no longer wants the answer: return soon */
     ISMS_DEADLINE = 2,         /* the call's time is over: return soon */
     ISMS_WRONG_THREAD = 3,     /* not the thread that runs execute */
-    ISMS_FORBIDDEN = 4,        /* the manifest's `allow` does not name it */
+    ISMS_FORBIDDEN = 4,        /* the manifest's `allow` does not name it, or the administrator forbids it */
     ISMS_CONDITION_FAILED = 5, /* a demanded row count did not hold; nothing was changed */
     ISMS_LIMIT = 6,            /* over a limit; nothing was changed */
     ISMS_DATABASE = 7,         /* the database refused a statement; nothing was changed */
@@ -46,15 +46,8 @@ enum {
 };
 
 /* Bytes with a length and no terminating zero; text is UTF-8. `data` may be NULL when `len` is 0. */
-typedef struct isms_text {
-    const char *data;
-    size_t len;
-} isms_text;
-
-typedef struct isms_pair {
-    isms_text name;
-    isms_text value;
-} isms_pair;
+typedef struct isms_text { const char *data; size_t len; } isms_text;
+typedef struct isms_pair { isms_text name, value; } isms_pair;
 
 enum { ISMS_NULL = 0, ISMS_INTEGER = 1, ISMS_REAL = 2, ISMS_TEXT = 3, ISMS_BLOB = 4, ISMS_BOOLEAN = 5 };
 
@@ -70,10 +63,7 @@ typedef struct isms_value {
 } isms_value;
 
 /* An entry of the manifest's `params`. */
-typedef struct isms_param {
-    isms_text name;
-    isms_value value;
-} isms_param;
+typedef struct isms_param { isms_text name; isms_value value; } isms_param;
 
 enum { ISMS_TRIGGER_HTTP = 1, ISMS_TRIGGER_DIRECT = 2 };
 
@@ -118,6 +108,8 @@ typedef uint64_t isms_handle; /* of a host call; 0 is none */
 enum { ISMS_LOG_DEBUG = 0, ISMS_LOG_INFO = 1, ISMS_LOG_WARN = 2, ISMS_LOG_ERROR = 3 };
 
 typedef struct isms_call isms_call;
+typedef struct isms_http_request isms_http_request; /* isms_doee_http.h: servers outside */
+typedef struct isms_http_answer isms_http_answer;
 
 /* What the host offers. Use the functions below rather than the table. */
 typedef struct isms_host {
@@ -141,12 +133,13 @@ typedef struct isms_host {
                         size_t *ready);
     isms_result (*sql_rows)(isms_call *call, isms_handle handle, size_t statement, isms_rows *rows);
     isms_result (*release)(isms_call *call, isms_handle handle);
+    isms_result (*http_start)(isms_call *call, const isms_http_request *request, isms_handle *handle);
+    isms_result (*http_answer)(isms_call *call, isms_handle handle, const isms_http_answer **answer);
+    isms_result (*http_read)(isms_call *call, isms_handle handle, void *buffer, size_t capacity, size_t *len);
 } isms_host;
 
 /* One run of a function of the Doee's table. */
-struct isms_call {
-    const isms_host *host;
-};
+struct isms_call { const isms_host *host; };
 
 /* What the Doee offers; static, all functions set. create returns NULL when it fails; the others say
  * why with isms_fail. A Doee that answers nothing before execute returns ISMS_OK has failed, too. */

@@ -1,6 +1,6 @@
-//! The Doee ABI in Rust: the `repr(C)` twin of `isms_doee.h`.
+//! The Doee ABI in Rust: the `repr(C)` twin of `isms_doee.h` and `isms_doee_http.h`.
 //!
-//! The header is the source of truth and holds the rules; `tests/layout.rs` compiles it and compares
+//! The headers are the source of truth and hold the rules; `tests/layout.rs` compiles it and compares
 //! sizes, offsets and numbers. Nothing here is a safe interface: these are the shapes alone.
 
 use std::ffi::{c_char, c_void};
@@ -204,6 +204,48 @@ pub struct Rows {
     pub values: *const Value,
 }
 
+/// An HTTP request to a server outside.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct HttpRequest {
+    /// Bytes of this struct that the Doee knows.
+    pub size: usize,
+    /// HTTP method.
+    pub method: Text,
+    /// Absolute URL.
+    pub url: Text,
+    /// HTTP header fields.
+    pub headers: *const Pair,
+    /// How many.
+    pub header_count: usize,
+    /// The body.
+    pub body: Text,
+    /// Until the answer is there; 0 for as long as the call has.
+    pub timeout_ms: u32,
+    /// Redirects that are followed.
+    pub redirects_max: u32,
+}
+
+/// The head of a server's answer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct HttpAnswer {
+    /// Bytes of this struct that the host knows.
+    pub size: usize,
+    /// HTTP status.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The URL that answered.
+    pub url: Text,
+    /// Length of the body, or [`LEN_UNKNOWN`].
+    pub body_len: u64,
+    /// HTTP header fields.
+    pub headers: *const Pair,
+    /// How many.
+    pub header_count: usize,
+}
+
 /// A host call; 0 is none.
 pub type Handle = u64;
 
@@ -252,6 +294,12 @@ pub struct Host {
     pub sql_rows: unsafe extern "C" fn(*mut Call, Handle, usize, *mut Rows) -> ResultCode,
     /// Lets go of a host call.
     pub release: unsafe extern "C" fn(*mut Call, Handle) -> ResultCode,
+    /// Starts a request to a server outside.
+    pub http_start: unsafe extern "C" fn(*mut Call, *const HttpRequest, *mut Handle) -> ResultCode,
+    /// The head of its answer.
+    pub http_answer: unsafe extern "C" fn(*mut Call, Handle, *mut *const HttpAnswer) -> ResultCode,
+    /// Reads on in its body.
+    pub http_read: unsafe extern "C" fn(*mut Call, Handle, *mut c_void, usize, *mut usize) -> ResultCode,
 }
 
 /// What the Doee offers. A function may be missing in a table that a stranger wrote.

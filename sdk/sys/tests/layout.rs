@@ -73,6 +73,31 @@ fn structs(checks: &mut Vec<Check>) {
             values
         }
     );
+    layout!(
+        checks,
+        "isms_http_request" = HttpRequest {
+            size,
+            method,
+            url,
+            headers,
+            header_count,
+            body,
+            timeout_ms,
+            redirects_max
+        }
+    );
+    layout!(
+        checks,
+        "isms_http_answer" = HttpAnswer {
+            size,
+            status,
+            reserved,
+            url,
+            body_len,
+            headers,
+            header_count
+        }
+    );
     layout!(checks, "isms_call" = Call { host });
     layout!(
         checks,
@@ -93,7 +118,10 @@ fn structs(checks: &mut Vec<Check>) {
             sql_start,
             wait,
             sql_rows,
-            release
+            release,
+            http_start,
+            http_answer,
+            http_read
         }
     );
     layout!(
@@ -151,7 +179,7 @@ fn compile(compiler: &str, flags: &[&str], assertion: &str) {
     let mut checks = Vec::new();
     structs(&mut checks);
     constants(&mut checks);
-    let mut source = String::from("#include \"isms_doee.h\"\n");
+    let mut source = String::from("#include \"isms_doee_http.h\"\n");
     for Check { expression, expected } in &checks {
         let (left, right) = match i64::try_from(*expected) {
             Ok(expected) => (format!("(long long)({expression})"), format!("{expected}LL")),

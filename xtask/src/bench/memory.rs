@@ -40,10 +40,19 @@ pub(crate) fn worker_kib(supervisor: u32) -> Result<f64> {
     Ok(*median as f64 / 1024.0)
 }
 
+/// Workers whose program runs.
+pub(crate) fn executors(supervisor: u32) -> usize {
+    let family = family(supervisor).into_iter();
+    family.filter(|pid| is_executor(*pid)).count()
+}
+
+fn is_executor(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("doee-executor"))
+}
+
 /// Bytes charged to a worker's memory cgroup; `None` for a process that is no worker's init.
 fn charged_bytes(pid: u32) -> Option<u64> {
-    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-    if !command.starts_with("doee-executor") {
+    if !is_executor(pid) {
         return None;
     }
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;

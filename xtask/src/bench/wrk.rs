@@ -18,7 +18,8 @@ pub(crate) fn run(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     once(url, connections, seconds)
 }
 
-fn once(url: &str, connections: u32, seconds: u32) -> Result<Load> {
+/// The same without a warm-up.
+pub(crate) fn once(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     let output = Command::new("wrk")
         .args([
             "--latency",

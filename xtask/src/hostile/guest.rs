@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::archive::Archive;
-use crate::{command, install, workspace};
+use crate::{command, install};
 
 /// Longer than a guest is ever silent: its slowest probe, on a slow machine.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -44,8 +44,7 @@ impl Guest {
     /// Makes sure that there are QEMU, a kernel and a shell, and packs a root with `files` (name inside, file outside)
     /// below `/suite` and the shared libraries that they need. `name` tells it from other guests.
     pub(super) fn prepare(name: &str, files: &[(String, PathBuf)]) -> Result<Guest> {
-        install::ensure_all(&[&install::QEMU])?;
-        let unpacked = unpack_packages()?;
+        let unpacked = install::ensure_guest(false)?;
         let kernel = find(&unpacked.join("boot"), "vmlinuz-")?;
         let root = unpacked.join(format!("{name}.cpio"));
         let mut archive = Archive::default();
@@ -82,11 +81,13 @@ impl Guest {
         let mut guest = Guest {
             kernel,
             root,
-            accelerated: true,
+            accelerated: Path::new("/dev/kvm").exists(),
         };
         // A machine that is itself a virtual one may have the device and yet run no guest.
         let mut greeted = false;
-        guest.boot_for(HELLO_MAX, "isms.run=hello", |line| greeted |= line == "hello")?;
+        if guest.accelerated {
+            guest.boot_for(HELLO_MAX, "isms.run=hello", |line| greeted |= line == "hello")?;
+        }
         if !greeted {
             eprintln!("hardware virtualisation does not work here; the guest is emulated and slow");
             guest.accelerated = false;
@@ -144,6 +145,11 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether it runs on the hardware.
+    pub(super) fn is_accelerated(&self) -> bool {
+        self.accelerated
+    }
+
     /// The release of its kernel.
     pub(super) fn kernel_release(&self) -> String {
         let name = self.kernel.file_name().unwrap_or_default().to_string_lossy();
@@ -164,50 +170,6 @@ impl Drop for Machine {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Downloads and unpacks the kernel and busybox, once.
-fn unpack_packages() -> Result<PathBuf> {
-    let folder = workspace::tools().join("guest");
-    if folder.join("complete").exists() {
-        return Ok(folder);
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let kernel = cloud_kernel()?;
-    eprintln!("downloading {kernel} and busybox-static, which are unpacked and not installed");
-    let mut download = Command::new("apt-get");
-    download
-        .args(["download", "-q", &kernel, "busybox-static"])
-        .current_dir(&folder);
-    command::run(&mut download).context("the guest's packages cannot be had")?;
-    for entry in fs::read_dir(&folder)
-        .context("cannot list the packages")?
-        .flatten()
-    {
-        let package = entry.path();
-        if package.extension().is_some_and(|extension| extension == "deb") {
-            command::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&folder))?;
-            fs::remove_file(&package).context("cannot remove a package")?;
-        }
-    }
-    fs::write(folder.join("complete"), "").context("cannot mark the guest's packages as complete")?;
-    Ok(folder)
-}
-
-/// The package that Debian's newest cloud kernel is in.
-fn cloud_kernel() -> Result<String> {
-    let output = Command::new("apt-cache")
-        .args(["depends", "linux-image-cloud-amd64"])
-        .output()
-        .context("cannot start apt-cache")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut words = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let name = words.find(|name| name.starts_with("linux-image-"));
-    Ok(name
-        .context("apt knows no linux-image-cloud-amd64; run apt-get update")?
-        .to_owned())
 }
 
 fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {

@@ -1,5 +1,5 @@
-//! `cargo xtask guest`: the sandbox's tests and the hostile suite under control groups of version 2, as root with a
-//! hierarchy of its own and as an ordinary user with a group that was delegated to it.
+//! The sandbox's tests and the hostile suite in a guest, under control groups of version 2: as root with a hierarchy of
+//! its own, and the tests also as an ordinary user with a group that was delegated to it.
 
 use std::{
     fs,
@@ -7,57 +7,82 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result, ensure};
-use isms_hostile::{Report, catalogue};
-use serde_json::Value;
+use anyhow::{Context, Result};
+use isms_hostile::catalogue;
 
-use super::{ablation, guest::Guest, show};
+use super::{ablation, guest::Guest};
 use crate::{
     build::{self, Profile},
     command, install,
     progress::Steps,
+    report::Report,
     workspace,
 };
 
-/// Runs all three; the exit code is 0 only when every test passed and every probe was contained.
+/// What the guest's part of the tests is called in a report.
+const NAME: &str = "guest";
+
+/// On which machines it is worth while.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speed {
+    /// Those with hardware virtualisation.
+    Accelerated,
+    /// Any; an emulated guest takes many minutes.
+    Any,
+}
+
+/// `cargo xtask guest`: builds and tests; the exit code is 0 only when nothing failed.
 pub(crate) fn run() -> Result<ExitCode> {
-    let mut steps = Steps::new(4);
-    if let Err(error) = install::ensure_all(&[&install::QEMU]) {
-        eprintln!("SKIPPED: there is no virtual machine: {error:#}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let guest = steps.run("build", prepare)?;
-    steps.run("test the sandbox as root", || test(&guest, "tests"))?;
-    steps.run(
-        "test the sandbox as an ordinary user with a delegated group",
-        || test(&guest, "user-tests"),
-    )?;
-    let outcomes = steps.run("attack the platform", || {
-        ablation::attack(&guest, &catalogue(), "")
-    })?;
-    let report = Report::new("native", outcomes);
-    show(&report, false)?;
-    Ok(if report.is_contained() {
+    let mut steps = Steps::new(2);
+    let binaries = steps.run("build", || build::stage(Profile::Debug))?;
+    let report = steps.run("test in a virtual machine", || test(&binaries, Speed::Any))?;
+    println!("{report}");
+    Ok(if report.is_success() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn prepare() -> Result<Guest> {
-    install::ensure_all(&[&install::C_COMPILER])?;
-    let stage = build::stage(Profile::Release)?;
+/// Tests what was built for the tests. Where no guest can be had that is one test, skipped.
+pub(crate) fn test(binaries: &Path, speed: Speed) -> Result<Report> {
+    let mut report = Report::default();
+    if let Err(error) = install::ensure_guest(speed == Speed::Accelerated) {
+        report.add_skipped(NAME, &format!("{error:#}"));
+        return Ok(report);
+    }
+    let guest = prepare(binaries)?;
+    if speed == Speed::Accelerated && !guest.is_accelerated() {
+        report.add_skipped(NAME, "hardware virtualisation does not work here");
+        return Ok(report);
+    }
+    for (run, who) in [("tests", "as root"), ("user-tests", "as a user")] {
+        report.add(test_sandbox(&guest, run)?.within(&format!("{NAME}, {who}:")));
+    }
+    let outcomes = ablation::attack(&guest, &catalogue(), "")?;
+    let attacked = isms_hostile::Report::new("native", outcomes);
+    eprintln!("    {attacked}, under control groups of version 2");
+    if attacked.is_contained() {
+        report.add_passed();
+    } else {
+        eprintln!("{}", attacked.table(false));
+        report.add_failure(format!("{NAME}: {attacked}"));
+    }
+    Ok(report)
+}
+
+fn prepare(binaries: &Path) -> Result<Guest> {
     let compiled = workspace::target().join("hostile");
     let probes = isms_hostile::compile(workspace::root(), &compiled.join("probes"))?;
     let (executor, library) = compile_for_tests(&compiled)?;
     let mut files: Vec<(String, PathBuf)> = ["isms", "doee-executor", "doee-builder"]
-        .map(|name| (name.to_owned(), stage.join(name)))
+        .map(|name| (name.to_owned(), binaries.join(name)))
         .into();
     files.push((
         "xtask".to_owned(),
         std::env::current_exe().context("cannot find the own binary")?,
     ));
-    files.push(("tests".to_owned(), sandbox_tests()?));
+    files.push(("tests".to_owned(), build::test_binary("isms-sandbox")?));
     files.push(("compiled/executor".to_owned(), executor));
     files.push(("compiled/doee.so".to_owned(), library));
     files.extend(
@@ -82,55 +107,20 @@ fn compile_for_tests(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((executor, library))
 }
 
-/// Builds the integration tests of isms-sandbox and finds their binary.
-fn sandbox_tests() -> Result<PathBuf> {
-    let mut cargo = command::cargo([
-        "test",
-        "--package",
-        "isms-sandbox",
-        "--test",
-        "it",
-        "--no-run",
-        "--message-format=json",
-    ]);
-    let output = cargo.output().context("cannot start cargo")?;
-    ensure!(
-        output.status.success(),
-        "the tests do not build: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let built = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "it")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    built.context("cargo names no test binary")
-}
-
-/// Runs them inside; all must pass, and none may be skipped for want of isolation.
-fn test(guest: &Guest, run: &str) -> Result<()> {
-    let (mut result, mut skipped) = (None, Vec::new());
+/// Runs the sandbox's tests inside and counts them.
+fn test_sandbox(guest: &Guest, run: &str) -> Result<Report> {
+    let mut output = String::new();
     guest.boot(&format!("isms.run={run}"), |line| {
-        if line.starts_with("test ") && !line.contains("SKIPPED: ") {
-            eprintln!("    {line}");
-        }
-        if line.starts_with("test result: ") {
-            result = Some(line.to_owned());
-        }
-        if line.contains("SKIPPED: ") {
-            skipped.push(line.to_owned());
-        }
+        output.push_str(line);
+        output.push('\n');
     })?;
-    for line in skipped {
-        eprintln!("    {line}");
+    let mut report = Report::from_libtest(&output);
+    if !report.is_success() {
+        eprintln!("{output}");
     }
-    let result =
-        result.with_context(|| format!("the tests did not end; see {}", guest.console().display()))?;
-    ensure!(
-        result.starts_with("test result: ok"),
-        "{result}; see {}",
-        guest.console().display()
-    );
-    Ok(())
+    if !output.contains("test result: ") {
+        eprintln!("{output}");
+        report.add_failure(format!("did not end; see {}", guest.console().display()));
+    }
+    Ok(report)
 }

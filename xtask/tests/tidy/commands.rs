@@ -134,7 +134,14 @@ fn whoever_may_not_install_is_told_the_exact_command() {
 fn the_tests_show_their_steps_and_end_with_the_count_and_what_to_do_next() {
     let machine = Machine::new(
         "steps",
-        &[("cargo", CARGO), ("cc", ""), ("c++", ""), ("python3", "")],
+        &[
+            ("cargo", CARGO),
+            ("cc", ""),
+            ("c++", ""),
+            ("python3", ""),
+            ("mksquashfs", ""),
+            ("sh", "exec /bin/sh \"$@\""),
+        ],
     );
     for binary in [
         "debug/isms",
@@ -155,11 +162,74 @@ fn the_tests_show_their_steps_and_end_with_the_count_and_what_to_do_next() {
         "build",
         "tests",
         "documentation tests",
+        "tests in a virtual machine",
     ];
     for (index, title) in titles.iter().enumerate() {
-        let step = format!("[{}/7] {title}: done in ", index + 1);
+        let step = format!("[{}/8] {title}: done in ", index + 1);
         assert!(stderr.contains(&step), "{step} in {stderr}");
     }
+    assert!(
+        stderr.contains("no Apptainer, so tests on it will skip: "),
+        "{stderr}"
+    );
     assert!(stderr.contains("next: `cargo xtask demo`"), "{stderr}");
-    assert_eq!(stdout, "0 passed, 0 failed, 0 skipped\n");
+    // Nothing of what a virtual machine needs is there.
+    assert!(stdout.starts_with("skipped: guest: "), "{stdout}");
+    assert!(stdout.ends_with("\n0 passed, 0 failed, 1 skipped\n"), "{stdout}");
+}
+
+#[test]
+fn an_image_is_made_of_the_current_packages_and_equal_packages_give_equal_bytes() {
+    // Packages of one version; apt tells the place of those that are not there, and fetches them.
+    let apt = "shift 4\n\
+               [ \"$1\" = --print-uris ] && shift && print=1\n\
+               for name in \"$@\"; do\n\
+               file=${name}_2_all.deb\n\
+               [ -e $file ] && continue\n\
+               [ \"$print\" ] && echo \"'http://mirror/$file' $file 5 SHA256:0\" || echo \"$name\" > $file\n\
+               done";
+    // Unpacks a file that is named as the package and holds what it holds.
+    let dpkg_deb = "read name < $2 && /bin/cp $2 $3/$name";
+    // Packs the names of all files and what they hold, after a header of the right length.
+    let mksquashfs = "[ \"$1\" = -version ] && exit\n\
+                      { echo -n hsqs && /usr/bin/printf %092d 0 && cd $1 && /usr/bin/find . -type f | /usr/bin/sort |\n\
+                      /usr/bin/xargs /usr/bin/head; } > $2";
+    let programs = [
+        ("cargo", CARGO),
+        ("cc", ""),
+        ("sh", "exec /bin/sh \"$@\""),
+        ("apt-get", apt),
+        ("dpkg-deb", dpkg_deb),
+        ("mksquashfs", mksquashfs),
+    ];
+    let machine = Machine::new("image", &programs);
+    let target = machine.home.join("target");
+    let executor = target.join("executor/release/doee-executor");
+    fs::create_dir_all(executor.parent().unwrap()).unwrap();
+    fs::write(executor, "the executor").unwrap();
+    let packages = target.join("images/packages");
+    fs::create_dir_all(&packages).unwrap();
+    fs::write(packages.join("libc6_1_all.deb"), "outdated").unwrap();
+    let image = target.join("images/minimal.sif");
+    let (success, stdout, stderr) = machine.xtask(&["image", "minimal"]);
+    assert!(success, "{stderr}");
+    assert_eq!(stdout, format!("{}\n", image.display()));
+    assert!(stderr.contains("[3/3] minimal: done in "), "{stderr}");
+    assert!(stderr.contains("next: copy one into your project"), "{stderr}");
+    let first = fs::read(&image).unwrap();
+    let text = String::from_utf8_lossy(&first);
+    for part in [
+        "./isms/doee-executor",
+        "the executor",
+        "./libc6",
+        "./libgcc-s1",
+        "./libstdc++6",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    assert!(!text.contains("outdated") && !packages.join("libc6_1_all.deb").exists());
+    assert!(machine.xtask(&["image", "minimal"]).0);
+    assert_eq!(fs::read(&image).unwrap(), first);
+    let (success, _, stderr) = machine.xtask(&["image", "maximal"]);
+    assert!(!success && stderr.starts_with("usage:"), "{stderr}");
 }

@@ -48,7 +48,8 @@ const FLOORS: &[(&str, &[&str])] = &[
             "isms-hostile",
         ],
     ),
-    ("xtask", &["isms-hostile"]),
+    // Makes images, and attacks the platform.
+    ("xtask", &["isms-sandbox", "isms-hostile"]),
 ];
 
 /// Crates that may not be in what ships, each with the reason.

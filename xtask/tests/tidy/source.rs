@@ -41,6 +41,7 @@ const CHILDREN: &[(&str, &str)] = &[
         "crates/isms-sandbox/tests/it/platform.rs",
         "holds the spawner's process that tests start",
     ),
+    ("crates/isms/src/role.rs", "holds the role that a test lets panic"),
 ];
 
 /// Extensions of files that people write.

@@ -4,6 +4,7 @@
 
 mod auth;
 mod bodies;
+mod egress;
 mod failures;
 mod harness;
 mod routing;

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use isms_protocol::dbriver::{Prepare, Results, Statement};
+use isms_protocol::dbriver::{Prepare, Prepared, Results, Statement};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -47,7 +47,7 @@ pub(crate) enum Order {
     Transaction(Job),
     Prepare {
         prepare: Box<Prepare>,
-        answer: oneshot::Sender<Result<(), DatabaseError>>,
+        answer: oneshot::Sender<Result<Prepared, DatabaseError>>,
     },
 }
 

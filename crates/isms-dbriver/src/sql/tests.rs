@@ -163,9 +163,9 @@ fn a_migration_is_cut_at_its_statements_and_triggers_stay_whole() {
     assert_eq!(
         split_migration(&sql).expect("is a migration"),
         [
-            "CREATE TABLE t (a TEXT DEFAULT ';')",
-            trigger,
-            "INSERT INTO t VALUES ('x')"
+            (9, "CREATE TABLE t (a TEXT DEFAULT ';')"),
+            (47, trigger),
+            (47 + trigger.len() + 2, "INSERT INTO t VALUES ('x')"),
         ],
     );
 }
@@ -191,7 +191,33 @@ fn a_migration_may_not_leave_its_database() {
         ),
         ("INSERT INTO t VALUES (?)", "the character '?' is not allowed"),
     ] {
-        let refused = split_migration(sql).expect_err(sql).to_string();
+        let refused = split_migration(sql).expect_err(sql).reason.to_string();
         assert!(refused.starts_with(message), "{sql}: {refused}");
     }
+}
+
+#[test]
+fn what_is_misspelt_is_told_in_sqlites_words_and_from_where() {
+    for (sql, offset, message) in [
+        ("CREAT TABLE t (a)", 0, "near \"CREAT\": syntax error"),
+        (
+            "SELECT 1;\n create tabel t (a)",
+            11,
+            "near \"tabel\": syntax error",
+        ),
+        ("DROP 't'", 0, "near \"'t'\": syntax error"),
+        ("SELECT 1; CREATE", 10, "incomplete input"),
+        (
+            "SELECT 1;\nSELECT 'a",
+            17,
+            "a string or quoted name that starts with ' does not end",
+        ),
+    ] {
+        let refused = split_migration(sql).expect_err(sql);
+        assert_eq!(
+            (refused.offset, refused.reason.to_string()),
+            (offset, message.to_owned())
+        );
+    }
+    assert_eq!(refusal("selct 1"), "near \"selct\": syntax error");
 }

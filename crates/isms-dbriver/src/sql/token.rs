@@ -41,6 +41,13 @@ pub(crate) enum TokenError {
     NumberedParameter,
 }
 
+/// A [`TokenError`] and the byte at which it stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadToken {
+    pub(super) offset: usize,
+    pub(super) reason: TokenError,
+}
+
 impl<'a> Token<'a> {
     pub(super) fn is_semicolon(&self) -> bool {
         matches!(self, Token::Semicolon { .. })
@@ -102,10 +109,12 @@ impl<'a> Token<'a> {
 }
 
 /// Reads all tokens.
-pub(super) fn tokens(sql: &str) -> Result<Vec<Token<'_>>, TokenError> {
-    if sql.contains('\0') {
-        return Err(TokenError::Character { character: '\0' });
+pub(super) fn tokens(sql: &str) -> Result<Vec<Token<'_>>, BadToken> {
+    if let Some(offset) = sql.find('\0') {
+        let reason = TokenError::Character { character: '\0' };
+        return Err(BadToken { offset, reason });
     }
+    let bad = |offset| move |reason| BadToken { offset, reason };
     let mut tokens = Vec::new();
     let mut start = 0;
     while let Some(character) = sql[start..].chars().next() {
@@ -113,9 +122,9 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<Token<'_>>, TokenError> {
         let len = match character {
             ' ' | '\t' | '\n' | '\r' | '\x0c' => 1,
             '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => comment_len(rest)?,
+            '/' if rest.starts_with("/*") => comment_len(rest).map_err(bad(start))?,
             _ => {
-                let token = token(character, rest, start)?;
+                let token = token(character, rest, start).map_err(bad(start))?;
                 let len = token.text().len();
                 tokens.push(token);
                 len

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use isms_dbriver::{Config, GrantsRequest, Service};
 use isms_protocol::{
     DoeeVersion, ErrorCode, Header, Kind, ProjectId, Service as Role, WireError,
-    dbriver::{Grants, Migration, Operation, Prepare, Results, Statement, Transaction, Value},
+    dbriver::{Grants, Migration, Operation, Prepare, Prepared, Results, Statement, Transaction, Value},
     decode, encode,
 };
 use tokio::sync::mpsc;
@@ -34,6 +34,7 @@ impl Harness {
                 let known = (request.project, request.version) == (project, doee);
                 let grants = Grants {
                     databases: vec!["db".into(), "other".into()],
+                    http: vec![],
                 };
                 let answer = if known {
                     Ok(grants)
@@ -66,7 +67,7 @@ impl Harness {
         database: &str,
         disk_mb: u32,
         migrations: &[(&str, &str)],
-    ) -> Result<(), WireError> {
+    ) -> Result<Prepared, WireError> {
         let migrations = migrations
             .iter()
             .map(|(name, sql)| Migration {
@@ -80,10 +81,8 @@ impl Harness {
             migrations,
         };
         let header = self.header(Role::Resadmin, Operation::Prepare);
-        self.service
-            .handle(&header, encode(&prepare).into())
-            .await
-            .map(drop)
+        let answer = self.service.handle(&header, encode(&prepare).into()).await?;
+        Ok(decode(&answer).expect("decodes"))
     }
 
     /// Runs statements in the database `db`.

@@ -2,7 +2,7 @@
 
 use isms_protocol::{
     ErrorCode, Service as Role,
-    dbriver::{Operation, Value},
+    dbriver::{Operation, Prepared, Value},
 };
 
 use crate::harness::{Harness, failure, sql_of};
@@ -14,9 +14,13 @@ const SECOND: (&str, &str) = ("2.sql", "ALTER TABLE t ADD COLUMN b DEFAULT 7;");
 async fn new_migrations_are_applied_once_and_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let harness = Harness::open(directory.path());
-    harness.prepare("db", 16, &[FIRST]).await.unwrap();
-    harness.prepare("db", 16, &[FIRST]).await.unwrap();
-    harness.prepare("db", 16, &[FIRST, SECOND]).await.unwrap();
+    let prepared = |created, applied| Ok(Prepared { created, applied });
+    assert_eq!(harness.prepare("db", 16, &[FIRST]).await, prepared(true, 1));
+    assert_eq!(harness.prepare("db", 16, &[FIRST]).await, prepared(false, 0));
+    assert_eq!(
+        harness.prepare("db", 16, &[FIRST, SECOND]).await,
+        prepared(false, 1)
+    );
     assert_eq!(harness.value("SELECT sum(a * b) FROM t").await, Value::Integer(7));
     harness.service.close().await;
     let reopened = Harness::open(directory.path());
@@ -63,11 +67,11 @@ async fn a_failing_migration_changes_nothing_of_all_that_were_new() {
             &[
                 FIRST,
                 SECOND,
-                ("3.sql", "SELECT 1; INSERT INTO nowhere VALUES (1)"),
+                ("3.sql", "SELECT 1;\nINSERT INTO nowhere VALUES (1)"),
             ],
         )
         .await;
-    let message = "migration 3.sql, statement 2 failed: no such table: nowhere";
+    let message = "migration 3.sql, line 2: statement 2 failed: no such table: nowhere";
     assert_eq!(failure(failed), (ErrorCode::Database, message.into()));
     let unknown = harness.run(vec![sql_of("SELECT b FROM t", [])]).await;
     assert_eq!(failure(unknown).1, "statement 1 failed: no such column: b");
@@ -77,7 +81,7 @@ async fn a_failing_migration_changes_nothing_of_all_that_were_new() {
     assert!(
         failure(refused)
             .1
-            .starts_with("migration 2.sql, COMMIT is not allowed in a migration")
+            .starts_with("migration 2.sql, line 1: COMMIT is not allowed in a migration")
     );
     harness
         .prepare("db", 16, &[FIRST, SECOND])
@@ -90,7 +94,13 @@ async fn a_database_whose_first_migration_failed_does_not_exist() {
     let directory = tempfile::tempdir().unwrap();
     let harness = Harness::open(directory.path());
     let failed = harness.prepare("db", 16, &[("1.sql", "CREATE nonsense")]).await;
-    assert_eq!(failure(failed).0, ErrorCode::Forbidden);
+    let message = "migration 1.sql, line 1: near \"nonsense\": syntax error";
+    assert_eq!(failure(failed), (ErrorCode::Database, message.into()));
+    let deeper = "-- readings\nCREATE TABLE t (\n  a INTEGER,\n  b REFERENCE u (z)\n);\nCREATE TABLE u (a);";
+    let failed = harness.prepare("db", 16, &[("1.sql", deeper)]).await;
+    // Where SQLite stopped, since its word stands there alone.
+    let message = "migration 1.sql, line 4: statement 1 failed: near \"z\": syntax error";
+    assert_eq!(failure(failed), (ErrorCode::Database, message.into()));
     let message = "the database db does not exist; name it in project.toml and deploy";
     let missing = (ErrorCode::NotFound, message.to_owned());
     assert_eq!(failure(harness.run(vec![sql_of("SELECT 1", [])]).await), missing);

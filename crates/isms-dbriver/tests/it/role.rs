@@ -5,7 +5,7 @@ use std::time::Duration;
 use isms_dbriver::{Config, run};
 use isms_ipc::{Connection, LinkOptions, Receiver, Sender, Side};
 use isms_protocol::{
-    DoeeVersion, ErrorCode, Header, Incarnation, Kind, Message, ProjectId, Secret, Service as Role,
+    DoeeVersion, ErrorCode, Flags, Header, Incarnation, Kind, Message, ProjectId, Secret, Service as Role,
     WireError,
     dbriver::{Grants, Operation, Prepare, Results, Transaction, Value},
     decode, encode,
@@ -123,6 +123,7 @@ async fn the_role_prepares_asks_for_grants_answers_and_ends_when_told() {
     );
     let grants = Grants {
         databases: vec!["db".into()],
+        http: vec![],
     };
     kernel.send(Message::with_body(asked.header.answer(Kind::Reply), &grants));
     let answered = kernel.next().await;
@@ -142,6 +143,57 @@ async fn the_role_prepares_asks_for_grants_answers_and_ends_when_told() {
         ErrorCode::Forbidden
     );
 
+    stop.send(true).unwrap();
+    role.await.unwrap().expect("ends in order");
+}
+
+#[tokio::test]
+async fn half_open_streams_of_one_project_leave_room_for_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kernel.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (stop, shutdown) = watch::channel(false);
+    let options = LinkOptions {
+        socket,
+        service: Role::Dbriver,
+        incarnation: Incarnation(1),
+        secret: Secret([5; 32]),
+        concurrency: 0,
+    };
+    let role = tokio::spawn(run(
+        Config::new(directory.path().join("dbriver")),
+        options,
+        shutdown,
+    ));
+    let mut kernel = Kernel::accept(&listener).await;
+
+    let streaming = |call, project: u8| Header {
+        flags: Flags::STREAM,
+        calling_doee: DoeeVersion::from_bytes([2; 16]),
+        project: ProjectId::from_bytes([project; 16]),
+        ..request(Role::Doer, Operation::Transaction, call)
+    };
+    for call in 1..=64 {
+        kernel.send(Message::bare(streaming(call, 1)));
+    }
+    kernel.send(Message::bare(streaming(65, 2)));
+    let (mut begun, mut busy) = (Vec::new(), 0);
+    while begun.len() + busy < 65 {
+        let message = kernel.next().await;
+        match message.header.kind {
+            Kind::Credit => begun.push(message.header.call),
+            Kind::Error => {
+                assert_eq!(message.decode_body::<WireError>().unwrap().code, ErrorCode::Busy);
+                busy += 1;
+            }
+            kind => panic!("nobody sends {kind:?}"),
+        }
+    }
+    assert_eq!((begun.len(), busy), (17, 48));
+    assert!(begun.contains(&65), "the other project's has room");
+
+    // What is half-open ends with the connection.
+    drop(kernel);
     stop.send(true).unwrap();
     role.await.unwrap().expect("ends in order");
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use isms_protocol::{DoeeVersion, ErrorCode, WireError, limits::CANCEL_GRACE};
 
-use super::{Action, Readiness, WorkerHandler, prefetch::STALLED_AFTER};
+use super::{Action, Readiness, SCALE_UP_AFTER, WorkerHandler, prefetch::STALLED_AFTER};
 use crate::{
     doer_admin::{Place, TaskId},
     worker::{State, Worker, WorkerId},
@@ -19,12 +19,17 @@ impl WorkerHandler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Readiness::Failed { error, .. } = &self.doee(version, actions).readiness {
+        let doee = self.doee(version, actions);
+        let environment = doee.limits.map(|limits| limits.environment);
+        if let Readiness::Failed { error, .. } = &doee.readiness {
             actions.push(Action::Fail {
                 task,
                 error: error.clone(),
             });
             return;
+        }
+        if let Some(environment) = environment {
+            self.pools.note_use(environment, now);
         }
         self.admin.accept(task, version, streams);
         self.feed(version, now, actions);
@@ -92,7 +97,7 @@ impl WorkerHandler {
             return;
         };
         let Some(index) = record.calls_held.iter().position(|held| *held == task) else {
-            // It had been taken back, and is answered all the same by a worker that lies.
+            // The worker was given up on, or is gone, while the call was being answered.
             self.admin.remove(task);
             return;
         };
@@ -148,9 +153,12 @@ impl WorkerHandler {
             .get_mut(&worker)
             .expect("the caller has just found the worker");
         record.enter(State::Idle, now);
+        let gone = record.gone;
         let doee = self.doees.get_mut(&version).expect("a worker's Doee is known");
         doee.busy.retain(|busy| *busy != worker);
-        doee.idle.push(worker);
+        if !gone {
+            doee.idle.push(worker);
+        }
         let retired = doee.retired;
         self.feed(version, now, actions);
         if retired {
@@ -158,8 +166,18 @@ impl WorkerHandler {
         }
     }
 
-    /// Sends waiting tasks of a version to the workers that have room for them.
+    /// Sends waiting tasks of a version to the workers that have room for them, and notes since when others wait.
     pub(super) fn feed(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
+        self.send_waiting(version, now, actions);
+        let waiting = self.admin.waiting_len(version) > 0;
+        if let Some(doee) = self.doees.get_mut(&version) {
+            // One that starts will take them.
+            let behind_others = waiting && !doee.busy.is_empty();
+            doee.waiting_since = behind_others.then(|| doee.waiting_since.unwrap_or(now));
+        }
+    }
+
+    fn send_waiting(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
         while self.admin.waiting_len(version) > 0 {
             let Some((worker, idle)) = self.next_worker(version, now) else {
                 return;
@@ -185,9 +203,6 @@ impl WorkerHandler {
                 doee.busy.push(worker);
             }
             actions.push(Action::Run { worker, task });
-        }
-        if let Some(doee) = self.doees.get_mut(&version) {
-            doee.recalled = false;
         }
     }
 
@@ -243,7 +258,7 @@ impl WorkerHandler {
             self.requeue(*task, actions);
         }
         if let Some(doee) = self.doees.get_mut(&version) {
-            doee.recalled = true;
+            doee.waiting_since = now.checked_sub(SCALE_UP_AFTER);
         }
         self.feed(version, now, actions);
         self.scale(version, now, actions);

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 /// Calls that a worker has at most, the running one included.
 const CALLS_MAX: u32 = 16;
+const _: () = assert!(
+    (CALLS_MAX as usize) < isms_protocol::worker::STATUS_SLOTS,
+    "a worker's calls each have a place on its status page, and there is a free one for the next"
+);
 /// Work that a worker is sent ahead at most.
 const AHEAD: Duration = Duration::from_micros(200);
 /// Calls whose run times must be known before more than one is sent.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use isms_protocol::{DoeeVersion, ErrorCode, WireError};
 
 use super::{
-    Action, BACKOFF, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, SPAWN_RETRY, START_TIMEOUT, WorkerHandler,
-    calls::cancelled_error,
+    Action, BACKOFF, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, WorkerHandler, calls::cancelled_error,
+    pools::start_timeout,
 };
 use crate::{
     doer_admin::TaskId,
@@ -25,12 +25,13 @@ impl WorkerHandler {
         let Some(record) = self.workers.get(&worker) else {
             return;
         };
-        let (state, version) = (record.state, record.version);
+        let (state, version, environment) = (record.state, record.version, record.environment);
+        self.end_trials(worker, Err(&error), now, actions);
         match state {
             State::Starting => {
                 // The spawner made nothing, so nothing will exit.
                 self.workers.remove(&worker);
-                self.spawn_retry_at = Some(now + SPAWN_RETRY);
+                self.pools.note_failure(environment, now);
             }
             State::Assigned => self.kill(worker, "its Doee failed to start", now, actions),
             _ => {
@@ -64,6 +65,8 @@ impl WorkerHandler {
         }
         let message = format!("the worker was cut off: {what}");
         let error = WireError::new(ErrorCode::Crashed, message.clone());
+        self.end_trials(worker, Err(&error), now, actions);
+        self.pool_failed(worker, now);
         self.end_call(worker, error.clone(), actions);
         self.kill(worker, &message, now, actions);
         match version {
@@ -75,8 +78,21 @@ impl WorkerHandler {
         }
     }
 
-    /// The worker's process is gone: the calls that it had begun fail and the others run elsewhere, its start
-    /// has failed, or it was to go anyway.
+    /// The worker's process is gone: it is given no more calls. What becomes of those that it has depends on what it
+    /// still had to say.
+    pub(super) fn gone(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        record.gone = true;
+        if let Some(doee) = record.version.and_then(|version| self.doees.get_mut(&version)) {
+            doee.forget_worker(worker);
+        }
+        self.publish_of(worker, actions);
+    }
+
+    /// All has been heard of a worker that is gone: the calls that it had begun fail and the others run elsewhere,
+    /// its start has failed, or it was to go anyway.
     pub(super) fn exited(
         &mut self,
         worker: WorkerId,
@@ -86,24 +102,27 @@ impl WorkerHandler {
         actions: &mut Vec<Action>,
     ) {
         let error = |when: &str| WireError::new(ErrorCode::Crashed, format!("the worker {how} {when}"));
+        self.end_trials(worker, Err(&error("while it started")), now, actions);
         let Some(record) = self.workers.remove(&worker) else {
             return;
         };
         // The last one first: each goes to the front of those that wait.
         for task in record.calls_held.iter().rev() {
-            if !begun.contains(task) && self.admin.count_loss(*task) {
-                self.requeue(*task, actions);
-            } else if self.admin.remove(*task).is_some() {
-                actions.push(Action::Fail {
+            let fails = match begun.contains(task) {
+                true => Some("while it ran the call"),
+                false => self.admin.count_loss(*task).err(),
+            };
+            match fails {
+                None => self.requeue(*task, actions),
+                Some(when) if self.admin.remove(*task).is_some() => actions.push(Action::Fail {
                     task: *task,
-                    error: error("while it ran the call"),
-                });
+                    error: error(when),
+                }),
+                Some(_) => {}
             }
         }
         let Some(version) = record.version else {
-            if record.state == State::Starting {
-                self.spawn_retry_at = Some(now + SPAWN_RETRY);
-            }
+            self.pool_lost(&record, now);
             return;
         };
         if let Some(doee) = self.doees.get_mut(&version) {
@@ -177,16 +196,11 @@ impl WorkerHandler {
         for version in versions {
             self.check_doee(version, now, actions);
         }
-        if self.spawn_retry_at.is_none_or(|at| now >= at) {
-            self.spawn_retry_at = None;
-            while self.pool_is_short() {
-                self.spawn(None, now, actions);
-            }
-        }
+        self.tend_pools(now, actions);
     }
 
     fn check_clock(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(record) = self.workers.get(&worker) else {
+        let Some(record) = self.workers.get(&worker).filter(|record| !record.gone) else {
             return;
         };
         let limits = record
@@ -195,7 +209,7 @@ impl WorkerHandler {
             .and_then(|doee| doee.limits);
         let over = |since: Instant, limit: Duration| now >= since + limit;
         match record.state {
-            State::Starting if over(record.since, START_TIMEOUT) => {
+            State::Starting if over(record.since, start_timeout(&record.environment)) => {
                 self.start_timed_out(worker, "the worker did not start in time", now, actions);
             }
             State::Assigned if over(record.since, INITIALIZE_TIMEOUT) => {
@@ -285,9 +299,12 @@ impl WorkerHandler {
 
     fn start_timed_out(&mut self, worker: WorkerId, what: &str, now: Instant, actions: &mut Vec<Action>) {
         let version = self.workers.get(&worker).and_then(|record| record.version);
+        let error = WireError::new(ErrorCode::TimedOut, what);
+        self.end_trials(worker, Err(&error), now, actions);
+        self.pool_failed(worker, now);
         self.kill(worker, what, now, actions);
         if let Some(version) = version {
-            self.give_up_unless_served(version, WireError::new(ErrorCode::TimedOut, what), now, actions);
+            self.give_up_unless_served(version, error, now, actions);
         }
     }
 

@@ -1,11 +1,11 @@
 //! The decisions about workers: exact actions for small histories, and random ones.
 
-use std::collections::HashSet;
-
-use isms_protocol::limits::CANCEL_GRACE;
+use isms_protocol::{ErrorCode, limits::CANCEL_GRACE};
 
 use super::{calls::cancelled_error, *};
 
+mod pools;
+mod random;
 mod sent_ahead;
 
 const VERSION: DoeeVersion = DoeeVersion::from_bytes([1; 16]);
@@ -14,6 +14,7 @@ const LIMITS: DoeeLimits = DoeeLimits {
     timeout: Duration::from_millis(500),
     workers_min: 0,
     workers_max: 4,
+    environment: Environment::WORKER,
 };
 
 /// A handler with a clock that only `after` moves.
@@ -108,6 +109,12 @@ fn exited(how: &str, begun: &[u64]) -> Event {
     }
 }
 
+fn gone(worker: u64) -> Event {
+    Event::Gone {
+        worker: WorkerId(worker),
+    }
+}
+
 fn run(worker: u64, task: u64) -> Action {
     Action::Run {
         worker: WorkerId(worker),
@@ -129,6 +136,13 @@ fn kill(worker: u64, why: &str) -> Action {
     }
 }
 
+fn spawn(worker: u64) -> Action {
+    Action::Spawn {
+        worker: WorkerId(worker),
+        environment: Environment::WORKER,
+    }
+}
+
 fn publish(capacity: u32) -> Action {
     Action::Publish {
         version: VERSION,
@@ -146,10 +160,7 @@ fn the_first_demand_loads_the_doee_and_a_starting_worker_counts_as_one_slot() {
         },
         &[Action::Load { version: VERSION }],
     );
-    scene.expect(
-        loaded(LIMITS),
-        &[Action::Spawn { worker: WorkerId(1) }, publish(1)],
-    );
+    scene.expect(loaded(LIMITS), &[spawn(1), publish(1)]);
     scene.expect(accepted(1), &[]);
     scene.expect(
         Event::Empty { worker: WorkerId(1) },
@@ -165,28 +176,6 @@ fn the_first_demand_loads_the_doee_and_a_starting_worker_counts_as_one_slot() {
             task: TaskId(1),
         }],
     );
-}
-
-#[test]
-fn a_pooled_sandbox_is_assigned_at_once_and_the_pool_is_refilled_at_the_next_tick() {
-    let mut scene = Scene::new(1);
-    scene.expect(Event::Tick, &[Action::Spawn { worker: WorkerId(1) }]);
-    scene.expect(Event::Empty { worker: WorkerId(1) }, &[]);
-    scene.on(Event::Demand {
-        version: VERSION,
-        queued: 1,
-    });
-    scene.expect(
-        loaded(LIMITS),
-        &[
-            Action::Assign {
-                worker: WorkerId(1),
-                version: VERSION,
-            },
-            publish(1),
-        ],
-    );
-    scene.expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }]);
 }
 
 #[test]
@@ -215,15 +204,8 @@ fn demand_that_lasts_doubles_the_workers_up_to_the_maximum() {
     );
     scene
         .after(SCALE_UP_AFTER)
-        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(2)]);
-    scene.expect(
-        Event::Tick,
-        &[
-            Action::Spawn { worker: WorkerId(3) },
-            Action::Spawn { worker: WorkerId(4) },
-            publish(4),
-        ],
-    );
+        .expect(Event::Tick, &[spawn(2), publish(2)]);
+    scene.expect(Event::Tick, &[spawn(3), spawn(4), publish(4)]);
     scene.expect(Event::Tick, &[]);
 }
 
@@ -248,7 +230,7 @@ fn a_call_over_its_time_limit_fails_and_its_worker_is_killed_and_replaced_on_dem
             version: VERSION,
             queued: 1,
         },
-        &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+        &[spawn(2), publish(1)],
     );
     scene.expect(exited("was killed", &[1]), &[]);
 }
@@ -272,7 +254,49 @@ fn a_crash_fails_the_call_and_nothing_else() {
             version: VERSION,
             queued: 1,
         },
-        &[Action::Spawn { worker: WorkerId(2) }, publish(1)],
+        &[spawn(2), publish(1)],
+    );
+}
+
+#[test]
+fn a_worker_that_is_gone_is_given_no_more_calls_while_its_last_words_are_read() {
+    let mut scene = Scene::running();
+    scene.expect(gone(1), &[publish(0)]);
+    // A call that comes now waits for another worker, and what the dead one has answered frees nothing.
+    scene.expect(accepted(2), &[spawn(2), publish(1)]);
+    scene.expect(answered(1), &[]);
+    scene.on(Event::Empty { worker: WorkerId(2) });
+    scene.expect(Event::Initialized { worker: WorkerId(2) }, &[run(2, 2)]);
+    scene.after(LIMITS.timeout / 2).expect(Event::Tick, &[]);
+    scene.expect(exited("was killed", &[]), &[]);
+}
+
+#[test]
+fn an_idle_or_empty_worker_that_is_gone_is_not_taken() {
+    let mut scene = Scene::serving(0);
+    scene.expect(gone(1), &[publish(0)]);
+    scene.expect(accepted(1), &[spawn(2), publish(1)]);
+
+    let mut scene = Scene::new(1);
+    scene.on(Event::Tick);
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.expect(gone(1), &[]);
+    scene.on(accepted(1));
+    scene.expect(loaded(LIMITS), &[spawn(2), publish(1)]);
+}
+
+#[test]
+fn a_worker_that_is_gone_before_it_was_initialized_is_not_replaced_before_it_is_known_why() {
+    let mut scene = Scene::new(0);
+    scene.on(accepted(1));
+    scene.on(loaded(LIMITS));
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.expect(gone(1), &[]);
+    scene.after(BUSY_TICK).expect(Event::Tick, &[]);
+    let why = "the worker was killed while it loaded and initialized its Doee";
+    scene.expect(
+        exited("was killed", &[]),
+        &[fail(1, ErrorCode::Crashed, why), publish(FAILED_CAPACITY)],
     );
 }
 
@@ -314,7 +338,7 @@ fn a_doee_that_cannot_start_tells_each_caller_why_until_it_is_tried_again() {
     });
     scene
         .after(BACKOFF.0)
-        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+        .expect(Event::Tick, &[spawn(2), publish(1)]);
 }
 
 #[test]
@@ -408,7 +432,7 @@ fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
     scene.expect(
         Event::Tick,
         &[
-            Action::Spawn { worker: WorkerId(2) },
+            spawn(2),
             Action::Publish {
                 version: OTHER,
                 capacity: 1,
@@ -453,7 +477,7 @@ fn a_doee_that_lies_while_it_loads_fails_its_callers_and_is_not_started_again_at
     scene.expect(exited("was killed", &[]), &[]);
     scene
         .after(BACKOFF.0)
-        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }, publish(1)]);
+        .expect(Event::Tick, &[spawn(2), publish(1)]);
 }
 
 #[test]
@@ -466,89 +490,4 @@ fn when_the_kernel_is_lost_begun_calls_end_and_waiting_ones_vanish() {
     let mut actions = Vec::new();
     scene.handler.republish(&mut actions);
     assert_eq!(actions, [publish(1)]);
-}
-
-#[test]
-fn a_spawner_that_fails_is_not_asked_again_at_once() {
-    let mut scene = Scene::new(1);
-    scene.on(Event::Tick);
-    scene.expect(
-        Event::StartFailed {
-            worker: WorkerId(1),
-            error: WireError::new(ErrorCode::Unavailable, "no memory"),
-        },
-        &[],
-    );
-    scene.expect(Event::Tick, &[]);
-    scene
-        .after(SPAWN_RETRY)
-        .expect(Event::Tick, &[Action::Spawn { worker: WorkerId(2) }]);
-}
-
-mod random {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn event() -> impl Strategy<Value = (u8, u64, u64)> {
-        (0..13u8, 1..12u64, 0..700u64)
-    }
-
-    proptest! {
-        /// Whatever workers, callers and clocks do, a task ends at most once, and when all workers are gone
-        /// those that have not ended wait.
-        #[test]
-        fn no_task_is_lost_or_ended_twice(events in prop::collection::vec(event(), 0..300)) {
-            let mut scene = Scene::new(1);
-            let (mut task_next, mut ended, mut open) = (1, HashSet::new(), HashSet::new());
-            for (what, number, delay) in events {
-                scene.after(Duration::from_millis(delay));
-                let worker = WorkerId(number);
-                let held = scene.handler.workers.get(&worker).map(|record| record.calls_held.clone()).unwrap_or_default();
-                let first = held.front().copied();
-                let how = || "died".to_owned();
-                let event = match what {
-                    0 => Event::Demand { version: VERSION, queued: number as u32 - 1 },
-                    1 => loaded(LIMITS),
-                    2 | 3 => {
-                        open.insert(task_next);
-                        task_next += 1;
-                        accepted(task_next - 1)
-                    }
-                    4 => Event::Empty { worker },
-                    5 => Event::Initialized { worker },
-                    6 => Event::Recalled { worker, tasks: held.iter().skip(1).copied().collect() },
-                    7 => match first {
-                        Some(task) => Event::Answered { worker, task, run_time: Duration::ZERO },
-                        None => Event::Tick,
-                    },
-                    8 => Event::Exited { worker, how: how(), begun: first.into_iter().collect() },
-                    9 => Event::Cancelled { task: TaskId(number) },
-                    10 => Event::StartFailed { worker, error: cancelled_error() },
-                    11 => Event::Misbehaved { worker, what: how() },
-                    _ => Event::Tick,
-                };
-                if let (7, Some(TaskId(task))) = (what, first) {
-                    prop_assert!(ended.insert(task));
-                    open.remove(&task);
-                }
-                for action in scene.on(event) {
-                    if let Action::Fail { task: TaskId(task), .. } = action {
-                        prop_assert!(ended.insert(task), "task {task} ended twice");
-                        open.remove(&task);
-                    }
-                }
-            }
-            for worker in 1..scene.handler.worker_next {
-                for action in scene.on(Event::Exited { worker: WorkerId(worker), how: "died".into(), begun: Vec::new() }) {
-                    if let Action::Fail { task: TaskId(task), .. } = action {
-                        open.remove(&task);
-                    }
-                }
-            }
-            let waiting: HashSet<u64> =
-                scene.handler.admin.remove_waiting(VERSION).into_iter().map(|task| task.0).collect();
-            prop_assert_eq!(open, waiting);
-        }
-    }
 }

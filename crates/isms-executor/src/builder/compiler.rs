@@ -30,6 +30,10 @@ const COMPILE: &[&str] = &[
     "-Wextra",
     "-Werror=return-type",
     "-fdiagnostics-color=never",
+    // Objects for link-time optimisation, which assembler in a source can make up, carry options of their own,
+    // and with them name files for the assembler to write: the linker refuses them.
+    "-fno-lto",
+    "-fno-use-linker-plugin",
 ];
 
 /// A Doee needs nothing that is not there, and exports the ABI's function: both are found here, not
@@ -46,6 +50,16 @@ const LINK: &[&str] = &[
     "-lm",
 ];
 
+/// What a compiler driver says when the sandbox ended one of its passes, or refused it room. It may ask for a
+/// report of a bug as well, which is none.
+const OVER_LIMIT: &[&str] = &[
+    "Killed signal terminated",
+    "File size limit exceeded",
+    "No space left on device",
+    "out of memory",
+    "memory exhausted",
+];
+
 /// How a run ended.
 pub(super) struct Outcome {
     /// The shared object, when it was built.
@@ -54,15 +68,16 @@ pub(super) struct Outcome {
     pub(super) log: String,
 }
 
-/// Compiles the files in `folder` to one shared object.
+/// Compiles the files in `folder` below `top` to one shared object.
 pub(super) fn compile(
     language: Language,
+    top: &Path,
     folder: &Path,
     names: &[PathBuf],
     places: &Places,
 ) -> io::Result<Outcome> {
     let artifact = places.work.join("doee.so");
-    let mut command = command(language, folder, names, places, &artifact);
+    let mut command = command(language, top, folder, names, places, &artifact);
     let (output, writer) = io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -78,7 +93,7 @@ pub(super) fn compile(
         kill(&child);
     }
     let status = child.wait()?;
-    let mut log = log.text(folder);
+    let mut log = log.text(top);
     if !in_time {
         log.push_str(&format!(
             "the build took longer than {} s and was stopped\n",
@@ -89,6 +104,9 @@ pub(super) fn compile(
     if !status.success() {
         if log.is_empty() {
             log = format!("the compiler ended with {status}\n");
+        }
+        if OVER_LIMIT.iter().any(|words| log.contains(words)) {
+            log.push_str("the build needed more memory, or larger files, than a build may have\n");
         }
         return Ok(Outcome { artifact: None, log });
     }
@@ -104,6 +122,7 @@ pub(super) fn compile(
 
 fn command(
     language: Language,
+    top: &Path,
     folder: &Path,
     names: &[PathBuf],
     places: &Places,
@@ -113,12 +132,18 @@ fn command(
         Language::C => ("gcc", "-std=c17"),
         Language::Cpp => ("g++", "-std=c++20"),
     };
-    let mut prefix = std::ffi::OsString::from("-ffile-prefix-map=");
-    prefix.push(folder);
-    prefix.push("/=");
+    // Where the files lie must not show in the binary: the same sources are the same build.
+    let map = |path: &Path| {
+        let mut map = std::ffi::OsString::from("-ffile-prefix-map=");
+        map.push(path);
+        map.push("/=");
+        map
+    };
+    let is_top = folder.as_os_str().is_empty();
+    let tree = if is_top { top.to_owned() } else { top.join(folder) };
     let mut command = Command::new(places.compilers.join(compiler));
     command
-        .current_dir(folder)
+        .current_dir(top)
         .env_clear()
         .env("PATH", &places.compilers)
         .env("LC_ALL", "C")
@@ -126,15 +151,16 @@ fn command(
         .process_group(0)
         .arg(standard)
         .args(COMPILE)
-        .arg(prefix)
+        .arg(map(&tree))
+        .args((!is_top).then(|| map(folder)))
         .arg("-I")
         .arg(&places.sdk_include)
         .arg("-I")
-        .arg(folder)
+        .arg(&tree)
         .arg("-o")
         .arg(artifact)
         // Checked names: none starts with - or @.
-        .args(names)
+        .args(names.iter().map(|name| folder.join(name)))
         .args(LINK);
     if language == Language::Cpp {
         command.arg("-static-libstdc++");
@@ -199,9 +225,9 @@ impl Log {
         self.cut |= kept < bytes.len();
     }
 
-    /// With file names relative to the folder.
-    fn text(self, folder: &Path) -> String {
-        let prefix = format!("{}/", folder.display());
+    /// With file names relative to the tree's top.
+    fn text(self, top: &Path) -> String {
+        let prefix = format!("{}/", top.display());
         let mut text = String::from_utf8_lossy(&self.bytes).replace(&prefix, "");
         if self.cut {
             text.push_str("\n… and more, which is cut here\n");

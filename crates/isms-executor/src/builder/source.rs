@@ -13,9 +13,15 @@ use crate::limits::{SOURCE_DEPTH_MAX, SOURCE_FILES_MAX, SOURCE_PATH_LEN_MAX};
 /// Files as they travel: relative path, content.
 pub(super) type Files = Vec<(String, ByteBuf)>;
 
-/// Writes the files below `folder`, which must not exist yet. Nothing but this function writes there,
+/// The folder of the project that the tree is written to, so that the compiler names files as the project does. A name
+/// that could not stand on a command line is left out; the files are then named from the tree on.
+pub(super) fn folder(named: &str) -> &Path {
+    Path::new(check_path(named).map_or("", |()| named))
+}
+
+/// Writes the files to `folder` below `top`, which must not exist yet. Nothing but this function writes there,
 /// so no link can lead out of it.
-pub(super) fn write(folder: &Path, files: &Files) -> Result<(), WireError> {
+pub(super) fn write(top: &Path, folder: &Path, files: &Files) -> Result<(), WireError> {
     if files.len() > SOURCE_FILES_MAX {
         let message = format!(
             "a Doee's folder has at most {SOURCE_FILES_MAX} files, not {}",
@@ -29,7 +35,9 @@ pub(super) fn write(folder: &Path, files: &Files) -> Result<(), WireError> {
             format!("cannot write {}: {error}", path.display()),
         )
     };
-    fs::create_dir(folder).map_err(|error| internal(folder, error))?;
+    fs::create_dir(top).map_err(|error| internal(top, error))?;
+    let folder = top.join(folder);
+    fs::create_dir_all(&folder).map_err(|error| internal(&folder, error))?;
     for (path, content) in files {
         check_path(path)?;
         let target = folder.join(path);
@@ -90,6 +98,11 @@ fn check_path(path: &str) -> Result<(), WireError> {
                 "names have letters, digits, and . _ - + and blanks, and do not start with -",
             ));
         }
+        // The compiler takes it, or what is in a folder of that name, for the header beside it, and unchecked: it
+        // is a picture of the compiler's own memory.
+        if name.ends_with(".gch") {
+            return Err(invalid(path, "precompiled headers are not built from source"));
+        }
     }
     Ok(())
 }
@@ -120,12 +133,20 @@ mod tests {
             "a\nb",
             "a/-x",
             "@f",
+            "main.h.gch",
+            "main.h.gch/any.h",
         ] {
             assert!(check_path(path).is_err(), "{path:?}");
         }
         assert!(check_path(&"a/".repeat(20)).is_err());
         assert!(check_path(&"a".repeat(300)).is_err());
-        for path in ["main.cpp", "a/b-c/d_e+f 1.hpp", ".clang-format", "größe.cpp"] {
+        for path in [
+            "main.cpp",
+            "a/b-c/d_e+f 1.hpp",
+            ".clang-format",
+            "größe.cpp",
+            "gch",
+        ] {
             assert!(check_path(path).is_ok(), "{path:?}");
         }
     }

@@ -2,15 +2,19 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use isms_doee_sys as sys;
 use isms_protocol::kernel::StreamCredit;
 use isms_protocol::limits::{CHILDREN_MAX, INLINE_LEN_MAX};
-use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, dbriver};
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, commserver, dbriver,
+};
 
 use super::Session;
 use crate::call::Call;
 use crate::exit::give_up;
-use crate::host_call::HostCall;
+use crate::host_call::{Expected, HostCall};
+use crate::http;
 use crate::limits::HOST_CALLS_HELD_MAX;
 use crate::link::Link;
 use crate::refusal::Refusal;
@@ -19,6 +23,38 @@ use crate::sql::Transaction;
 impl Session {
     /// Asks DBriver for a transaction.
     pub(crate) fn sql_start(&mut self, transaction: &Transaction<'_>) -> Result<sys::Handle, Refusal> {
+        self.check_host_calls()?;
+        let expected = Expected::Results {
+            statement_count: transaction.statements.len(),
+        };
+        let operation = dbriver::Operation::Transaction as u16;
+        let payload = transaction.encode()?;
+        self.start(Service::Dbriver, operation, (Bytes::new(), payload), expected)
+    }
+
+    /// Asks CommServer for an HTTP request to a server outside.
+    pub(crate) fn http_start(&mut self, request: &http::Request<'_>) -> Result<sys::Handle, Refusal> {
+        self.check_host_calls()?;
+        let operation = commserver::Operation::Fetch as u16;
+        self.start(Service::Commserver, operation, request.encode()?, Expected::Http)
+    }
+
+    /// Reads on in the body of a server's answer: 0 at its end.
+    pub(crate) fn http_read(&mut self, handle: sys::Handle, buffer: &mut [u8]) -> Result<usize, Refusal> {
+        if buffer.is_empty() {
+            return Err(Refusal::invalid("the buffer is empty"));
+        }
+        self.block(None, |session| {
+            let (read, credit) = session.host_call(handle)?.http_read(buffer)?;
+            if let Some(credit) = credit {
+                session.link.send(&credit);
+            }
+            Ok(read)
+        })
+    }
+
+    /// Fails when the running call may not ask for more.
+    fn check_host_calls(&mut self) -> Result<(), Refusal> {
         let call = self.running()?;
         call.check()?;
         if call.host_calls.len() >= HOST_CALLS_HELD_MAX {
@@ -31,27 +67,35 @@ impl Session {
                 "at most {CHILDREN_MAX} host calls run at a time: wait for one"
             )));
         }
-        let encoded = transaction.encode()?;
-        let mut header = host_call_header(call, Service::Dbriver, dbriver::Operation::Transaction as u16);
-        let count = transaction.statements.len();
+        Ok(())
+    }
+
+    /// Sends a request with its payload, inline or as a stream by its length.
+    fn start(
+        &mut self,
+        target: Service,
+        operation: u16,
+        (body, payload): (Bytes, Bytes),
+        expected: Expected,
+    ) -> Result<sys::Handle, Refusal> {
+        let mut header = host_call_header(self.running()?, target, operation);
         header.call = self.link.next_call();
         let handle = header.call;
-        let inline = encoded.len() <= INLINE_LEN_MAX;
-        let (request, rest) = if inline {
-            (Message::bare(header).with_raw(encoded), None)
+        let inline = payload.len() <= INLINE_LEN_MAX;
+        let (flags, raw, rest) = if inline {
+            (Flags::NONE, payload, None)
         } else {
-            (
-                Message::bare(Header {
-                    flags: Flags::STREAM,
-                    ..header
-                }),
-                Some(encoded),
-            )
+            (Flags::STREAM, Bytes::new(), Some(payload))
         };
-        self.link.send(&request);
+        let header_sent = Header { flags, ..header };
+        self.link.send(&Message {
+            header: header_sent,
+            body,
+            raw,
+        });
         self.running()?
             .host_calls
-            .insert(handle, HostCall::transaction(header, count, rest));
+            .insert(handle, HostCall::new(header, expected, rest));
         if !inline {
             self.send_request_stream(handle)?;
         }
@@ -107,7 +151,7 @@ impl Session {
         }
         self.block(until, |session| {
             for (index, handle) in handles.iter().enumerate() {
-                if session.host_call(*handle)?.has_ended() {
+                if session.host_call(*handle)?.is_ready() {
                     return Ok(Some(index));
                 }
             }
@@ -144,7 +188,7 @@ impl Session {
                 WireError::new(ErrorCode::Internal, "the error of the host call cannot be read")
             })),
             Kind::StreamChunk => {
-                if let Err(violation) = host_call.push(&message.raw) {
+                if let Err(violation) = host_call.push(message.raw) {
                     give_up(violation);
                 }
             }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -58,17 +59,23 @@ impl Built {
 /// Both halves of the SDK in one folder, as the builder's root has them.
 fn include_folder(folder: &Path) {
     fs::create_dir_all(folder.join("isms")).unwrap();
-    fs::copy(sdk("c/include/isms_doee.h"), folder.join("isms_doee.h")).unwrap();
-    for name in ["doee.hpp", "json.hpp"] {
+    for name in ["isms_doee.h", "isms_doee_http.h"] {
+        fs::copy(sdk("c/include").join(name), folder.join(name)).unwrap();
+    }
+    for name in ["doee.hpp", "http.hpp", "json.hpp"] {
         fs::copy(sdk("cpp/include/isms").join(name), folder.join("isms").join(name)).unwrap();
     }
 }
 
 fn build(language: Language, files: &[(&str, &str)]) -> Built {
-    build_within(Duration::from_secs(60), language, files)
+    build_in("", language, files)
 }
 
-fn build_within(timeout: Duration, language: Language, files: &[(&str, &str)]) -> Built {
+fn build_in(folder: &str, language: Language, files: &[(&str, &str)]) -> Built {
+    build_within(Duration::from_secs(60), folder, language, files)
+}
+
+fn build_within(timeout: Duration, source: &str, language: Language, files: &[(&str, &str)]) -> Built {
     let folder = tempfile::tempdir().unwrap();
     include_folder(&folder.path().join("include"));
     let places = Places {
@@ -79,12 +86,12 @@ fn build_within(timeout: Duration, language: Language, files: &[(&str, &str)]) -
     };
     let (data, inner) = descriptor::stream_pair().unwrap();
     let builder = thread::spawn(move || serve(inner, &places));
-    let built = ask(UnixStream::from(data), language, files);
+    let built = ask(UnixStream::from(data), source, language, files);
     let _: Result<(), BuildError> = builder.join().unwrap();
     built
 }
 
-fn ask(stream: UnixStream, language: Language, files: &[(&str, &str)]) -> Built {
+fn ask(stream: UnixStream, folder: &str, language: Language, files: &[(&str, &str)]) -> Built {
     let mut connection = Connection::establish(stream, Side::Bind).unwrap();
     let header = Header {
         operation: Operation::Build as u16,
@@ -98,6 +105,8 @@ fn ask(stream: UnixStream, language: Language, files: &[(&str, &str)]) -> Built 
             &Build {
                 doee: "doee".into(),
                 language,
+                folder: folder.into(),
+                network: false,
             },
         ))
         .unwrap();
@@ -201,14 +210,34 @@ fn a_cpp_doee_of_several_files_is_built_without_warnings_and_runs() {
 }
 
 #[test]
-fn errors_name_file_and_line_relative_to_the_doees_folder() {
-    let log = build(
-        Language::C,
-        &[("sub/bad.c", "int x;\nint f(void) { return y; }\n")],
-    )
-    .log();
-    assert!(log.contains("sub/bad.c:2:"), "{log}");
-    assert!(!log.contains("/src/") && !log.contains("/tmp"), "{log}");
+fn errors_name_file_and_line_as_the_project_does() {
+    let files = [
+        ("sub/bad.c", "#include <worse.h>\nint f(void) { return y; }\n"),
+        ("worse.h", "\nint z = w;\n"),
+    ];
+    // Where the folder's name is missing or no plain path, the tree's own paths must do.
+    for (folder, below) in [("doees/echo", "doees/echo/"), ("", ""), ("../x", ""), ("-o", "")] {
+        let log = build_in(folder, Language::C, &files).log();
+        for named in ["sub/bad.c:2:", "worse.h:2:"] {
+            let named = format!("{below}{named}");
+            assert!(
+                log.lines().any(|line| line.starts_with(&named)),
+                "{folder}: {log}"
+            );
+        }
+        assert!(!log.contains("/src/") && !log.contains("/tmp"), "{log}");
+    }
+}
+
+#[test]
+fn where_a_source_lies_in_its_project_does_not_change_what_is_built() {
+    let source = C_DOEE.replace(
+        "static isms_call",
+        "const char *file = __FILE__;\nstatic isms_call",
+    );
+    let files = [("kitchen.c", source.as_str())];
+    let here = build_in("doees/echo", Language::C, &files).binary();
+    assert_eq!(here, build(Language::C, &files).binary());
 }
 
 #[test]
@@ -266,6 +295,50 @@ fn a_flood_of_messages_is_cut() {
 fn a_build_that_does_not_end_is_stopped() {
     // An include of itself up to the compiler's depth limit, twice at each level.
     let source = "#include \"slow.c\"\n#include \"slow.c\"\n";
-    let log = build_within(Duration::from_millis(300), Language::C, &[("slow.c", source)]).log();
+    let log = build_within(Duration::from_millis(300), "", Language::C, &[("slow.c", source)]).log();
     assert!(log.contains("was stopped"), "{log}");
+}
+
+/// A C source that is nothing but assembler: what the compiler makes of a Doee for link-time optimisation, with an
+/// option added that names a file for the assembler to write.
+fn link_time_object_that_writes(file: &Path) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, assembler) = (folder.path().join("doee.c"), folder.path().join("doee.s"));
+    fs::write(&source, "int isms_doee_v1(void) { return 1; }\n").unwrap();
+    let compiler = Command::new("gcc")
+        .args(["-flto", "-O2", "-fPIC", "-S", "-o"])
+        .args([&assembler, &source])
+        .status();
+    assert!(compiler.unwrap().success());
+    let option = format!("'-Xassembler' '-a={}' '-flto'", file.display());
+    let assembler = fs::read_to_string(assembler).unwrap();
+    assert!(assembler.contains("'-flto'"), "the options are in the object");
+    let lines = assembler
+        .replace("'-flto'", &option)
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"");
+    let lines: String = lines.lines().map(|line| format!("\"{line}\\n\"\n")).collect();
+    format!("__asm__({lines});\n")
+}
+
+#[test]
+fn a_source_does_not_choose_options_by_an_object_for_link_time_optimisation() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("escaped");
+    let source = link_time_object_that_writes(&file);
+    let log = build(Language::C, &[("doee.c", &source)]).log();
+    assert!(log.contains("lto"), "{log}");
+    assert!(!file.exists(), "the assembler wrote where the source said");
+}
+
+#[test]
+fn a_precompiled_header_is_refused() {
+    for path in ["main.h.gch", "main.h.gch/any"] {
+        let error = build(
+            Language::C,
+            &[("main.c", "#include \"main.h\"\n"), (path, "gpch.013")],
+        )
+        .error();
+        assert_eq!(error.code, ErrorCode::Invalid, "{path}");
+    }
 }

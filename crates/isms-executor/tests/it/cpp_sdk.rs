@@ -61,8 +61,19 @@ fn exceptions_become_errors_with_their_text() {
         let error = worker.error();
         assert_eq!((error.code, &*error.message), (ErrorCode::DoeeFailed, message));
     }
+    worker.begin("/member", b"{}");
+    assert_eq!(worker.error().message, "\"a\" is missing");
+}
+
+#[test]
+fn a_body_that_is_no_json_is_answered_with_400() {
+    let mut worker = Worker::start(&kitchen());
     worker.begin("/json", b"{\"a\":}");
-    assert_eq!(worker.error().message, "invalid JSON at byte 5: this is no value");
+    let (reply, body) = worker.reply();
+    let error = br#"{"error":"invalid JSON at byte 5: this is no value"}"#;
+    assert_eq!((reply.status, &*body), (400, &error[..]));
+    worker.begin("/json", b"1");
+    assert_eq!(worker.text(), "1");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod cpp_sdk;
 mod example;
 mod host_calls;
 mod hostile;
+mod http_requests;
 mod life;
 mod streams;
 mod worker;

@@ -3,9 +3,10 @@
 use http::StatusCode;
 use isms_http::Problem;
 use isms_protocol::{
-    ProjectId, Service,
-    doer::{self, Isolation, Workers},
+    Header, ProjectId, Service,
+    doer::{self, Isolation, Workers, WorkersAfter},
     kernel::{self, Processes, Status},
+    limits::WORKERS_MAX,
 };
 use serde::de::DeserializeOwned;
 
@@ -27,7 +28,20 @@ impl Call<'_> {
 
     /// A project's token gets the workers of its project only, and no totals.
     pub(super) async fn workers(&self) -> Answer {
-        let mut workers: Workers = self.ask_doer(doer::Operation::Workers).await?;
+        let mut workers = Workers::default();
+        let mut after = WorkersAfter::default();
+        loop {
+            let part: Workers = self
+                .ask(self.doer_header(doer::Operation::Workers), &after)
+                .await?;
+            let last = part.workers.last().map_or(u64::MAX, |worker| worker.worker);
+            workers.workers.extend(part.workers);
+            if !part.more || last <= after.worker || workers.workers.len() >= WORKERS_MAX {
+                (workers.waiting, workers.ready, workers.running) = (part.waiting, part.ready, part.running);
+                break;
+            }
+            after.worker = last;
+        }
         workers.workers.retain(|worker| self.sees(worker.project));
         let totals = match self.caller.project {
             None => Totals::Shown,
@@ -37,7 +51,9 @@ impl Call<'_> {
     }
 
     pub(super) async fn isolation(&self) -> Answer {
-        let isolation: Isolation = self.ask_doer(doer::Operation::Isolation).await?;
+        let isolation: Isolation = self
+            .ask_bare(self.doer_header(doer::Operation::Isolation))
+            .await?;
         json(StatusCode::OK, &isolation)
     }
 
@@ -46,8 +62,7 @@ impl Call<'_> {
             .await
     }
 
-    async fn ask_doer<T: DeserializeOwned>(&self, operation: doer::Operation) -> Result<T, Problem> {
-        self.ask_bare(self.header(Service::Doer, operation as u16, ProjectId::NONE, ASK_TIMEOUT))
-            .await
+    fn doer_header(&self, operation: doer::Operation) -> Header {
+        self.header(Service::Doer, operation as u16, ProjectId::NONE, ASK_TIMEOUT)
     }
 }

@@ -15,7 +15,7 @@ use isms_http::{
 };
 use isms_protocol::{
     Class, ContentHash, DoeeVersion, ErrorCode, Message, PrincipalId, ProcessId, ProjectId, Service,
-    doer::{self, Isolation, IsolationLayer, WorkerStatus, Workers},
+    doer::{self, Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
     kernel::{self, ProcessStatus, Processes, ServiceStatus, Status},
     resadmin::{
         Authenticate, CreatedToken, DescribeProject, DoeeSummary, Operation, Principal, Project,
@@ -204,8 +204,8 @@ fn answer_kernel(call: &FakeCall) {
 fn answer_doer(call: &FakeCall) -> Answered {
     match doer::Operation::from_u16(call.message.header.operation).unwrap() {
         doer::Operation::Workers => {
-            let worker = |project, project_name: &str| WorkerStatus {
-                worker: 1,
+            let worker = |number, project, project_name: &str| WorkerStatus {
+                worker: number,
                 pid: 2,
                 state: "idle".into(),
                 project,
@@ -215,10 +215,18 @@ fn answer_doer(call: &FakeCall) -> Answered {
                 process: ProcessId::NONE,
                 calls: 3,
                 age_ms: 4,
+                backend: doer::Backend::Apptainer,
+                image: Some(ContentHash([0x1a; 32])),
             };
-            let workers = vec![worker(A, "a"), worker(B, "b"), worker(ProjectId::NONE, "")];
+            // In two parts, of which the first ends with number 1.
+            let after: WorkersAfter = call.message.decode_body().unwrap();
+            let workers = match after.worker {
+                0 => vec![worker(1, A, "a")],
+                _ => vec![worker(2, B, "b"), worker(3, ProjectId::NONE, "")],
+            };
             call.reply(
                 &Workers {
+                    more: after.worker == 0,
                     workers,
                     waiting: 1,
                     ready: 2,

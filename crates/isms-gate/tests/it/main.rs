@@ -5,6 +5,7 @@
 mod access;
 mod deploy;
 mod harness;
+mod images;
 mod invoke;
 mod logs;
 mod platform;

@@ -57,6 +57,8 @@ async fn a_projects_token_sees_its_own_processes_and_workers() {
         "process": null,
         "calls": 3,
         "age_ms": 4,
+        "backend": "apptainer",
+        "image": "1a".repeat(32),
     });
     let own = gate.fetch("reader-a", "GET /api/v1/workers").await.json();
     assert_eq!(own, json!({ "workers": [worker] }));

@@ -19,14 +19,14 @@ use isms_protocol::{
 use serde::Serialize;
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 
 use super::soon;
 
 type Script = Arc<dyn Fn(FakeCall) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Message>>>>;
+type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Message>>>>;
 
 /// A Kernel that answers by script.
 pub struct FakeKernel {
@@ -114,13 +114,27 @@ impl FakeKernel {
     }
 
     /// Asks the service for something, as `sender` would through the Kernel.
-    pub async fn request(&self, mut message: Message) -> Message {
+    pub async fn request(&self, message: Message) -> Message {
+        self.ask(message).await.answer().await
+    }
+
+    /// The same, where payloads may be streams.
+    pub async fn ask(&self, mut message: Message) -> FakeAsk {
         let sender = self.registered().await;
-        let (answer, answered) = oneshot::channel();
+        let (answers, inbox) = mpsc::unbounded_channel();
         message.header.call = self.next_call.fetch_add(1, Ordering::Relaxed);
-        self.waiting.lock().unwrap().insert(message.header.call, answer);
+        {
+            let mut waiting = self.waiting.lock().unwrap();
+            waiting.retain(|_, answers| !answers.is_closed());
+            waiting.insert(message.header.call, answers);
+        }
         sender.send(&message).unwrap();
-        soon("answer", answered).await.unwrap()
+        FakeAsk {
+            header: message.header,
+            sender,
+            inbox,
+            credit: 0,
+        }
     }
 
     /// Tells the service something.
@@ -180,8 +194,10 @@ impl Peer {
                 Kind::Request => {
                     scripts.spawn(script(self.open(message)));
                 }
-                Kind::Reply | Kind::Error => {
-                    if let Some(waiting) = self.waiting.lock().unwrap().remove(&message.header.call) {
+                kind if matches!(kind, Kind::Reply | Kind::Error)
+                    || message.header.flags.contains(Flags::TO_CALLER) =>
+                {
+                    if let Some(waiting) = self.waiting.lock().unwrap().get(&message.header.call) {
                         let _ = waiting.send(message);
                     }
                 }
@@ -207,6 +223,95 @@ impl Peer {
             granted: 0,
             ended: false,
             credit: 0,
+        }
+    }
+}
+
+/// One request to the service under test.
+pub struct FakeAsk {
+    header: Header,
+    sender: Sender,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    credit: usize,
+}
+
+impl FakeAsk {
+    /// The reply or error.
+    pub async fn answer(&mut self) -> Message {
+        loop {
+            let message = soon("answer", self.inbox.recv()).await.unwrap();
+            if matches!(message.header.kind, Kind::Reply | Kind::Error) {
+                return message;
+            }
+            self.take(&message);
+        }
+    }
+
+    /// Sends a piece of the request's payload as credit comes in.
+    pub async fn write(&mut self, mut piece: Bytes) {
+        while !piece.is_empty() {
+            while self.credit == 0 {
+                let message = soon("credit", self.inbox.recv()).await.unwrap();
+                self.take(&message);
+            }
+            let part = piece.split_to(piece.len().min(self.credit).min(CHUNK_LEN_MAX));
+            self.credit -= part.len();
+            self.send(Kind::StreamChunk, Flags::NONE, part);
+        }
+    }
+
+    /// Ends the request's payload; with [`Flags::ABORTED`] it broke off.
+    pub fn finish(&self, flags: Flags) {
+        self.send(Kind::StreamEnd, flags, Bytes::new());
+    }
+
+    /// Reads the reply's stream to its end, granting credit; whether it came whole.
+    pub async fn body(&mut self) -> (Vec<u8>, bool) {
+        let (mut body, mut granted) = (Vec::new(), 0);
+        loop {
+            if granted < STREAM_WINDOW / 2 {
+                let bytes = STREAM_WINDOW - granted;
+                granted += bytes;
+                let header = Header {
+                    kind: Kind::Credit,
+                    flags: Flags::NONE,
+                    ..self.header
+                };
+                let _ = self
+                    .sender
+                    .send(&Message::with_body(header, &StreamCredit { bytes }));
+            }
+            let message = soon("the stream", self.inbox.recv()).await.unwrap();
+            match message.header.kind {
+                Kind::StreamChunk => {
+                    let len = message.raw.len() as u32;
+                    granted = granted.checked_sub(len).expect("a chunk within the credit");
+                    body.extend_from_slice(&message.raw);
+                }
+                Kind::StreamEnd => return (body, !message.header.flags.contains(Flags::ABORTED)),
+                _ => {}
+            }
+        }
+    }
+
+    /// No longer wants the answer.
+    pub fn cancel(&self) {
+        self.send(Kind::Cancel, Flags::NONE, Bytes::new());
+    }
+
+    fn send(&self, kind: Kind, flags: Flags, raw: Bytes) {
+        let header = Header {
+            kind,
+            flags,
+            ..self.header
+        };
+        let _ = self.sender.send(&Message::bare(header).with_raw(raw));
+    }
+
+    fn take(&mut self, message: &Message) {
+        if message.header.kind == Kind::Credit {
+            let credit: StreamCredit = message.decode_body().unwrap();
+            self.credit += credit.bytes as usize;
         }
     }
 }

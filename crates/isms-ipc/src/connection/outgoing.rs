@@ -26,6 +26,8 @@ use crate::{ConnectionError, SendError, wire};
 pub(super) const BULK_PER_WRITE: usize = 2;
 /// Chunks of streams that may wait in all, of those who wait for their turn.
 const BULK_QUEUE_LEN_MAX: usize = 4;
+/// Unsent bytes beyond which a PING is not answered: who does not read needs no PONG.
+const PONG_UNSENT_MAX: usize = 64 * 1024;
 /// How long a peer may take what is left at the end, or send it.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Room that a buffer keeps when it has been written.
@@ -108,7 +110,7 @@ impl Outgoing {
     /// Moves answers to PING into the queue.
     pub(super) fn push_pongs(&self, pongs: &mut Vec<u8>) {
         let mut queue = self.lock();
-        if queue.unsent_len + pongs.len() <= CONNECTION_UNSENT_MAX {
+        if queue.unsent_len + pongs.len() <= PONG_UNSENT_MAX {
             queue.unsent_len += pongs.len();
             queue.messages.append(pongs);
         }

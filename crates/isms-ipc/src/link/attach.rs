@@ -1,14 +1,18 @@
 //! A link over one given connection: no registration, no heartbeats, no second connection.
 //!
 //! For a peer that is not the Kernel: the Doer's end of a worker's data channel. The peer is hostile;
-//! what breaks the protocol, or asks too much at once, ends the link.
+//! what breaks the protocol, asks too much at once, or speaks at length of what is not there, ends the link.
 
 use std::sync::Arc;
 
 use isms_protocol::Service;
 use tokio::net::UnixStream;
 
-use super::{Handle, Inbox, Link, Shared, driver::receive_all, session::Session};
+use super::{
+    Handle, Inbox, Link, Shared,
+    driver::{End, receive_all},
+    session::Session,
+};
 use crate::{Connection, ConnectionError, Receiver, Side};
 
 /// Requests that this side may have under way; the peer's queue is its own affair.
@@ -24,7 +28,7 @@ impl Link {
         requests_max: u32,
     ) -> Result<(Link, Inbox), ConnectionError> {
         let (sender, receiver) = Connection::establish(stream, side).await?;
-        let session = Arc::new(Session::new(service, sender, CALLS_MAX).with_requests_max(requests_max));
+        let session = Arc::new(Session::new(service, sender, CALLS_MAX).with_stranger(requests_max));
         let shared = Arc::<Shared>::default();
         shared.set_session(Some(Arc::clone(&session)));
         // Not joined: it ends with the connection, or with the last holder.
@@ -43,8 +47,12 @@ async fn serve(shared: Arc<Shared>, session: Arc<Session>, mut receiver: Receive
     let stopped = tokio::select! {
         biased;
         () = shared.stop.wait() => true,
-        error = receive_all(&shared, &session, &mut receiver) => {
-            tracing::debug!(%error, "an attached link ended");
+        end = receive_all(&shared, &session, &mut receiver) => {
+            let End { why, violation } = end;
+            tracing::debug!(why, violation, "an attached link ended");
+            if violation {
+                shared.set_violation(why);
+            }
             false
         }
     };

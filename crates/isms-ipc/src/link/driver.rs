@@ -59,6 +59,19 @@ enum LostError {
     Silent,
 }
 
+impl LostError {
+    fn is_violation(&self) -> bool {
+        match self {
+            LostError::Violation(_) => true,
+            LostError::Connection(error) => matches!(
+                error,
+                ConnectionError::Zmtp(_) | ConnectionError::Message(_) | ConnectionError::PeerTooSlow
+            ),
+            LostError::Closed | LostError::Silent => false,
+        }
+    }
+}
+
 /// Runs until the link is closed, or nobody holds it.
 pub(super) async fn run(shared: Arc<Shared>, options: LinkOptions) {
     let mut backoff = BACKOFF_FIRST;
@@ -154,9 +167,11 @@ async fn serve(
     };
     shared.set_session(None);
     session.lose();
-    shared.inbox.lost();
     if stopped {
+        // Nothing was lost: this side hangs up, and its inbox ends.
         receiver.shut_down().await;
+    } else {
+        shared.inbox.lost();
     }
 }
 
@@ -191,13 +206,29 @@ async fn listen(
     }
 }
 
-/// Handles everything that comes until the connection ends; says why it did.
-pub(super) async fn receive_all(shared: &Shared, session: &Arc<Session>, receiver: &mut Receiver) -> String {
+/// How an attached connection ended.
+pub(super) struct End {
+    pub(super) why: String,
+    /// The peer did what no honest peer does.
+    pub(super) violation: bool,
+}
+
+/// Handles everything that comes until the connection ends.
+pub(super) async fn receive_all(shared: &Shared, session: &Arc<Session>, receiver: &mut Receiver) -> End {
     loop {
         let received = receiver.next().await;
         if let Err(error) = handle_all(shared, session, receiver, received) {
-            return chain(&error);
+            return End {
+                why: match &error {
+                    LostError::Violation(what) => chain(what),
+                    LostError::Connection(what) => chain(what),
+                    LostError::Closed | LostError::Silent => chain(&error),
+                },
+                violation: error.is_violation(),
+            };
         }
+        // Lets the role take what has come before more is read, so that a flood waits at the peer and not here.
+        tokio::task::yield_now().await;
     }
 }
 

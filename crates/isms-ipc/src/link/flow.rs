@@ -79,6 +79,18 @@ impl Outflow {
         }
     }
 
+    /// Waits until the stream has failed.
+    pub(super) fn poll_failure(&self, context: &mut Context<'_>) -> Poll<WireError> {
+        let mut state = lock(&self.state);
+        match &state.failure {
+            Some(error) => Poll::Ready(error.clone()),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
     /// Takes credit for the next chunk out of `len` bytes; its length, 0 when there is none.
     pub(super) fn take(&self, len: usize) -> Result<usize, WireError> {
         let mut state = lock(&self.state);

@@ -27,6 +27,10 @@ use crate::{SendError, Sender};
 
 pub(super) use incoming::Violation;
 
+/// Messages about nothing that is under way which a stranger may send on end: those that cross an end on their way.
+const STRAYS_MAX: u32 = 4096;
+/// How many more it may send for each call that it answers or asks for.
+const STRAYS_PER_CALL: u32 = 64;
 /// Unsent bytes above which new requests and events are refused, so that answers keep their room.
 const REQUEST_UNSENT_MAX: usize = CONNECTION_UNSENT_MAX / 2;
 
@@ -44,6 +48,8 @@ pub(super) struct Session {
     service: Service,
     sender: Sender,
     requests_max: usize,
+    /// The peer is no Kernel: what no honest peer does is not overlooked.
+    stranger: bool,
     budget: Arc<Budget>,
     tables: Mutex<Tables>,
 }
@@ -56,6 +62,8 @@ struct Tables {
     served: HashMap<u64, Served>,
     last_call: u64,
     request_credit: usize,
+    /// Messages about nothing that is under way, less those that its calls make up for.
+    strays: u32,
     lost: bool,
 }
 
@@ -97,12 +105,14 @@ impl Session {
             served: HashMap::new(),
             last_call: 0,
             request_credit: request_credit as usize,
+            strays: 0,
             lost: false,
         };
         Session {
             service,
             sender,
             requests_max: usize::MAX,
+            stranger: false,
             budget: Arc::default(),
             tables: Mutex::new(tables),
         }
@@ -184,9 +194,18 @@ impl Session {
         })
     }
 
-    /// Bounds the requests that the peer may have under way.
-    pub(super) fn with_requests_max(mut self, requests_max: u32) -> Session {
+    /// Passes over the ids of the next calls as long as they are `taken`, at most `count` of them.
+    pub(super) fn skip_call_ids(&self, count: usize, taken: impl Fn(u64) -> bool) {
+        let mut tables = self.tables();
+        let next = tables.last_call + 1;
+        let skipped = (next..).take(count).take_while(|id| taken(*id)).count();
+        tables.last_call += skipped as u64;
+    }
+
+    /// Bounds the requests that the peer may have under way, and overlooks nothing that it does.
+    pub(super) fn with_stranger(mut self, requests_max: u32) -> Session {
         self.requests_max = requests_max as usize;
+        self.stranger = true;
         self
     }
 
@@ -225,6 +244,10 @@ impl Session {
         // Without a record the connection has ended, and nobody waits for the answer.
         let record = tables.served.get_mut(&call)?;
         record.answered = true;
+        if let Some(outflow) = outflow.as_ref().filter(|_| record.cancelled.is_set()) {
+            // Nobody is going to give credit for the rest of this answer.
+            outflow.fail(cancelled_by_caller());
+        }
         record.outflow.clone_from(&outflow);
         tables.forget_served(call);
         drop(tables);
@@ -366,6 +389,11 @@ impl Tables {
         Ok(())
     }
 
+    /// A call makes up for what may have crossed its end.
+    fn forgive_strays(&mut self) {
+        self.strays = self.strays.saturating_sub(STRAYS_PER_CALL);
+    }
+
     fn forget_call(&mut self, call: u64) {
         let done = |record: &Call| {
             matches!(record.answer, AnswerSlot::Given) && record.outflow.is_none() && record.inflow.is_none()
@@ -399,6 +427,10 @@ impl Served {
         self.cancelled.set();
         end_flows(self.outflow, self.inflow, error);
     }
+}
+
+fn cancelled_by_caller() -> WireError {
+    WireError::new(ErrorCode::Cancelled, "the caller cancelled the call")
 }
 
 fn end_flows(outflow: Option<Arc<Outflow>>, inflow: Option<Arc<Inflow>>, error: &WireError) {

@@ -62,6 +62,12 @@ impl StreamSender {
         Ok(())
     }
 
+    /// Waits until the receiver wants no more, or the Kernel is gone: for a sender that has nothing to send yet.
+    /// Cancel-safe.
+    pub async fn refused(&self) -> WireError {
+        poll_fn(|context| self.flow.poll_failure(context)).await
+    }
+
     /// Ends the stream in order.
     pub fn finish(mut self) {
         self.end(Flags::NONE);
@@ -123,6 +129,13 @@ impl StreamReceiver {
         let taken = poll_fn(|context| self.flow.poll_take(context)).await;
         self.grant(taken.grant);
         taken.chunk
+    }
+
+    /// Asks the sender of a reply's stream to give the call up; the rest of the stream is still waited for.
+    pub fn cancel(&self) {
+        if matches!(self.role, Role::Caller) {
+            self.session.ask_cancel(self.header.call);
+        }
     }
 
     /// Collects what is left; `TooLarge` when that is more than `len_max` bytes.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use isms_ipc::{Connection, ConnectionError, Inbound, Inbox, Link, Side};
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, Service,
+    kernel::StreamCredit,
     limits::{HANDSHAKE_TIMEOUT, HEARTBEAT_TIMEOUT},
 };
 use tokio::{
@@ -190,6 +191,27 @@ async fn an_answered_request_counts_until_its_stream_has_ended_or_nobody_reads_i
 }
 
 #[tokio::test]
+async fn a_stream_that_answers_a_cancelled_request_fails_at_once_and_breaks_off() {
+    let (_link, mut inbox, mut peer) = attached(1).await;
+    peer.send(&asked(1));
+    let request = next_request(&mut inbox).await;
+    peer.send(&about(Kind::Cancel, 1));
+    soon(request.responder.cancelled()).await;
+    let mut stream = request.responder.reply_stream(&());
+    let error = soon(stream.send("for nobody".into())).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Cancelled);
+    drop(stream);
+    expect_reply(&mut peer, 1).await;
+    let end = peer.next().await.header;
+    assert_eq!((end.kind, end.call), (Kind::StreamEnd, 1));
+    assert!(end.flags.contains(Flags::ABORTED));
+    // It counts no longer.
+    peer.send(&asked(2));
+    next_request(&mut inbox).await.responder.reply_empty();
+    expect_reply(&mut peer, 2).await;
+}
+
+#[tokio::test]
 async fn what_no_peer_may_say_cuts_the_connection() {
     let credit_without_a_body = about(Kind::Credit, 1);
     let chunk_without_credit = about(Kind::StreamChunk, 1).with_raw(&b"early"[..]);
@@ -287,7 +309,15 @@ async fn a_peer_that_goes_has_been_heard_to_its_last_word_but_its_requests_are_m
     peer.send(&asked(1));
     peer.receiver.shut_down().await;
     soon(answered).await.unwrap();
-    expect_end(&link, &mut inbox).await;
+    // Handed out before the end was seen, or taken back.
+    let mut next = soon(inbox.next()).await;
+    if let Some(Inbound::Request(asked)) = next {
+        soon(asked.responder.cancelled()).await;
+        next = soon(inbox.next()).await;
+    }
+    assert!(matches!(next, Some(Inbound::Lost)));
+    assert!(soon(inbox.next()).await.is_none());
+    assert!(!link.is_registered());
 }
 
 #[tokio::test]
@@ -306,4 +336,92 @@ async fn an_attached_link_that_nobody_holds_ends_the_connection() {
     let (link, inbox, mut peer) = attached(1).await;
     drop((link, inbox));
     assert!(peer.next_or_end().await.is_none());
+}
+
+/// The peer sends this on a link with one call under way, whose id is 1: it is cut, and says why.
+async fn check_cut(messages: &[Message], why: &str) {
+    let (link, mut inbox, mut peer) = attached(1).await;
+    let answer = link.start(request(Service::Worker));
+    assert_eq!(peer.next().await.header.call, 1);
+    for message in messages {
+        peer.send(message);
+    }
+    assert!(peer.next_or_end().await.is_none());
+    expect_end(&link, &mut inbox).await;
+    assert!(
+        link.violation().is_some_and(|what| what.contains(why)),
+        "{:?}",
+        link.violation()
+    );
+    let _ = soon(answer).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_or_a_second_one_cuts_the_connection() {
+    let unasked = "which does not wait for one";
+    for kind in [Kind::Reply, Kind::Error] {
+        check_cut(&[about(kind, 7)], unasked).await;
+        check_cut(&[about(kind, 0)], unasked).await;
+        check_cut(&[about(kind, u64::MAX)], unasked).await;
+        check_cut(&[about(Kind::Reply, 1), about(kind, 1)], unasked).await;
+    }
+    let mut streaming = about(Kind::Reply, 1);
+    streaming.header.flags = Flags::STREAM;
+    check_cut(&[streaming, about(Kind::Error, 1)], unasked).await;
+}
+
+#[tokio::test]
+async fn messages_about_what_has_just_ended_pass_and_a_flood_of_them_cuts_the_connection() {
+    let strays = [
+        Kind::Credit,
+        Kind::StreamChunk,
+        Kind::StreamEnd,
+        Kind::Cancel,
+        Kind::Heartbeat,
+    ];
+    let stray = |kind, call| match kind {
+        Kind::Credit => Message::with_body(about(kind, call).header, &StreamCredit { bytes: 1 }),
+        kind => about(kind, call).with_raw(&b"x"[..]),
+    };
+    for kind in strays {
+        let flood: Vec<_> = (0..5_000).map(|call| stray(kind, 100 + call)).collect();
+        check_cut(&flood, "about nothing that is under way").await;
+    }
+    // As many as cross the ends of calls go on for ever.
+    let (link, mut inbox, mut peer) = attached(1).await;
+    for call in 1..500 {
+        strays
+            .iter()
+            .for_each(|kind| peer.send(&stray(*kind, 1_000_000 + call)));
+        (0..10).for_each(|_| peer.send(&stray(Kind::StreamChunk, 1_000_000 + call)));
+        peer.send(&asked(call));
+        next_request(&mut inbox).await.responder.reply_empty();
+        expect_reply(&mut peer, call).await;
+    }
+    assert!(link.is_registered());
+}
+
+#[tokio::test]
+async fn a_chunk_of_no_bytes_cuts_the_connection() {
+    let (link, mut inbox, mut peer) = attached(1).await;
+    peer.send(&asked_streaming(1));
+    let mut asked = next_request(&mut inbox).await;
+    let mut stream = asked.stream.take().unwrap();
+    let chunk = |bytes: &'static [u8]| about(Kind::StreamChunk, 1).with_raw(bytes);
+    let reading = tokio::spawn(async move { while stream.next().await.is_some() {} });
+    assert_eq!(peer.next().await.header.kind, Kind::Credit);
+    peer.send(&chunk(b"x"));
+    peer.send(&chunk(b""));
+    assert!(peer.next_or_end().await.is_none());
+    expect_end(&link, &mut inbox).await;
+    assert!(link.violation().unwrap().contains("no bytes"));
+    soon(reading).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_link_whose_peer_has_just_gone_was_not_cut() {
+    let (link, mut inbox, peer) = attached(1).await;
+    peer.receiver.shut_down().await;
+    expect_end(&link, &mut inbox).await;
+    assert_eq!(link.violation(), None);
 }

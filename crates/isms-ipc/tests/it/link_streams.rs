@@ -251,6 +251,19 @@ async fn a_reply_stream_that_is_dropped_cancels_the_call() {
 }
 
 #[tokio::test]
+async fn a_sender_that_has_nothing_to_send_learns_that_its_receiver_has_gone() {
+    let mut pair = pair().await;
+    let (stream, answer) = pair.link.call_streaming(request(Service::Doer));
+    stream.finish();
+    let asked = next_request(&mut pair.callee).await;
+    let sending = asked.responder.reply_stream(&());
+    let reply = soon(answer).await.unwrap().stream.unwrap();
+    let (error, ()) = soon(async { tokio::join!(sending.refused(), async { drop(reply) }) }).await;
+    assert_eq!(error.code, ErrorCode::Cancelled);
+    pair.finish().await;
+}
+
+#[tokio::test]
 async fn an_answer_before_the_end_of_the_requests_stream_stops_its_sender() {
     let mut pair = pair().await;
     let (mut stream, answer) = pair.link.call_streaming(request(Service::Doer));

@@ -39,7 +39,13 @@ impl Core {
         }
         let flags = if streams { Flags::STREAM } else { Flags::NONE };
         let header = process.towards_caller(kind, flags);
-        self.answer(key, code, Message { header, ..message });
+        let timed_out = kind == Kind::Error && code == Some(ErrorCode::TimedOut);
+        if timed_out && !planted(Bug::BlamesCaller) {
+            // The callee says that it was cancelled, as it was told to be; its caller has cancelled nothing.
+            self.answer_error(key, ErrorCode::TimedOut);
+        } else {
+            self.answer(key, code, Message { header, ..message });
+        }
         self.settle(key);
     }
 

@@ -204,6 +204,10 @@ mod tests {
                 .of(Service::Doer, Service::Dbriver)
                 .allows_root(transaction)
         );
+        let fetch = commserver::Operation::Fetch as u16;
+        assert!(rights.of(Service::Doer, Service::Commserver).allows_child(fetch));
+        assert!(!rights.of(Service::Doer, Service::Commserver).allows_root(fetch));
+        assert!(!rights.of(Service::Gate, Service::Commserver).allows_child(fetch));
         let numbers = resadmin::Operation::ALL.iter().map(|&operation| operation as u16);
         assert!(numbers.max().unwrap() < 64);
     }

@@ -49,6 +49,8 @@ pub(super) struct Observer {
     running: BTreeMap<(Service, u64), Running>,
     capacity: BTreeMap<(Service, DoeeVersion), u32>,
     cancelled: BTreeSet<Span>,
+    /// Calls that their callers have cancelled.
+    unwanted: BTreeSet<Span>,
     flows: BTreeMap<(Span, bool), Flow>,
     parents_done: BTreeSet<Span>,
     /// What the Doer knows to wait, by Doee version.
@@ -73,6 +75,7 @@ impl Observer {
             running: BTreeMap::new(),
             capacity: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            unwanted: BTreeSet::new(),
             flows: BTreeMap::new(),
             parents_done: BTreeSet::new(),
             demand: BTreeMap::new(),
@@ -144,6 +147,10 @@ impl Observer {
                         .is_some_and(|run| run.replied) =>
             {
                 self.finished(sender, header.call);
+            }
+            Kind::Cancel => {
+                let pending = self.pending.get(&(sender, header.call));
+                self.unwanted.extend(pending.map(|pending| pending.span));
             }
             Kind::Slots if sender == Service::Doer => {
                 if let Ok(slots) = message.decode_body::<Slots>() {
@@ -258,6 +265,14 @@ impl Observer {
         assert!(
             !pending.must_fail || header.kind == Kind::Error,
             "a forbidden request was answered"
+        );
+        // A child is stopped with its parent, and so may be cancelled by nobody.
+        let timed_out = pending.parent.is_none()
+            && self.cancelled.contains(&pending.span)
+            && !self.unwanted.contains(&pending.span);
+        assert!(
+            !timed_out || header.kind == Kind::Reply || header.sender == Service::Kernel,
+            "a caller hears of the cancel by which the Kernel stopped its call"
         );
     }
 

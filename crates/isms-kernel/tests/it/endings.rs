@@ -65,10 +65,10 @@ async fn a_deadline_that_passes_in_the_queue_expires_without_a_dispatch() {
     expect_reply(&mut edge, 3).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_deadline_that_passes_while_the_call_runs_cancels_it_and_times_out() {
+/// A call that has run past its deadline, and whose callee has been asked to stop.
+async fn past_deadline() -> (Kernel, Peer, Peer, Header) {
     let mut kernel = Kernel::start();
-    let mut edge = kernel.service(Service::Commserver).await;
+    let edge = kernel.service(Service::Commserver).await;
     let mut doer = kernel.service(Service::Doer).await;
     doer.send(slots(1));
     let call = Header {
@@ -79,7 +79,22 @@ async fn a_deadline_that_passes_while_the_call_runs_cancels_it_and_times_out() {
     let running = doer.expect_request().await.header;
     assert!(running.remaining_us > 0 && running.remaining_us <= call.remaining_us);
     while doer.next().await.unwrap().header.kind != Kind::Cancel {}
+    (kernel, edge, doer, running)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_deadline_that_passes_while_the_call_runs_cancels_it_and_times_out() {
+    let (_kernel, mut edge, _doer, _running) = past_deadline().await;
     expect_error(&mut edge, ErrorCode::TimedOut, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_callee_that_gives_up_a_call_past_its_deadline_does_not_make_it_a_cancelled_one() {
+    let (_kernel, mut edge, mut doer, running) = past_deadline().await;
+    doer.send(Message::error_answer(&running, &error(ErrorCode::Cancelled)));
+    expect_error(&mut edge, ErrorCode::TimedOut, 1).await;
+    edge.send(marked(2, "next"));
+    expect_marked(&mut doer, "next").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

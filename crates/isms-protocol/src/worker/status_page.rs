@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// Calls that have a slot at a time.
+/// Calls that have a slot at a time: a call sent while another one holds its slot would take it away.
 pub const STATUS_SLOTS: usize = 64;
 /// Words of a page.
 pub const STATUS_WORDS: usize = 2 * STATUS_SLOTS;
@@ -75,12 +75,21 @@ impl<M: AsRef<[AtomicU32]>> StatusPage<M> {
     }
 
     fn word(&self, call: u64) -> &AtomicU32 {
-        &self.words.as_ref()[(call % STATUS_SLOTS as u64) as usize]
+        &self.words.as_ref()[slot(call)]
     }
 
     fn run_word(&self, call: u64) -> &AtomicU32 {
-        &self.words.as_ref()[STATUS_SLOTS + (call % STATUS_SLOTS as u64) as usize]
+        &self.words.as_ref()[STATUS_SLOTS + slot(call)]
     }
+}
+
+/// True when two calls have their words in the same place, so that they must not be under way together.
+pub fn share_a_slot(first: u64, second: u64) -> bool {
+    slot(first) == slot(second)
+}
+
+fn slot(call: u64) -> usize {
+    (call % STATUS_SLOTS as u64) as usize
 }
 
 /// Of an id as much as tells those apart that can be under way together.

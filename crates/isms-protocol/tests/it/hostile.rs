@@ -186,6 +186,12 @@ fn an_appended_field_with_a_default_reads_an_older_body() {
 }
 
 #[test]
+fn a_build_of_an_older_sender_has_no_folder() {
+    let read = decode::<doer::Build>(b"\x92\xa4echo\xa3cpp").unwrap();
+    assert_eq!((read.doee.as_str(), read.folder.as_str()), ("echo", ""));
+}
+
+#[test]
 fn a_body_may_also_be_a_map_by_field_name() {
     let map = b"\x81\xa8capacity\x05";
     assert_eq!(

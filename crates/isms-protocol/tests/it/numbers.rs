@@ -1,8 +1,8 @@
 //! Numbers and names on the wire, spelled out: a renumbered variant fails here.
 
 use isms_protocol::{
-    Class, ErrorCode, Flags, HEADER_LEN, Kind, Service, VERSION, commserver, dbriver, doer, gate, kernel,
-    limits, resadmin, worker,
+    Class, ContentHash, DoeeVersion, ErrorCode, Flags, HEADER_LEN, Kind, ProcessId, ProjectId, Service,
+    VERSION, commserver, dbriver, doer, encode, gate, kernel, limits, resadmin, worker,
 };
 
 #[test]
@@ -125,15 +125,73 @@ macro_rules! assert_operations {
 fn operations_keep_their_numbers_and_names() {
     assert_operations!(kernel: 1 Status "status", 2 Processes "processes");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
-        5 Isolation "isolation");
+        5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
-    assert_operations!(commserver: 1 SetRoutes "set-routes");
+    assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
     assert_operations!(gate: 1 Log "log");
     assert_operations!(worker: 1 Log "log");
     assert_operations!(resadmin: 1 Authenticate "authenticate", 2 Projects "projects", 3 Routes "routes",
         4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
-        10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token");
+        10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
+        13 Image "image", 14 UploadImage "upload-image");
+}
+
+#[test]
+fn backends_keep_their_numbers_and_names() {
+    for (number, backend, name) in [
+        (0, doer::Backend::Native, "native"),
+        (1, doer::Backend::Apptainer, "apptainer"),
+    ] {
+        assert_eq!(doer::Backend::try_from(number).unwrap(), backend);
+        assert_eq!((u8::from(backend), backend.name()), (number, name));
+    }
+    assert!(doer::Backend::try_from(2).is_err());
+}
+
+#[test]
+fn a_full_part_of_the_list_of_workers_fits_a_message() {
+    let name = "n".repeat(limits::NAME_LEN_MAX);
+    let worker = doer::WorkerStatus {
+        worker: u32::MAX.into(),
+        pid: u32::MAX,
+        state: "draining".to_owned(),
+        project: ProjectId::generate(),
+        project_name: name.clone(),
+        doee: name,
+        version: DoeeVersion::generate(),
+        process: ProcessId::generate(),
+        calls: u32::MAX.into(),
+        age_ms: u32::MAX.into(),
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0xff; 32])),
+    };
+    let workers = doer::Workers {
+        workers: vec![worker; limits::WORKERS_LISTED_MAX],
+        waiting: u32::MAX,
+        ready: u32::MAX,
+        running: u32::MAX,
+        more: true,
+    };
+    assert!(HEADER_LEN + encode(&workers).len() <= limits::MESSAGE_LEN_MAX);
+}
+
+#[test]
+fn a_hash_has_one_spelling() {
+    let hash = ContentHash(std::array::from_fn(|index| index as u8 * 7));
+    assert_eq!(hash.to_string().parse(), Ok(hash));
+    let text = hash.to_string();
+    for wrong in [
+        "",
+        &text[1..],
+        &format!("{text}0"),
+        &text.to_uppercase(),
+        &text.replace('0', "/"),
+        &format!("+{}", &text[1..]),
+        &"é".repeat(32),
+    ] {
+        assert!(wrong.parse::<ContentHash>().is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use isms_protocol::{
     Class, DoeeVersion, ErrorCode, Flags, Header, Incarnation, Kind, Message, PrincipalId, ProcessId,
-    ProjectId, Service, SpanId, TraceContext, TraceId, WireError, dbriver, decode, encode,
+    ProjectId, Service, SpanId, TraceContext, TraceId, WireError, dbriver, decode, doer, encode,
 };
 use proptest::{collection::vec, prelude::*};
+use serde::Serialize;
 
 use crate::samples;
 
@@ -19,6 +20,31 @@ fn every_body_decodes_to_the_value_that_was_encoded() {
             sample.name
         );
     }
+}
+
+/// A body as it was before its last field was appended: an array of one element less.
+fn without_last(body: &impl Serialize, last: &impl Serialize) -> Vec<u8> {
+    let (mut before, last) = (encode(body), encode(last));
+    assert!(before.ends_with(&last));
+    before[0] -= 1;
+    before.truncate(before.len() - last.len());
+    before
+}
+
+#[test]
+fn bodies_from_before_images_are_read_as_asking_for_none() {
+    let spec = samples::doee_spec();
+    let read: doer::DoeeSpec = decode(&without_last(&spec, &spec.environment)).unwrap();
+    let environment = doer::Environment::default();
+    assert_eq!(read, doer::DoeeSpec { environment, ..spec });
+    let build = doer::Build {
+        doee: "echo".to_owned(),
+        language: doer::Language::C,
+        folder: "doees/echo".to_owned(),
+        network: false,
+    };
+    let read: doer::Build = decode(&without_last(&build, &false)).unwrap();
+    assert_eq!(read, build);
 }
 
 #[test]

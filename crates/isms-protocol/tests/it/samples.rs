@@ -155,6 +155,8 @@ fn doer_bodies() -> Vec<Sample> {
         process: ProcessId::from_bytes([0x31; 16]),
         calls: 12,
         age_ms: 900,
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
     };
     vec![
         sample(
@@ -191,6 +193,8 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::C,
+                folder: String::new(),
+                network: false,
             },
         ),
         sample(
@@ -198,6 +202,8 @@ fn doer_bodies() -> Vec<Sample> {
             &doer::Build {
                 doee: text("echo"),
                 language: doer::Language::Cpp,
+                folder: text("doees/echo"),
+                network: true,
             },
         ),
         sample(
@@ -215,14 +221,18 @@ fn doer_bodies() -> Vec<Sample> {
                 waiting: 1,
                 ready: 2,
                 running: 3,
+                more: true,
             },
         ),
+        sample("doer/workers-after", &doer::WorkersAfter { worker: 129 }),
         sample("doer/spec", &doee_spec()),
         sample("doer/isolation", &isolation()),
+        sample("doer/environment", &environment()),
+        sample("doer/environment-common", &doer::Environment::default()),
     ]
 }
 
-fn doee_spec() -> doer::DoeeSpec {
+pub(crate) fn doee_spec() -> doer::DoeeSpec {
     doer::DoeeSpec {
         version: version(),
         project: project(),
@@ -236,6 +246,16 @@ fn doee_spec() -> doer::DoeeSpec {
         params: parameters(),
         binary: ContentHash([0xb1; 32]),
         binary_len: 20_480,
+        environment: environment(),
+    }
+}
+
+fn environment() -> doer::Environment {
+    doer::Environment {
+        backend: doer::Backend::Apptainer,
+        image: Some(ContentHash([0x1a; 32])),
+        device_nodes: vec![text("/dev/ttyUSB0")],
+        directories: vec![text("/srv/maps")],
     }
 }
 
@@ -305,9 +325,24 @@ fn dbriver_bodies() -> Vec<Sample> {
             },
         ),
         sample(
+            "dbriver/prepared",
+            &dbriver::Prepared {
+                created: true,
+                applied: 2,
+            },
+        ),
+        sample(
             "dbriver/grants",
             &dbriver::Grants {
                 databases: vec![text("readings")],
+                http: Vec::new(),
+            },
+        ),
+        sample(
+            "dbriver/grants-with-http",
+            &dbriver::Grants {
+                databases: vec![text("readings")],
+                http: vec![text("api.example.com:443")],
             },
         ),
     ]
@@ -342,6 +377,26 @@ fn commserver_and_gate_bodies() -> Vec<Sample> {
                 name: text("demo"),
                 revision: 2,
                 routes: vec![route(commserver::Auth::None), route(commserver::Auth::Token)],
+            },
+        ),
+        sample(
+            "commserver/fetch",
+            &commserver::Fetch {
+                method: text("POST"),
+                url: text("https://api.example.com/v1"),
+                headers: vec![(text("accept"), serde_bytes::ByteBuf::from(vec![0x2a]))],
+                body_len: 70_000,
+                timeout_ms: 1_500,
+                redirects_max: 3,
+            },
+        ),
+        sample(
+            "commserver/fetch-reply",
+            &commserver::FetchReply {
+                status: 201,
+                headers: vec![(text("x-raw"), serde_bytes::ByteBuf::from(vec![0xff]))],
+                body_len: Some(5),
+                url: text("https://api.example.com/v2"),
             },
         ),
         sample(
@@ -383,6 +438,22 @@ fn resadmin_questions() -> Vec<Sample> {
         sample(
             "resadmin/revoke-token",
             &resadmin::RevokeToken { id: principal_id() },
+        ),
+        sample(
+            "resadmin/image",
+            &resadmin::Image {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+            },
+        ),
+        sample(
+            "resadmin/upload-image",
+            &resadmin::UploadImage {
+                project: text("demo"),
+                image: ContentHash([0x1a; 32]),
+                len: 4_096_000,
+                offset: 65_536,
+            },
         ),
     ]
 }
@@ -441,6 +512,13 @@ fn resadmin_answers() -> Vec<Sample> {
             "resadmin/tokens",
             &resadmin::Tokens {
                 tokens: vec![principal],
+            },
+        ),
+        sample(
+            "resadmin/image-state",
+            &resadmin::ImageState {
+                offset: 65_536,
+                complete: false,
             },
         ),
     ]

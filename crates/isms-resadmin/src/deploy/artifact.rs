@@ -31,7 +31,11 @@ pub(super) struct Artifact {
 enum Content {
     Source {
         language: Language,
-        /// Says that two builds give the same: language, toolchain, names and bytes of all files.
+        /// Where it lies in the project.
+        folder: String,
+        /// The builder may use the host's network.
+        network: bool,
+        /// Says that two builds give the same: language, toolchain, network, names and bytes of all files.
         key: ContentHash,
         /// The files as the builder takes them.
         files: Bytes,
@@ -64,7 +68,7 @@ pub(super) async fn collect(
                         folder: folder.clone(),
                     });
                 }
-                source(&name, *language, files, toolchain).await?
+                source(&name, *language, folder, files, manifest.build_network, toolchain).await?
             }
         };
         artifacts.push(Artifact { doee: name, content });
@@ -75,7 +79,9 @@ pub(super) async fn collect(
 async fn source(
     doee: &str,
     language: Language,
+    folder: &str,
     files: Vec<(String, Bytes)>,
+    network: bool,
     toolchain: &str,
 ) -> Result<Content, DeployError> {
     if files
@@ -88,16 +94,18 @@ async fn source(
             doee: doee.to_owned(),
         });
     }
-    let toolchain = toolchain.to_owned();
+    let (folder, toolchain) = (folder.to_owned(), toolchain.to_owned());
     // Hashing tens of megabytes would hold up everybody else's requests.
     let hashed = tokio::task::spawn_blocking(move || {
-        let key = build_key(language, &files, &toolchain);
+        let key = build_key(language, &files, network, &toolchain);
         let files: Vec<(String, ByteBuf)> = files
             .into_iter()
             .map(|(path, content)| (path, ByteBuf::from(content)))
             .collect();
         Content::Source {
             language,
+            folder,
+            network,
             key,
             files: encode(&files).into(),
         }
@@ -105,7 +113,7 @@ async fn source(
     hashed.await.map_err(|_| DeployError::Stopped)
 }
 
-fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> ContentHash {
+fn build_key(language: Language, files: &[(String, Bytes)], network: bool, toolchain: &str) -> ContentHash {
     let mut hasher = Sha256::new();
     let mut add = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_le_bytes());
@@ -113,6 +121,9 @@ fn build_key(language: Language, files: &[(String, Bytes)], toolchain: &str) -> 
     };
     add(toolchain.as_bytes());
     add(&encode(&language));
+    if network {
+        add(b"network");
+    }
     for (path, content) in files {
         add(path.as_bytes());
         add(content);
@@ -133,15 +144,27 @@ impl Artifact {
         let started = Instant::now();
         let (binary, cached, log) = match content {
             Content::Binary(file) => (store(core, &doee, file).await?, false, String::new()),
-            Content::Source { language, key, files } => match core.store.build(project, key).await? {
+            Content::Source {
+                language,
+                folder,
+                network,
+                key,
+                files,
+            } => match core.store.build(project, key).await? {
                 Some(binary) => (binary, true, String::new()),
                 None => {
                     events
                         .send(DeployEvent::Building { doee: doee.clone() })
                         .await
                         .ok();
+                    let request = Build {
+                        doee: doee.clone(),
+                        language,
+                        folder,
+                        network,
+                    };
                     let built = tokio::select! {
-                        built = build(core, project, &doee, language, files.clone()) => built?,
+                        built = build(core, project, &request, files.clone()) => built?,
                         () = events.closed() => return Err(DeployError::Abandoned),
                     };
                     let (file, log) = built;
@@ -170,23 +193,18 @@ impl Artifact {
 async fn build(
     core: &Core,
     project: ProjectId,
-    doee: &str,
-    language: Language,
+    request: &Build,
     files: Bytes,
 ) -> Result<(Bytes, String), DeployError> {
-    let request = Build {
-        doee: doee.to_owned(),
-        language,
-    };
-    let built = core.peers.build(project, &request, files).await;
+    let built = core.peers.build(project, request, files).await;
     let (reply, file) = built.map_err(|source| DeployError::Builder {
-        doee: doee.to_owned(),
+        doee: request.doee.clone(),
         source,
     })?;
     match reply.built {
         true => Ok((file, reply.log)),
         false => Err(DeployError::Build {
-            doee: doee.to_owned(),
+            doee: request.doee.clone(),
             log: reply.log,
         }),
     }

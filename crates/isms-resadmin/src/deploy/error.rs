@@ -1,6 +1,6 @@
 //! Why a deployment fails.
 
-use isms_protocol::{ErrorCode, WireError, limits::ARTIFACT_LEN_MAX, resadmin::DeployEvent};
+use isms_protocol::{ContentHash, ErrorCode, WireError, limits::ARTIFACT_LEN_MAX, resadmin::DeployEvent};
 
 use crate::{
     bundle::BundleError, config::MIGRATIONS_LEN_MAX, elf::ElfError, files::FileError,
@@ -32,6 +32,42 @@ pub(crate) enum DeployError {
     NoBinary { doee: String, path: String },
     #[error("doee {doee}: its binary is refused: {reason}")]
     Binary { doee: String, reason: ElfError },
+    #[error("doee {doee}: {path} is not in the archive; give the file or folder of its image")]
+    NoImage { doee: String, path: String },
+    #[error(
+        "doee {doee}: the archive has no reference in the place of {path}; upload the image, and put a file with \
+         `sha256:` and its hash there"
+    )]
+    ImageReference { doee: String, path: String },
+    #[error(
+        "doee {doee}: the image {path} (sha256:{image}) has not been uploaded for this project; upload it first"
+    )]
+    ImageMissing {
+        doee: String,
+        path: String,
+        image: ContentHash,
+    },
+    #[error(
+        "doee {doee}: {kind} {path} is not open to projects on this platform; the administrator allows it by \
+         [workers] {setting} in isms.toml"
+    )]
+    Opening {
+        doee: String,
+        kind: &'static str,
+        path: String,
+        setting: &'static str,
+    },
+    #[error(
+        "build.network: builds may not use the network on this platform; the administrator allows it by [build] \
+         network = true in isms.toml"
+    )]
+    BuildNetwork,
+    #[error("doee {doee}: a worker was started once and failed: {source}")]
+    Try {
+        doee: String,
+        #[source]
+        source: WireError,
+    },
     #[error("this token may not deploy the project {name}")]
     OtherProject { name: String },
     #[error("another deployment of {name} is going on; try again when it has ended")]
@@ -78,12 +114,18 @@ impl DeployError {
             | DeployError::MigrationNotText { .. }
             | DeployError::NoMigrations { .. }
             | DeployError::NoSource { .. }
-            | DeployError::NoBinary { .. } => ErrorCode::Invalid,
+            | DeployError::NoBinary { .. }
+            | DeployError::NoImage { .. }
+            | DeployError::ImageReference { .. } => ErrorCode::Invalid,
+            DeployError::ImageMissing { .. } => ErrorCode::NotFound,
             DeployError::Binary { .. } | DeployError::Build { .. } => ErrorCode::BuildFailed,
-            DeployError::OtherProject { .. } => ErrorCode::Forbidden,
+            DeployError::OtherProject { .. } | DeployError::Opening { .. } | DeployError::BuildNetwork => {
+                ErrorCode::Forbidden
+            }
             DeployError::Busy { .. } => ErrorCode::Conflict,
             DeployError::Builder { source, .. }
             | DeployError::Prepare { source, .. }
+            | DeployError::Try { source, .. }
             | DeployError::Routes { source } => source.code,
             DeployError::Abandoned => ErrorCode::Cancelled,
             DeployError::Store(StoreError::TooMany { .. }) => ErrorCode::LimitReached,

@@ -221,6 +221,33 @@ impl<'a> Item<'a> {
         )))
     }
 
+    /// A path of the host: absolute, below `below`, in its one spelling.
+    pub(super) fn host_path(&self, below: &str) -> Result<String, ManifestError> {
+        let path = self.text()?;
+        let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        let parts = path.strip_prefix('/').filter(|_| path.starts_with(below));
+        match parts {
+            Some(parts)
+                if path.len() <= PATH_LEN_MAX
+                    && parts.split('/').all(plain)
+                    && !path.contains(char::is_control) =>
+            {
+                Ok(path.to_owned())
+            }
+            _ => Err(self.error(&format!(
+                "{path:?} is not allowed; write an absolute path below {below}, without . and .., at most \
+                 {PATH_LEN_MAX} bytes"
+            ))),
+        }
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, ManifestError> {
+        match self.value.get_ref() {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
     pub(super) fn integer(&self, min: i64, max: i64) -> Result<i64, ManifestError> {
         let value = self
             .whole_number()

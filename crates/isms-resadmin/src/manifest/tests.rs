@@ -1,5 +1,7 @@
 //! Manifests, good ones and each kind of bad one with its message.
 
+use isms_protocol::doer::Backend;
+
 use super::*;
 
 const GOOD: &str = r#"[project]
@@ -57,12 +59,14 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         workers_min: 0,
         workers_max: 8,
         sql: vec!["readings".into()],
+        http: vec![],
         params: vec![
             ("window".into(), Parameter::Integer(288)),
             ("alpha".into(), Parameter::Real(0.5)),
             ("name".into(), Parameter::Text("x".into())),
             ("on".into(), Parameter::Boolean(true)),
         ],
+        environment: Environment::default(),
     };
     let history = Doee {
         name: "history".into(),
@@ -107,6 +111,110 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         disk_mb: 512,
     };
     assert_eq!(manifest.databases, [readings]);
+    assert!(!manifest.build_network);
+}
+
+/// The environment of a Doee `a` with these keys.
+fn environment(keys: &str) -> Result<Environment, String> {
+    let text = format!("[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{keys}\n");
+    let mut manifest = parse(&text).map_err(|error| error.to_string())?;
+    Ok(manifest.doees.remove(0).environment)
+}
+
+#[test]
+fn isolation_image_and_openings_are_read() {
+    let expected = Environment {
+        backend: Backend::Apptainer,
+        image: Some("images/x.sif".into()),
+        device_nodes: vec!["/dev/ttyUSB0".into(), "/dev/ttyUSB1".into()],
+        directories: vec!["/srv/maps".into()],
+    };
+    let keys = "isolation = \"apptainer\"\nimage = \"images/x.sif\"\n\
+        allow = { device_nodes = [\"/dev/ttyUSB1\", \"/dev/ttyUSB0\", \"/dev/ttyUSB1\"], directories = [\"/srv/maps\"] }";
+    assert_eq!(environment(keys), Ok(expected));
+    let native = Environment {
+        image: Some("root".into()),
+        ..Environment::default()
+    };
+    assert_eq!(
+        environment("image = \"root\""),
+        Ok(native.clone()),
+        "an image needs no Apptainer"
+    );
+    assert_eq!(
+        environment("isolation = \"native\"\nimage = \"root\""),
+        Ok(native)
+    );
+}
+
+#[test]
+fn wrong_isolation_image_and_openings_are_named() {
+    let bad = |keys: &str, error: &str| assert_eq!(environment(keys), Err(error.to_owned()), "{keys}");
+    bad(
+        "isolation = \"docker\"",
+        "project.toml:5: doee.a.isolation: \"docker\" is not known; allowed: \"native\", \"apptainer\"",
+    );
+    bad(
+        "isolation = \"apptainer\"",
+        "project.toml:5: doee.a.isolation: is \"apptainer\", which runs an image; name its file or folder with image",
+    );
+    bad(
+        "image = \"/etc/x.sif\"",
+        "project.toml:5: doee.a.image: \"/etc/x.sif\" is not a path; write it relative to the project's folder, \
+         like \"doees/x\"",
+    );
+    bad(
+        "image = 1",
+        "project.toml:5: doee.a.image: is a whole number, expected text",
+    );
+    bad(
+        "allow = { device_nodes = \"/dev/null\" }",
+        "project.toml:5: doee.a.allow.device_nodes: is text, expected a list",
+    );
+    for node in [
+        "/etc/passwd",
+        "dev/x",
+        "/dev/../etc/passwd",
+        "/dev/",
+        "/dev//x",
+        "/dev/x\\u0000",
+    ] {
+        let error = environment(&format!("allow = {{ device_nodes = [\"{node}\"] }}")).expect_err(node);
+        let begin = "project.toml:5: doee.a.allow.device_nodes[1]: ";
+        assert!(
+            error.starts_with(begin) && error.contains("absolute path below /dev/"),
+            "{error}"
+        );
+    }
+    let error = environment("allow = { directories = [\"/srv/./maps\"] }").unwrap_err();
+    assert!(error.contains("allow.directories[1]"), "{error}");
+    let many = vec!["\"/dev/x\""; 65].join(",");
+    bad(
+        &format!("allow = {{ device_nodes = [{many}] }}"),
+        "project.toml:5: doee.a.allow.device_nodes: has 65 entries; allowed: at most 64",
+    );
+}
+
+#[test]
+fn a_build_has_the_network_only_where_the_manifest_asks() {
+    let network = |build: &str| {
+        let manifest = parse(&format!(
+            "[project]\nname = \"p\"\n{build}\n[doee.a]\nbinary = \"a.so\"\n"
+        ));
+        manifest
+            .map(|manifest| manifest.build_network)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(network("[build]"), Ok(false));
+    assert_eq!(network("[build]\nnetwork = true"), Ok(true));
+    assert_eq!(
+        network("[build]\nnetwork = 1"),
+        Err("project.toml:4: build.network: is a whole number, expected true or false".into())
+    );
+    assert_eq!(
+        network("[build]\nflags = []"),
+        Err("project.toml:4: build.flags: is not a known key; allowed: network".into())
+    );
 }
 
 #[test]
@@ -129,7 +237,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
         "memory_mb = 64",
         "memory = 64",
         "project.toml:7: doee.anomaly.memory: is not a known key; allowed: language, source, binary, memory_mb, \
-         timeout_ms, deadline_ms, workers, class, allow, params",
+         timeout_ms, deadline_ms, workers, class, isolation, image, allow, params",
     );
     bad(
         "[project]\n",
@@ -144,7 +252,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "publish = []",
         "write = []",
-        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql",
+        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http, device_nodes, directories",
     );
     bad(
         "auth = \"none\"",
@@ -159,7 +267,42 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "[database.readings]",
         "[db.readings]",
-        "project.toml:32: db: is not a known key; allowed: project, doee, trigger, database",
+        "project.toml:32: db: is not a known key; allowed: project, build, doee, trigger, database",
+    );
+}
+
+#[test]
+fn servers_outside_are_named_exactly_and_once() {
+    let listed = "http = [\"api.example.com:443\", \"[2001:DB8::1]:80\", \"api.example.com:443\"]";
+    let manifest = parse(&GOOD.replacen("http = []", listed, 1)).expect("is a manifest");
+    assert_eq!(
+        manifest.doees[0].http,
+        ["api.example.com:443", "[2001:db8::1]:80"]
+    );
+    assert!(manifest.doees[1].http.is_empty());
+
+    const HINT: &str = "write HOST:PORT, like \"api.example.com:443\"";
+    const NAME: &str = "its host is neither an address nor a name of letters, digits, - and . in lower case";
+    for (server, why) in [
+        ("api.example.com", "its port is missing or not 1 to 65535"),
+        ("https://api.example.com:443", NAME),
+        ("*.example.com:443", NAME),
+        ("API.example.com:443", NAME),
+        ("127.1:80", NAME),
+    ] {
+        let error = format!("project.toml:12: doee.anomaly.allow.http[2]: {server:?}: {why}; {HINT}");
+        bad("http = []", &format!("http = [\"a.b:1\", {server:?}]"), &error);
+    }
+    bad(
+        "http = []",
+        "http = \"a.b:1\"",
+        "project.toml:12: doee.anomaly.allow.http: is text, expected a list",
+    );
+    let many: Vec<String> = (1..=33).map(|port| format!("a.b:{port}")).collect();
+    bad(
+        "http = []",
+        &format!("http = {many:?}"),
+        "project.toml:12: doee.anomaly.allow.http[33]: is one too many; 32 are allowed",
     );
 }
 
@@ -174,16 +317,6 @@ fn what_a_later_release_serves_is_told_apart_from_the_unknown() {
         "secrets = []",
         "secrets = [\"a\"]",
         "project.toml:12: doee.anomaly.allow.secrets: is not supported yet; leave it out",
-    );
-    bad(
-        "http = []",
-        "http = [\"a\"]",
-        "project.toml:12: doee.anomaly.allow.http: is not supported yet; leave it out",
-    );
-    bad(
-        "device_nodes = []",
-        "device_nodes = [\"a\"]",
-        "project.toml:12: doee.anomaly.allow.device_nodes: is not supported yet; leave it out",
     );
     bad(
         "http = \"POST /readings\"",

@@ -133,7 +133,8 @@ impl Core {
             self.peers.retire(project, version).await;
         }
         self.peers.drop_databases(project).await?;
-        Ok(self.store.end_deletion(project).await?)
+        self.store.end_deletion(project).await?;
+        Ok(self.sweep_images().await?)
     }
 
     async fn version(&self, version: DoeeVersion) -> Result<Version, WireError> {

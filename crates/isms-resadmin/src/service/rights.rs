@@ -19,7 +19,9 @@ pub(super) fn check_sender(sender: Service, operation: Operation) -> Result<(), 
         | Operation::DeleteProject
         | Operation::CreateToken
         | Operation::ListTokens
-        | Operation::RevokeToken => &[Service::Gate],
+        | Operation::RevokeToken
+        | Operation::Image
+        | Operation::UploadImage => &[Service::Gate],
     };
     if allowed.contains(&sender) {
         return Ok(());
@@ -44,7 +46,7 @@ pub(super) fn forbidden(right: Right) -> WireError {
 
 impl Core {
     /// The principal of a request, if its token is valid and has the right.
-    pub(super) async fn principal(&self, id: PrincipalId, right: Right) -> Result<Principal, WireError> {
+    pub(crate) async fn principal(&self, id: PrincipalId, right: Right) -> Result<Principal, WireError> {
         let principal = self
             .store
             .principal(id, (self.clock)())

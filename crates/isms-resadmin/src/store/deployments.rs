@@ -7,7 +7,7 @@ use isms_protocol::{
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::{Store, StoreError, bytes, decoded, unsigned};
-use crate::config::PROJECTS_MAX;
+use crate::{config::PROJECTS_MAX, images::IMAGE_RELEASED_S};
 
 /// A version of a Doee, which never changes.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct DeployedDoee {
     /// Hash of all that makes the version what it is; equal settings keep the version.
     pub(crate) settings: ContentHash,
     pub(crate) deadline_ms: u32,
+    /// The image that its workers run in.
+    pub(crate) image: Option<ContentHash>,
 }
 
 /// The deployment that serves.
@@ -113,7 +115,7 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let rows = sqlx::query(
-            "SELECT name, version, binary, settings, deadline_ms FROM deployed_doees
+            "SELECT name, version, binary, settings, deadline_ms, image FROM deployed_doees
              JOIN doee_versions USING (version) WHERE deployed_doees.project = ? AND revision = ? ORDER BY name",
         )
         .bind(id(project))
@@ -127,6 +129,10 @@ impl Store {
                 binary: ContentHash(bytes(row, 2, "binary")?),
                 settings: ContentHash(bytes(row, 3, "settings")?),
                 deadline_ms: row.try_get(4)?,
+                image: match row.try_get::<Option<Vec<u8>>, _>(5)? {
+                    Some(_) => Some(ContentHash(bytes(row, 5, "image")?)),
+                    None => None,
+                },
             })
         };
         Ok(Some(Deployment {
@@ -173,6 +179,12 @@ impl Store {
             insert_deployed(&mut transaction, project, revision, doee).await?;
         }
         set_current(&mut transaction, project, revision).await?;
+        // Those that serve no longer may still be needed by calls that are under way.
+        sqlx::query("UPDATE project_images SET kept_until_s = max(kept_until_s, ?) WHERE project = ?")
+            .bind(deployed_at_s.saturating_add(IMAGE_RELEASED_S) as i64)
+            .bind(id(project))
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(deployment)
     }
@@ -367,8 +379,8 @@ async fn insert_deployed(
     doee: &DeployedDoee,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms)
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms, image)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id(project))
     .bind(revision)
@@ -376,6 +388,7 @@ async fn insert_deployed(
     .bind(doee.version.to_bytes().to_vec())
     .bind(doee.settings.0.to_vec())
     .bind(doee.deadline_ms)
+    .bind(doee.image.map(|image| image.0.to_vec()))
     .execute(&mut **transaction)
     .await?;
     Ok(())

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::StoreError;
 
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // `current` is the revision that serves, 0 for none; `deleting` hides a project whose data goes.
     "CREATE TABLE projects (
         id BLOB PRIMARY KEY,
@@ -63,6 +63,24 @@ const MIGRATIONS: [&str; 1] = [
     ) STRICT;
     CREATE UNIQUE INDEX one_administrator ON tokens (administrator) WHERE administrator = 1;
     CREATE INDEX versions_of_project ON doee_versions (project);",
+    // A project has the images that it has uploaded; one that no deployment of it uses is kept until a time.
+    "CREATE TABLE images (
+        hash BLOB PRIMARY KEY,
+        len INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE project_images (
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        hash BLOB NOT NULL REFERENCES images (hash),
+        kept_until_s INTEGER NOT NULL,
+        PRIMARY KEY (project, hash)
+    ) STRICT;
+    CREATE TABLE uploads (
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        hash BLOB NOT NULL,
+        touched_at_s INTEGER NOT NULL,
+        PRIMARY KEY (project, hash)
+    ) STRICT;
+    ALTER TABLE deployed_doees ADD COLUMN image BLOB;",
 ];
 
 /// Applies what is missing; the file's format is the number of migrations applied.

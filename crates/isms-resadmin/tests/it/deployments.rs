@@ -20,7 +20,7 @@ name = "shop"
 [doee.ask]
 language = "c"
 source = "doees/ask"
-allow = { sql = ["stock"] }
+allow = { sql = ["stock"], http = ["api.example.com:443"] }
 params = { limit = 3 }
 [doee.put]
 language = "cpp"
@@ -96,7 +96,9 @@ async fn a_project_is_built_migrated_recorded_and_routed_in_this_order() {
             building("put"),
             built("put"),
             DeployEvent::Migrated {
-                database: "stock".into()
+                database: "stock".into(),
+                created: true,
+                applied: 2,
             },
             DeployEvent::Deployed {
                 project: "shop".into(),
@@ -108,8 +110,8 @@ async fn a_project_is_built_migrated_recorded_and_routed_in_this_order() {
     assert_eq!(
         harness.asked(),
         [
-            "build ask C ask.c",
-            "build put Cpp put.cpp put.hpp",
+            "build ask C in doees/ask: ask.c",
+            "build put Cpp in doees/put: put.cpp put.hpp",
             "prepare stock 8 MB 1.sql 2.sql",
             "routes shop r1 2"
         ],
@@ -167,6 +169,7 @@ async fn the_doer_and_dbriver_learn_what_they_must_know_of_a_version() {
         .await
         .unwrap();
     assert_eq!(grants.databases, ["stock"]);
+    assert_eq!(grants.http, ["api.example.com:443"]);
 }
 
 #[tokio::test]
@@ -196,7 +199,7 @@ async fn an_unchanged_doee_keeps_its_version_and_a_changed_one_is_replaced_and_r
     assert_eq!(
         harness.asked(),
         [
-            "build put Cpp put.cpp put.hpp",
+            "build put Cpp in doees/put: put.cpp put.hpp",
             "prepare stock 8 MB 1.sql 2.sql",
             "routes shop r3 2",
             &retire
@@ -232,7 +235,7 @@ async fn a_build_that_fails_tells_the_compilers_log_and_changes_nothing() {
             "doee ask does not build:\nask.c:1:1: error: no".into()
         )
     );
-    assert_eq!(harness.asked(), ["build ask C ask.c"]);
+    assert_eq!(harness.asked(), ["build ask C in doees/ask: ask.c"]);
     assert_eq!(harness.describe("shop").await.unwrap().revision, 1);
 }
 

@@ -13,9 +13,9 @@ use isms_protocol::{
     DoeeVersion, ErrorCode, Header, Kind, PrincipalId, ProjectId, Service as Role, TokenHash, WireError,
     commserver,
     commserver::ProjectRoutes,
-    dbriver::{self, Prepare},
+    dbriver::{self, Prepare, Prepared},
     decode,
-    doer::{self, Build, BuildReply},
+    doer::{self, Build, BuildReply, Environment},
     encode,
     resadmin::{Authenticate, Deploy, DeployEvent, DescribeProject, Operation, Principal, Project},
 };
@@ -50,15 +50,17 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) async fn open(directory: &Path) -> Harness {
+        Harness::open_with(Config::new(directory, ADMIN)).await
+    }
+
+    pub(crate) async fn open_with(config: Config) -> Harness {
         let peers = Peers::default();
         let (requests, asked) = mpsc::channel(8);
         tokio::spawn(peers.clone().answer(asked));
         let now = Arc::new(AtomicU64::new(1_000));
         let clock = now.clone();
         let clock = Arc::new(move || clock.load(Ordering::Relaxed));
-        let service = Service::open(Config::new(directory, ADMIN), requests, clock)
-            .await
-            .expect("opens");
+        let service = Service::open(config, requests, clock).await.expect("opens");
         Harness { service, peers, now }
     }
 
@@ -190,6 +192,11 @@ impl Peers {
             (Role::Doer, number) if number == doer::Operation::Retire as u16 => {
                 (format!("retire {}", header.target_doee), PeerAnswer::default())
             }
+            (Role::Doer, number) if number == doer::Operation::TryEnvironment as u16 => {
+                let environment: Environment = request.message.decode_body().expect("decodes");
+                let text = format!("try {} {environment:?}", environment.backend.name());
+                (text, PeerAnswer::default())
+            }
             (Role::Dbriver, number) if number == dbriver::Operation::Prepare as u16 => {
                 let prepare: Prepare = decode(&request.payload).expect("decodes");
                 let names: Vec<_> = prepare
@@ -203,7 +210,15 @@ impl Peers {
                     prepare.disk_mb,
                     names.join(" ")
                 );
-                (text, PeerAnswer::default())
+                let prepared = Prepared {
+                    created: true,
+                    applied: names.len() as u32,
+                };
+                let answer = PeerAnswer {
+                    payload: encode(&prepared).into(),
+                    ..PeerAnswer::default()
+                };
+                (text, answer)
             }
             (Role::Dbriver, number) if number == dbriver::Operation::Drop as u16 => {
                 ("drop".to_owned(), PeerAnswer::default())
@@ -250,7 +265,14 @@ impl Peers {
         } else {
             Bytes::new()
         };
-        let text = format!("build {} {:?} {}", build.doee, build.language, names.join(" "));
+        let network = if build.network { " with network" } else { "" };
+        let text = format!(
+            "build {} {:?} in {}{network}: {}",
+            build.doee,
+            build.language,
+            build.folder,
+            names.join(" ")
+        );
         (
             text,
             PeerAnswer {

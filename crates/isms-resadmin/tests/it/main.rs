@@ -1,7 +1,9 @@
 //! Resadmin through its requests, on real files; the test plays the other services.
 
 mod deployments;
+mod environments;
 mod harness;
+mod images;
 mod projects;
 mod role;
 mod tokens;

@@ -13,7 +13,6 @@ use crate::{
 /// Makes the process non-dumpable and removes `execve`, `execveat` and what only start-up needs, from every
 /// thread, for good. Call it before any thread is started and any foreign code is loaded.
 pub fn forbid_exec() -> io::Result<()> {
-    #[cfg(feature = "ablation")]
     ablation::read();
     if ablation::leaves_out(Layer::SecondSeccomp) || ablation::leaves_out(Layer::NoNewPrivileges) {
         return Ok(());

@@ -20,7 +20,7 @@ pub fn create_sealed(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
 
 /// Copies what `source` gives into a sealed memfd. Fails with `FileTooLarge` beyond `len_max` bytes.
 pub fn create_sealed_from(name: &CStr, source: &mut impl Read, len_max: u64) -> io::Result<OwnedFd> {
-    let mut file = File::from(create(name)?);
+    let mut file = File::from(create(name, Content::Code)?);
     let copied = io::copy(&mut source.take(len_max.saturating_add(1)), &mut file)?;
     if copied > len_max {
         return Err(io::Error::new(
@@ -34,11 +34,31 @@ pub fn create_sealed_from(name: &CStr, source: &mut impl Read, len_max: u64) -> 
     Ok(file.into())
 }
 
-/// Makes an empty memfd that can be sealed and executed.
-pub(super) fn create(name: &CStr) -> io::Result<OwnedFd> {
-    const MFD_EXEC: libc::c_uint = 0x10; // since 6.3; elsewhere EINVAL, and executable anyway
+/// What a memfd is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    /// Code, which is loaded from it.
+    Code,
+    /// Anything else: no program, ever.
+    Data,
+}
+
+impl Content {
+    /// The flag that says so since Linux 6.3; elsewhere it is EINVAL, and every memfd can be executed.
+    fn flag(self) -> libc::c_uint {
+        const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
+        const MFD_EXEC: libc::c_uint = 0x10;
+        match self {
+            Content::Code => MFD_EXEC,
+            Content::Data => MFD_NOEXEC_SEAL,
+        }
+    }
+}
+
+/// Makes an empty memfd that can be sealed.
+pub(super) fn create(name: &CStr, content: Content) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    for flags in [flags | MFD_EXEC, flags] {
+    for flags in [flags | content.flag(), flags] {
         // SAFETY: `name` is a C string.
         match check(unsafe { libc::memfd_create(name.as_ptr(), flags) }) {
             // SAFETY: the call succeeded, so the descriptor is open and ours.
@@ -100,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_is_not_sealed_is_refused() {
-        let open = create(c"doee").unwrap();
+        let open = create(c"doee", Content::Code).unwrap();
         assert_eq!(
             verify_sealed(open.as_fd()).unwrap_err().kind(),
             io::ErrorKind::PermissionDenied

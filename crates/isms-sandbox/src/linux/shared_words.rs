@@ -33,7 +33,7 @@ unsafe impl Sync for SharedWords {}
 impl SharedWords {
     /// Makes `count` zeroes, and the descriptor by which another process maps them.
     pub fn create(name: &CStr, count: usize) -> io::Result<(SharedWords, OwnedFd)> {
-        let file = File::from(memfd::create(name)?);
+        let file = File::from(memfd::create(name, memfd::Content::Data)?);
         file.set_len((count * size_of::<AtomicU32>()) as u64)?;
         // SAFETY: fcntl on a descriptor that we own.
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) })?;
@@ -90,7 +90,7 @@ impl Drop for SharedWords {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::SeqCst;
+    use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering::SeqCst};
 
     use super::*;
 
@@ -111,10 +111,24 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_can_never_become_a_program() {
+        let (_ours, descriptor) = SharedWords::create(c"words", 1).unwrap();
+        let file = File::from(descriptor);
+        if !std::path::Path::new("/proc/sys/vm/memfd_noexec").exists() {
+            eprintln!("SKIPPED: Linux before 6.3 has no MFD_NOEXEC_SEAL");
+            return;
+        }
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o111, 0);
+        let executable = std::fs::Permissions::from_mode(0o777);
+        let error = file.set_permissions(executable).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
     fn memory_that_is_too_short_or_not_sealed_is_refused() {
         let (_ours, descriptor) = SharedWords::create(c"words", 1).unwrap();
         assert!(SharedWords::map(descriptor.as_fd(), 2).is_err());
-        let open = File::from(memfd::create(c"words").unwrap());
+        let open = File::from(memfd::create(c"words", memfd::Content::Data).unwrap());
         open.set_len(4096).unwrap();
         assert!(SharedWords::map(open.as_fd(), 1).is_err());
     }

@@ -149,11 +149,20 @@ impl Group {
     }
 
     /// Moves a process into the v1 groups. Slow at times (it waits for every processor), so not on a request's path.
-    pub(super) fn attach(&self, pid: u32) -> io::Result<()> {
+    pub(crate) fn attach(&self, pid: u32) -> io::Result<()> {
         let separate = self.directories.iter().filter(|directory| !directory.unified);
         separate
             .into_iter()
             .try_for_each(|directory| directory.write("cgroup.procs", pid.into()))
+    }
+
+    /// Processes in it, as seen from here; those of its memory controller, when the hierarchies are separate.
+    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
+        let Some(directory) = self.directories.first() else {
+            return Ok(Vec::new());
+        };
+        let text = fs::read_to_string(directory.path.join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// Sets its limits.

@@ -11,6 +11,8 @@ pub(super) struct Needs {
     pub(super) interpreter: Option<PathBuf>,
     /// Names of shared libraries.
     pub(super) libraries: Vec<OsString>,
+    /// Libraries, and the versions of their symbols that are asked for.
+    pub(super) versions: Vec<(OsString, OsString)>,
 }
 
 /// Bytes that are no ELF file that this machine runs.
@@ -28,6 +30,13 @@ const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_INTERPRETER: u32 = 3;
 const TAG_NEEDED: u64 = 1;
 const TAG_STRINGS: u64 = 5;
+const TAG_VERSIONS: u64 = 0x6fff_fffe;
+
+/// What this machine runs.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u64 = 62;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u64 = 183;
 
 struct Segment {
     kind: u32,
@@ -41,17 +50,25 @@ pub(super) fn needs(file: &[u8]) -> Result<Needs, ElfError> {
     if file.len() < HEADER_LEN || !file.starts_with(b"\x7fELF\x02\x01") {
         return Err(ElfError);
     }
+    if number::<2>(file, 18)? != MACHINE {
+        return Err(ElfError);
+    }
     let segments = segments(file)?;
     let interpreter = segments
         .iter()
         .find(|segment| segment.kind == SEGMENT_INTERPRETER);
     let dynamic = segments.iter().find(|segment| segment.kind == SEGMENT_DYNAMIC);
+    let (libraries, versions) = match dynamic {
+        Some(dynamic) => dynamic_needs(file, dynamic, &segments)?,
+        None => Default::default(),
+    };
     Ok(Needs {
         interpreter: interpreter
             .map(|at| string(file, at.offset))
             .transpose()?
             .map(PathBuf::from),
-        libraries: dynamic.map_or(Ok(Vec::new()), |dynamic| libraries(file, dynamic, &segments))?,
+        libraries,
+        versions,
     })
 }
 
@@ -75,8 +92,14 @@ fn segments(file: &[u8]) -> Result<Vec<Segment>, ElfError> {
         .collect()
 }
 
-fn libraries(file: &[u8], dynamic: &Segment, segments: &[Segment]) -> Result<Vec<OsString>, ElfError> {
-    let (mut names, mut strings) = (Vec::new(), None);
+type Versions = Vec<(OsString, OsString)>;
+
+fn dynamic_needs(
+    file: &[u8],
+    dynamic: &Segment,
+    segments: &[Segment],
+) -> Result<(Vec<OsString>, Versions), ElfError> {
+    let (mut names, mut strings, mut versions) = (Vec::new(), None, None);
     for index in 0..dynamic.len / 16 {
         let at = dynamic.offset.checked_add(index * 16).ok_or(ElfError)?;
         let value = number::<8>(file, at.checked_add(8).ok_or(ElfError)?)?;
@@ -84,6 +107,7 @@ fn libraries(file: &[u8], dynamic: &Segment, segments: &[Segment]) -> Result<Vec
             0 => break,
             TAG_NEEDED => names.push(value),
             TAG_STRINGS => strings = Some(value),
+            TAG_VERSIONS => versions = Some(value),
             _ => {}
         }
         if names.len() > NEEDED_MAX {
@@ -91,13 +115,47 @@ fn libraries(file: &[u8], dynamic: &Segment, segments: &[Segment]) -> Result<Vec
         }
     }
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Default::default());
     }
     let strings = file_offset(strings.ok_or(ElfError)?, segments)?;
-    names
-        .into_iter()
-        .map(|name| string(file, strings.checked_add(name).ok_or(ElfError)?))
-        .collect()
+    let name = |name: u64| string(file, strings.checked_add(name).ok_or(ElfError)?);
+    let versions = match versions {
+        Some(at) => self::versions(file, file_offset(at, segments)?, &name)?,
+        None => Vec::new(),
+    };
+    let libraries = names.into_iter().map(&name).collect::<Result<_, _>>()?;
+    Ok((libraries, versions))
+}
+
+/// Walks the list of libraries with, for each, the list of versions; both are chains of relative offsets. Versions that
+/// may be missing are left out.
+fn versions(
+    file: &[u8],
+    first: u64,
+    name: &impl Fn(u64) -> Result<OsString, ElfError>,
+) -> Result<Versions, ElfError> {
+    const FLAG_WEAK: u64 = 2;
+    let plus = |at: u64, offset: u64| at.checked_add(offset).ok_or(ElfError);
+    let mut versions = Vec::new();
+    let mut library_at = first;
+    for _ in 0..NEEDED_MAX {
+        let library = name(number::<4>(file, plus(library_at, 4)?)?)?;
+        let mut version_at = plus(library_at, number::<4>(file, plus(library_at, 8)?)?)?;
+        for _ in 0..NEEDED_MAX {
+            if number::<2>(file, plus(version_at, 4)?)? & FLAG_WEAK == 0 {
+                versions.push((library.clone(), name(number::<4>(file, plus(version_at, 8)?)?)?));
+            }
+            match number::<4>(file, plus(version_at, 12)?)? {
+                0 => break,
+                next => version_at = plus(version_at, next)?,
+            }
+        }
+        match number::<4>(file, plus(library_at, 12)?)? {
+            0 => return Ok(versions),
+            next => library_at = plus(library_at, next)?,
+        }
+    }
+    Err(ElfError)
 }
 
 /// Where in the file an address of the loaded program lies.
@@ -144,6 +202,15 @@ mod tests {
         let needs = needs(&std::fs::read("/proc/self/exe").unwrap()).unwrap();
         assert!(needs.interpreter.unwrap().to_string_lossy().contains("ld-linux"));
         assert!(needs.libraries.contains(&OsString::from("libc.so.6")));
+        let of_libc = needs
+            .versions
+            .iter()
+            .filter(|(library, _)| library == "libc.so.6");
+        let of_libc: Vec<_> = of_libc.map(|(_, version)| version.to_string_lossy()).collect();
+        assert!(
+            of_libc.iter().any(|version| version.starts_with("GLIBC_2.")),
+            "{of_libc:?}"
+        );
     }
 
     #[test]
@@ -155,5 +222,8 @@ mod tests {
         let mut huge_table = file[..4096].to_vec();
         huge_table[32..40].fill(0xff);
         assert_eq!(needs(&huge_table), Err(ElfError));
+        let mut foreign = file.clone();
+        foreign[18..20].copy_from_slice(&8_u16.to_le_bytes()); // MIPS
+        assert_eq!(needs(&foreign), Err(ElfError));
     }
 }

@@ -1,9 +1,13 @@
 //! Landlock: what a sandbox may do with files even where its mounts and ids would let it, plus TCP and scopes.
 //!
-//! Read and execute below the root, write below `/tmp` only, no TCP, no abstract sockets or signals outward, as
-//! far as the running kernel knows these rights.
+//! Read and execute below the root, write below `/tmp` and to granted devices only, no TCP (a builder with network may
+//! connect, not bind), no abstract sockets or signals outward, as far as the running kernel knows these rights.
 
-use std::{ffi::CStr, io, os::fd::RawFd};
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::RawFd,
+};
 
 use super::child::Failure;
 use crate::linux::check_long;
@@ -20,6 +24,10 @@ const MAKE_REG: u64 = 1 << 8;
 const MAKE_SYM: u64 = 1 << 12;
 const REFER: u64 = 1 << 13;
 const TRUNCATE: u64 = 1 << 14;
+const IOCTL_DEV: u64 = 1 << 15;
+
+// Rights on the network.
+const CONNECT_TCP: u64 = 1 << 1;
 
 const CREATE_RULESET_VERSION: u32 = 1;
 const RULE_PATH_BENEATH: u32 = 1;
@@ -54,6 +62,10 @@ impl Ruleset {
         Self::of_version(version)
     }
 
+    pub(super) fn has_scopes(&self) -> bool {
+        self.scopes != 0
+    }
+
     fn of_version(version: libc::c_long) -> Option<Self> {
         let file_rights = match version {
             ..=0 => return None,
@@ -71,10 +83,15 @@ impl Ruleset {
         })
     }
 
-    /// Restricts this process. Runs in the new process: no allocation.
-    pub(super) fn restrict_self(&self, null_device: bool) -> Result<(), Failure> {
-        let ruleset = Failure::of(super::steps::Step::Landlock, self.create())?;
-        let rules = self.add_rules(ruleset, null_device);
+    /// Restricts this process, which may use `devices` and, with `network`, connect to others. Runs in the new process:
+    /// no allocation.
+    pub(super) fn restrict_self(&self, devices: &[CString], network: bool) -> Result<(), Failure> {
+        let mut withheld = *self;
+        if network {
+            withheld.network &= !CONNECT_TCP;
+        }
+        let ruleset = Failure::of(super::steps::Step::Landlock, withheld.create())?;
+        let rules = self.add_rules(ruleset, devices);
         // SAFETY: plain numbers; the ruleset is ours to close.
         let restricted = rules.and_then(|()| unsafe {
             check_long(libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0)).map(drop)
@@ -98,15 +115,14 @@ impl Ruleset {
         .map(|fd| fd as RawFd)
     }
 
-    fn add_rules(&self, ruleset: RawFd, null_device: bool) -> io::Result<()> {
+    fn add_rules(&self, ruleset: RawFd, devices: &[CString]) -> io::Result<()> {
         let read = EXECUTE | READ_FILE | READ_DIR;
         let write = WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SYM | REFER | TRUNCATE;
         self.allow(ruleset, c"/", read)?;
         self.allow(ruleset, c"/tmp", read | write)?;
-        if null_device {
-            self.allow(ruleset, c"/dev/null", READ_FILE | WRITE_FILE | TRUNCATE)?;
-        }
-        Ok(())
+        devices
+            .iter()
+            .try_for_each(|device| self.allow(ruleset, device, READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV))
     }
 
     fn allow(&self, ruleset: RawFd, path: &CStr, rights: u64) -> io::Result<()> {

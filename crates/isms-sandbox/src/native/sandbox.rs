@@ -1,13 +1,18 @@
 //! A started sandbox, as the host holds it: its init process and, until it runs, the handshake.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use super::{Limits, rlimit, start::StartError, steps::Step};
 use crate::linux::{check, check_long, process};
+
+/// Exit code of the init of a runtime whose program was killed by signal `n`: this plus `n`.
+pub(crate) const SIGNAL_BASE: libc::c_int = 128;
+const SIGNAL_MAX: libc::c_int = 64;
 
 /// A sandbox. Dropping it kills and reaps it.
 #[derive(Debug)]
@@ -16,13 +21,24 @@ pub(crate) struct Sandbox {
     pidfd: OwnedFd,
     handshake: Option<Handshake>,
     ends: Option<Ends>,
+    start: Start,
     memory_by_cgroup: bool,
     reaped: bool,
 }
 
+/// What makes a sandbox's walls, and with that when its program runs and who exits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Its init executes the program itself.
+    Direct,
+    /// A container runtime starts the program, which runs when it has said its first word on its control channel.
+    /// It never will once the other end is closed (`silenced`); its exit tells why.
+    ByRuntime { silenced: bool },
+}
+
 /// The host's end of the handshake socket.
 #[derive(Debug)]
-pub(super) struct Handshake(pub(super) OwnedFd);
+pub(crate) struct Handshake(pub(super) OwnedFd);
 
 /// The host's ends of a sandbox's channels.
 #[derive(Debug)]
@@ -48,10 +64,12 @@ pub(crate) enum Progress {
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
+    /// Its memory was written to a core file, or given to the host's handler of such.
+    pub(crate) dumped: bool,
 }
 
 impl Sandbox {
-    pub(super) fn new(
+    pub(crate) fn new(
         pid: u32,
         pidfd: OwnedFd,
         handshake: Handshake,
@@ -63,9 +81,16 @@ impl Sandbox {
             pidfd,
             handshake: Some(handshake),
             ends: Some(ends),
+            start: Start::Direct,
             memory_by_cgroup,
             reaped: false,
         }
+    }
+
+    /// The same, started by a container runtime: the init only waits for it and exits as it does.
+    pub(crate) fn started_by_runtime(mut self) -> Self {
+        self.start = Start::ByRuntime { silenced: false };
+        self
     }
 
     /// Its init process, as the host sees it.
@@ -80,7 +105,13 @@ impl Sandbox {
 
     /// Readable when [`Self::progress`] has news; `None` once it runs.
     pub(crate) fn handshake(&self) -> Option<BorrowedFd<'_>> {
-        self.handshake.as_ref().map(|handshake| handshake.0.as_fd())
+        match (&self.handshake, self.start) {
+            (Some(handshake), _) => Some(handshake.0.as_fd()),
+            (None, Start::ByRuntime { silenced: false }) => {
+                self.ends.as_ref().map(|ends| ends.control.as_fd())
+            }
+            (None, _) => None,
+        }
     }
 
     /// The channels, to be handed out once.
@@ -89,7 +120,7 @@ impl Sandbox {
     }
 
     /// Lets the new process take its next step.
-    pub(super) fn go_ahead(&self) -> io::Result<()> {
+    pub(crate) fn go_ahead(&self) -> io::Result<()> {
         let Some(handshake) = &self.handshake else {
             return Ok(());
         };
@@ -108,7 +139,7 @@ impl Sandbox {
     /// Looks how far the start has got.
     pub(crate) fn progress(&mut self) -> Progress {
         let Some(handshake) = &self.handshake else {
-            return Progress::Running;
+            return self.hear_first_word();
         };
         let mut report = [0_u8; 5];
         // SAFETY: receives into a local array.
@@ -123,7 +154,7 @@ impl Sandbox {
         match check_long(result as _) {
             Ok(0) => {
                 self.handshake = None;
-                Progress::Running
+                self.hear_first_word()
             }
             Ok(_) => Progress::Failed(inside(report)),
             Err(error)
@@ -138,6 +169,42 @@ impl Sandbox {
         }
     }
 
+    /// Looks whether a program that a runtime starts has said something; what it said stays for the Doer.
+    fn hear_first_word(&mut self) -> Progress {
+        let (Start::ByRuntime { silenced }, Some(ends)) = (&mut self.start, &self.ends) else {
+            return Progress::Running;
+        };
+        let mut word = [0_u8; 1];
+        // SAFETY: receives into a local array.
+        let result = unsafe {
+            libc::recv(
+                ends.control.as_raw_fd(),
+                word.as_mut_ptr().cast(),
+                word.len(),
+                libc::MSG_PEEK | libc::MSG_DONTWAIT,
+            )
+        };
+        match check_long(result as _) {
+            Ok(1..) => return Progress::Running,
+            Ok(_) => *silenced = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => *silenced = true,
+        }
+        Progress::Starting
+    }
+
+    /// What it wrote before it ended, when nobody took its channels; the end of it, at most `len_max` bytes.
+    pub(crate) fn last_words(&mut self, len_max: usize) -> Vec<u8> {
+        let Some(ends) = self.ends.take().filter(|_| self.reaped) else {
+            return Vec::new();
+        };
+        // Nobody is left to write, so this reads what the pipe holds and its end.
+        let mut words = Vec::new();
+        let _ = File::from(ends.output).read_to_end(&mut words);
+        words.drain(..words.len().saturating_sub(len_max));
+        words
+    }
+
     /// Kills it. Its whole pid namespace goes with its init.
     pub(crate) fn kill(&self) -> io::Result<()> {
         if self.reaped {
@@ -149,6 +216,10 @@ impl Sandbox {
 
     /// Sets the resource limits that stand in for, or behind, its cgroup.
     pub(crate) fn limit(&self, limits: &Limits) -> io::Result<()> {
+        if self.start != Start::Direct {
+            // Its init is the runtime's; the program has the cgroup's limits.
+            return Ok(());
+        }
         rlimit::adjust(self.pid, limits, self.memory_by_cgroup)
     }
 
@@ -186,16 +257,18 @@ impl Sandbox {
             return Ok(None);
         }
         self.reaped = true;
-        Ok(Some(if info.si_code == libc::CLD_EXITED {
-            Exit {
-                code: Some(status),
-                signal: None,
+        let (code, signal) = match (info.si_code == libc::CLD_EXITED, self.start) {
+            // The init of a pid namespace cannot die by a signal of its own; it exits as a shell would say it.
+            (true, Start::ByRuntime { .. }) if (1..=SIGNAL_MAX).contains(&(status - SIGNAL_BASE)) => {
+                (None, Some(status - SIGNAL_BASE))
             }
-        } else {
-            Exit {
-                code: None,
-                signal: Some(status),
-            }
+            (true, _) => (Some(status), None),
+            (false, _) => (None, Some(status)),
+        };
+        Ok(Some(Exit {
+            code,
+            signal,
+            dumped: info.si_code == libc::CLD_DUMPED,
         }))
     }
 }

@@ -3,7 +3,7 @@
 /// A step between clone and exec.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Descriptors = 1,
     Session,
     Identity,
@@ -11,6 +11,7 @@ pub(super) enum Step {
     Bind,
     Temporary,
     Proc,
+    Granted,
     PivotRoot,
     HostName,
     ResourceLimits,
@@ -24,7 +25,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Descriptors,
         Self::Session,
         Self::Identity,
@@ -32,6 +33,7 @@ impl Step {
         Self::Bind,
         Self::Temporary,
         Self::Proc,
+        Self::Granted,
         Self::PivotRoot,
         Self::HostName,
         Self::ResourceLimits,
@@ -57,9 +59,10 @@ impl Step {
             Self::Template => {
                 "bind the template root read-only; the run directory must not be on a noexec mount"
             }
-            Self::Bind => "bind the toolchain read-only",
+            Self::Bind => "show a part of the host",
             Self::Temporary => "mount /tmp",
             Self::Proc => "mount /proc; the host's own /proc must not be masked",
+            Self::Granted => "make room for what it was granted",
             Self::PivotRoot => "change the root",
             Self::HostName => "set the host name",
             Self::ResourceLimits => "set resource limits",

@@ -1,13 +1,14 @@
-//! The root directory that all sandboxes of a profile see, read-only: staged once, bound into each.
+//! The root directory that all sandboxes of a shape see, read-only: staged once, bound into each.
 //!
 //! A worker's root holds the executor, its loader, the runtime libraries that C and C++ Doees need, and empty
-//! mount points: no shell, no configuration, no device. A builder's root also shows the host's toolchain.
+//! mount points: no shell, no configuration, no device. A builder's root also shows the host's toolchain. What lies over
+//! an image holds the executor and the mount points only. What is mounted is data: `policy/mounts.toml`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::{CString, OsStr, OsString},
     fs::{self, File},
-    io,
+    io, mem,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
@@ -19,12 +20,13 @@ use std::{
 };
 
 use super::{
-    Profile,
     elf::{self, ElfError},
+    mounts::{Entry, Policy, Shape, What},
+    root::Mount,
 };
 
 /// Where the system keeps shared libraries, by the distribution's habit.
-const LIBRARY_DIRECTORIES: [&str; 8] = [
+pub(super) const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
     "/lib/aarch64-linux-gnu",
@@ -47,32 +49,17 @@ const RUNTIME_LIBRARIES: [&str; 7] = [
 ];
 
 /// Libraries that one template holds, and bytes of one of them.
-const LIBRARIES_MAX: usize = 256;
-const LIBRARY_LEN_MAX: u64 = 256 * 1024 * 1024;
-
-/// Directories of the host that a builder sees. All but the first are links into it on a merged system.
-const TOOLCHAIN_DIRECTORIES: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives"];
-/// The only device of a builder; a worker has none.
-const NULL_DEVICE: &str = "/dev/null";
+pub(super) const LIBRARIES_MAX: usize = 256;
+pub(super) const LIBRARY_LEN_MAX: u64 = 256 * 1024 * 1024;
 
 /// A staged root.
 #[derive(Debug)]
-pub struct Template {
+pub(crate) struct Template {
     root: OwnedFd,
     executable: CString,
     argument: CString,
-    binds: Vec<Bind>,
-}
-
-/// Something of the host that is bound into the root when a sandbox starts.
-#[derive(Debug)]
-pub(super) struct Bind {
-    /// On the host.
-    pub(super) source: CString,
-    /// Relative to the root.
-    pub(super) target: CString,
-    /// A device must not be bound "nodev".
-    pub(super) device: bool,
+    /// What of the host is shown in it.
+    hosts: Vec<Mount>,
 }
 
 /// Why a template could not be staged.
@@ -107,41 +94,61 @@ pub enum StageError {
 }
 
 impl Template {
-    /// Stages the root of `profile` in the new directory `root`, which an earlier run may have left behind.
+    /// Stages a root of `shape` in the new directory `root`, which an earlier run may have left behind.
     /// `sdk_include` becomes `/sdk/include` of a builder.
-    pub fn stage(
+    pub(super) fn stage(
         root: &Path,
-        profile: Profile,
+        shape: Shape,
+        policy: &Policy,
         executable: &Path,
         sdk_include: &Path,
     ) -> Result<Self, StageError> {
         remove_leftover(root)?;
-        make_directory(root)?;
-        for name in ["isms", "tmp", "proc", "dev"] {
-            make_directory(&root.join(name))?;
-        }
-        let argument = match profile {
-            Profile::Worker => c"doee-executor",
-            Profile::Builder => c"doee-builder",
-        };
-        let inside = Path::new("isms").join(OsStr::from_bytes(argument.to_bytes()));
-        copy(executable, &root.join(&inside), 0o555)?;
-        let binds = match profile {
-            Profile::Worker => {
-                stage_libraries(root, executable)?;
-                Vec::new()
-            }
-            Profile::Builder => {
+        make_skeleton(root, shape, policy)?;
+        copy(executable, &below(root, Path::new(executable_of(shape).0)), 0o555)?;
+        match shape {
+            Shape::Worker => stage_libraries(root, executable)?,
+            Shape::Builder | Shape::NetworkBuilder => {
                 make_directory(&root.join("sdk"))?;
                 copy_tree(sdk_include, &root.join("sdk/include"))?;
-                stage_toolchain(root)?
             }
-        };
+        }
+        let hosts = policy.of(shape).map(|entry| show_host(root, entry));
+        let hosts = hosts
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect();
+        Self::open(root, shape, hosts)
+    }
+
+    /// Stages what lies over the images that workers run in.
+    pub(super) fn stage_over_images(
+        root: &Path,
+        policy: &Policy,
+        executable: &Path,
+    ) -> Result<(), StageError> {
+        remove_leftover(root)?;
+        make_skeleton(root, Shape::Worker, policy)?;
+        copy(
+            executable,
+            &below(root, Path::new(executable_of(Shape::Worker).0)),
+            0o555,
+        )
+    }
+
+    /// A worker's root that is mounted at `root`.
+    pub(super) fn mounted(root: &Path) -> Result<Self, StageError> {
+        Self::open(root, Shape::Worker, Vec::new())
+    }
+
+    fn open(root: &Path, shape: Shape, hosts: Vec<Mount>) -> Result<Self, StageError> {
+        let (executable, argument) = executable_of(shape);
         Ok(Self {
             root: open_directory(root)?,
-            executable: c_string(&Path::new("/").join(inside))?,
-            argument: argument.to_owned(),
-            binds,
+            executable: c_string(Path::new(executable))?,
+            argument: c_string(Path::new(argument))?,
+            hosts,
         })
     }
 
@@ -157,9 +164,30 @@ impl Template {
         &self.argument
     }
 
-    pub(super) fn binds(&self) -> &[Bind] {
-        &self.binds
+    /// Takes out what of the host is to be shown in it.
+    pub(super) fn take_hosts(&mut self) -> Vec<Mount> {
+        mem::take(&mut self.hosts)
     }
+}
+
+/// Path inside, and name, of the program of a sandbox.
+fn executable_of(shape: Shape) -> (&'static str, &'static str) {
+    match shape {
+        Shape::Worker => ("/isms/doee-executor", "doee-executor"),
+        Shape::Builder | Shape::NetworkBuilder => ("/isms/doee-builder", "doee-builder"),
+    }
+}
+
+/// Makes the directories on which something is mounted in every sandbox of the shape, or may be in one.
+fn make_skeleton(root: &Path, shape: Shape, policy: &Policy) -> Result<(), StageError> {
+    make_directory(root)?;
+    make_directory(&root.join("isms"))?;
+    make_directory(&root.join("dev"))?;
+    let own = |entry: &&Entry| !matches!(entry.what, What::Root | What::Host | What::Device);
+    policy
+        .of(shape)
+        .filter(own)
+        .try_for_each(|entry| make_directories(&root.join(entry.target())))
 }
 
 /// Copies the loader, and everything that the executable and a C++ Doee need to load, to the paths where the
@@ -220,7 +248,7 @@ fn find_library(name: &OsStr) -> Option<PathBuf> {
         })
 }
 
-fn read_needs(path: &Path) -> Result<elf::Needs, StageError> {
+pub(super) fn read_needs(path: &Path) -> Result<elf::Needs, StageError> {
     let failed = |source| StageError::File {
         path: path.to_owned(),
         source,
@@ -236,37 +264,36 @@ fn read_needs(path: &Path) -> Result<elf::Needs, StageError> {
     })
 }
 
-/// Makes the mount points of the host's toolchain, and links where the host has links.
-fn stage_toolchain(root: &Path) -> Result<Vec<Bind>, StageError> {
-    let mut binds = Vec::new();
-    for directory in TOOLCHAIN_DIRECTORIES.map(Path::new) {
-        let Ok(metadata) = fs::symlink_metadata(directory) else {
-            continue;
-        };
-        let target = below(root, directory);
-        if metadata.is_symlink() {
-            let link = fs::read_link(directory).map_err(|source| StageError::File {
-                path: directory.into(),
-                source,
-            })?;
-            symlink(link, &target).map_err(|source| StageError::File { path: target, source })?;
-        } else {
-            make_directories(&target)?;
-            binds.push(bind(directory, false)?);
-        }
+/// Makes the place of an entry that shows the host, or a link where the host has one to another directory.
+fn show_host(root: &Path, entry: &Entry) -> Result<Option<Mount>, StageError> {
+    let source = Path::new(entry.path());
+    if !matches!(entry.what, What::Host | What::Device) {
+        return Ok(None);
     }
-    copy(Path::new("/dev/null"), &root.join("dev/null"), 0o444)?;
-    binds.push(bind(Path::new(NULL_DEVICE), true)?);
-    Ok(binds)
-}
-
-fn bind(source: &Path, device: bool) -> Result<Bind, StageError> {
-    let target = source.strip_prefix("/").unwrap_or(source);
-    Ok(Bind {
+    // What the host does not have is not shown.
+    let (Ok(metadata), Ok(own)) = (fs::metadata(source), fs::symlink_metadata(source)) else {
+        return Ok(None);
+    };
+    let target = root.join(entry.target());
+    if metadata.is_dir() && own.is_symlink() {
+        let failed = |source| StageError::File {
+            path: target.clone(),
+            source,
+        };
+        let link = fs::read_link(source).map_err(failed)?;
+        symlink(link, &target).map_err(failed)?;
+        return Ok(None);
+    }
+    if metadata.is_dir() {
+        make_directories(&target)?;
+    } else {
+        copy(Path::new("/dev/null"), &target, 0o444)?;
+    }
+    Ok(Some(Mount::Host {
         source: c_string(source)?,
-        target: c_string(target)?,
-        device,
-    })
+        target: c_string(Path::new(entry.target()))?,
+        attributes: entry.attributes(),
+    }))
 }
 
 /// The place in the root of an absolute path.
@@ -354,7 +381,7 @@ fn open_directory(path: &Path) -> Result<OwnedFd, StageError> {
     })
 }
 
-fn c_string(path: &Path) -> Result<CString, StageError> {
+pub(super) fn c_string(path: &Path) -> Result<CString, StageError> {
     CString::new(path.as_os_str().as_bytes()).map_err(|error| StageError::File {
         path: path.to_owned(),
         source: error.into(),

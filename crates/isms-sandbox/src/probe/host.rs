@@ -13,10 +13,16 @@ use std::{
     time::Duration,
 };
 
-use super::inside::{self, FINDINGS_LEN, Findings, Inside};
+use super::{
+    inside::{self, FINDINGS_LEN, Findings, Inside},
+    neighbour::{self, Neighbour},
+};
 use crate::{
     linux::{check, check_long, descriptor, poll},
-    native::{Cgroups, Checkpoint, Ends, Entry, Group, Ids, Limits, Native, Profile, Sandbox, StartError},
+    native::{
+        Cgroups, Checkpoint, Ends, Entry, Exit, Group, Ids, Limits, Native, Openings, Profile, Sandbox,
+        Start, StartError,
+    },
     seccomp,
 };
 
@@ -50,6 +56,13 @@ pub(super) struct Hunger {
     pub(super) throttled: bool,
 }
 
+/// What a sandbox could do to a process outside of its Landlock domain, and how its crash was seen.
+#[derive(Debug)]
+pub(super) struct Crash {
+    pub(super) findings: neighbour::Findings,
+    pub(super) exit: Exit,
+}
+
 /// Why a probe has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
@@ -72,12 +85,22 @@ pub(super) fn inspect(
 ) -> Result<(Findings, Facts), ProbeError> {
     let host_file = CString::new(host_file.as_os_str().as_bytes()).map_err(io::Error::from)?;
     let (queue, filter) = (Queue::new(), seccomp::start_up_over());
-    let inside = Inside::new(&host_file, std::process::id() as libc::pid_t, queue.0, &filter);
+    let inside = Inside::new(
+        &host_file,
+        std::process::id() as libc::pid_t,
+        queue.0,
+        &filter,
+        native.worker_temporary(),
+    );
     let host_name = host_name();
-    // One process only: the fork that is tried inside must hit this group's limit, not another one.
-    let probing = Probing::start(native, cgroups, ids, &Limits { pids: 1, ..LIMITS }, &|at| {
-        inside.probe(at)
-    })?;
+    let limits = Limits {
+        // One process only: the fork that is tried inside must hit this group's limit, not another one.
+        pids: 1,
+        // More than fits into /tmp, so that what fills it hits that limit and not this one.
+        memory_bytes: LIMITS.memory_bytes + 2 * native.worker_temporary().0,
+        ..LIMITS
+    };
+    let probing = Probing::start(native, cgroups, ids, &limits, &|at| inside.probe(at))?;
     let mut found = [0; FINDINGS_LEN];
     probing.read(&mut found)?;
     let pid = probing.sandbox.pid();
@@ -91,6 +114,22 @@ pub(super) fn inspect(
         cgroup_namespace_differs: groups.is_some_and(|(own, inner)| own != inner),
     };
     Ok((Findings::from_bytes(&found), facts))
+}
+
+/// Starts a sandbox that reaches out for a second process in it, and then crashes.
+pub(super) fn crash(native: &Native, ids: Ids) -> Result<Crash, ProbeError> {
+    let neighbour = Neighbour::new();
+    let mut sandbox = start(native, ids, None, &|at| neighbour.probe(at))?;
+    let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
+    let mut found = [0; neighbour::FINDINGS_LEN];
+    read_all(ends.output, &mut found)?;
+    if !poll::wait_for(sandbox.pidfd(), PROBE_TIMEOUT)? {
+        return Err(ProbeError::Silent);
+    }
+    Ok(Crash {
+        findings: neighbour::Findings::from_bytes(found),
+        exit: sandbox.try_reap()?.ok_or(ProbeError::Silent)?,
+    })
 }
 
 /// Starts a sandbox that uses more than it has.
@@ -148,13 +187,7 @@ pub(super) fn orphan(native: &Native, ids: Ids) -> Result<(), ProbeError> {
 
 /// In the process that is to die: starts a sandbox, tells its pid, waits to be told to go.
 fn play_spawner(native: &Native, ids: Ids, mut channel: File) -> Result<(), ProbeError> {
-    let sandbox = native.start(
-        Profile::Worker,
-        &LIMITS,
-        ids,
-        None,
-        &Entry::Probe(&inside::linger),
-    );
+    let sandbox = start(native, ids, None, &inside::linger);
     // Its drop would kill it; the question is whether it dies by itself.
     let mut sandbox = std::mem::ManuallyDrop::new(sandbox?);
     let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
@@ -197,13 +230,7 @@ impl Probing {
     ) -> Result<Self, ProbeError> {
         let mut group = cgroups.create(GROUP, limits)?;
         // As resource limits the probe gets more, so that the group is what it hits.
-        let started = native.start(
-            Profile::Worker,
-            &LIMITS,
-            ids,
-            group.as_ref(),
-            &Entry::Probe(probe),
-        );
+        let started = start(native, ids, group.as_ref(), probe);
         let parts = started.map_err(ProbeError::from).and_then(|mut sandbox| {
             let ends = sandbox.take_ends().ok_or(ProbeError::Silent)?;
             Ok((sandbox, ends))
@@ -231,6 +258,23 @@ impl Drop for Probing {
             group.remove();
         }
     }
+}
+
+fn start(
+    native: &Native,
+    ids: Ids,
+    group: Option<&Group>,
+    probe: &dyn Fn(Checkpoint),
+) -> Result<Sandbox, StartError> {
+    native.start(&Start {
+        profile: Profile::Worker,
+        limits: &LIMITS,
+        ids,
+        group,
+        image: None,
+        openings: &Openings::default(),
+        entry: &Entry::Probe(probe),
+    })
 }
 
 fn read_all(output: OwnedFd, buffer: &mut [u8]) -> Result<(), ProbeError> {

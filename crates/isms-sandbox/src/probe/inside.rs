@@ -16,6 +16,9 @@ pub(super) enum Check {
     BecomeRoot,
     HostFile,
     WriteRoot,
+    TemporaryBytes,
+    TemporaryFiles,
+    KernelSettings,
     SignalHost,
     Connect,
     HostQueue,
@@ -50,6 +53,8 @@ pub(super) struct Inside<'a> {
     pub(super) spawner: libc::pid_t,
     pub(super) queue: libc::c_int,
     pub(super) second_filter: &'a [Instruction],
+    /// Bytes and files that its `/tmp` may hold.
+    pub(super) temporary: (u64, u32),
     found: [Cell<i32>; CHECKS],
 }
 
@@ -58,8 +63,9 @@ impl Check {
     fn expected(self) -> i32 {
         match self {
             Self::BecomeRoot | Self::HostQueue => libc::EINVAL,
-            Self::HostFile => libc::ENOENT,
+            Self::HostFile | Self::KernelSettings => libc::ENOENT,
             Self::WriteRoot => libc::EROFS,
+            Self::TemporaryBytes | Self::TemporaryFiles => libc::ENOSPC,
             Self::SignalHost => libc::ESRCH,
             Self::Connect => libc::ENETUNREACH,
             Self::LandlockWrite => libc::EACCES,
@@ -108,12 +114,14 @@ impl<'a> Inside<'a> {
         spawner: libc::pid_t,
         queue: libc::c_int,
         second_filter: &'a [Instruction],
+        temporary: (u64, u32),
     ) -> Self {
         Self {
             host_file,
             spawner,
             queue,
             second_filter,
+            temporary,
             found: [const { Cell::new(UNTRIED) }; CHECKS],
         }
     }
@@ -190,6 +198,12 @@ impl<'a> Inside<'a> {
                 Check::LandlockWrite,
                 libc::open(c"/proc/self/comm".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC).into(),
             );
+            let settings = c"/proc/sys/kernel/core_pattern".as_ptr();
+            self.note(
+                Check::KernelSettings,
+                libc::open(settings, libc::O_PATH | libc::O_CLOEXEC).into(),
+            );
+            self.fill_temporary();
             self.note(Check::DescriptorLimit, libc::dup2(0, DESCRIPTORS_MAX).into());
             let inherited = |fd: &libc::c_int| {
                 let flags = libc::fcntl(*fd, libc::F_GETFD);
@@ -205,6 +219,30 @@ impl<'a> Inside<'a> {
                 libc::_exit(0);
             }
             self.note(Check::Fork, forked);
+        }
+    }
+
+    /// Takes one byte, then one file, more than there may be.
+    fn fill_temporary(&self) {
+        let (bytes, files) = self.temporary;
+        // SAFETY: C strings, the last one a local array that ends with a zero, and plain numbers.
+        unsafe {
+            let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC;
+            let file = libc::open(c"/tmp/bytes".as_ptr(), flags, 0o600);
+            let beyond = bytes.saturating_add(1) as libc::off_t;
+            self.note(Check::TemporaryBytes, libc::fallocate(file, 0, 0, beyond).into());
+            libc::unlink(c"/tmp/bytes".as_ptr());
+            let mut name = *b"/tmp/aaaaaaaa\0";
+            for number in 0..=files {
+                for (digit, at) in (5..13).rev().enumerate() {
+                    name[at] = b'a' + (number >> (4 * digit) & 15) as u8;
+                }
+                let made = libc::mknod(name.as_ptr().cast(), libc::S_IFREG | 0o600, 0);
+                self.note(Check::TemporaryFiles, made.into());
+                if made < 0 {
+                    return;
+                }
+            }
         }
     }
 

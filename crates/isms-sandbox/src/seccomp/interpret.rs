@@ -5,7 +5,7 @@ use super::{
     compile::{
         JUMP, JUMP_ANY_BIT, JUMP_AT_LEAST, JUMP_EQUAL, LOAD, RETURN, RETURN_ALLOW, RETURN_ERRNO, RETURN_KILL,
     },
-    start_up_over, worker,
+    device_worker, network_builder, start_up_over, worker,
 };
 
 /// A call as a filter sees it.
@@ -97,50 +97,68 @@ fn holds(test: &Test, call: &Call) -> bool {
     }
 }
 
-/// Argument lists that can tell the tests of a filter apart.
-fn interesting(filter: &Filter) -> Vec<[u64; 6]> {
-    let mut values = vec![0, 1, u64::MAX, 1 << 32, 0x3d_0f00 | 0x1000_0000];
-    for verdict in filter.calls.values() {
-        let Verdict::AllowIf { alternatives, .. } = verdict else {
-            continue;
-        };
-        for test in alternatives.iter().flatten() {
-            match test {
-                Test::OneOf { values: listed, .. } => {
-                    values.extend(
-                        listed
-                            .iter()
-                            .flat_map(|&v| [u64::from(v), u64::from(v) + 1, u64::from(v) | 1 << 40]),
-                    );
-                }
-                Test::Without { mask, .. } => values.extend([u64::from(*mask), u64::from(!*mask)]),
-                Test::Null { .. } => values.push(1 << 63),
+/// Argument lists that can tell the tests of a call apart: every combination of values at, beside and beyond those that
+/// its tests name, for the arguments that they look at.
+fn interesting(verdict: &Verdict) -> Vec<[u64; 6]> {
+    let Verdict::AllowIf { alternatives, .. } = verdict else {
+        return vec![[0; 6], [u64::MAX; 6]];
+    };
+    let mut values = [const { Vec::new() }; 6];
+    for test in alternatives.iter().flatten() {
+        let (arg, more) = match test {
+            Test::OneOf { arg, values } => {
+                let around = |&value: &u32| {
+                    let value = u64::from(value);
+                    [value, value + 1, value | 1 << 40]
+                };
+                (arg, values.iter().flat_map(around).collect())
             }
-        }
+            Test::Without { arg, mask } => {
+                let bits = (0..32).map(|bit| 1 << bit).filter(|bit| mask & bit != 0);
+                let bits = bits.map(u64::from);
+                (
+                    arg,
+                    bits.chain([u64::from(*mask), u64::from(!*mask)])
+                        .collect::<Vec<u64>>(),
+                )
+            }
+            Test::Null { arg } => (arg, vec![1 << 63, 1 << 31]),
+        };
+        values[usize::from(*arg)].extend(more);
     }
-    values.sort_unstable();
-    values.dedup();
-    let pairs = values
-        .iter()
-        .flat_map(|&a| values.iter().map(move |&b| [a, b, b, a, 0, 0]));
-    pairs
-        .chain(
-            values
-                .iter()
-                .flat_map(|&a| [[0, 1, a, 0, 0, 0], [a, 0, 0, 0, 0, 0]]),
-        )
-        .collect()
+    let mut lists = vec![[0; 6]];
+    for (arg, mut values) in values
+        .into_iter()
+        .enumerate()
+        .filter(|(_, values)| !values.is_empty())
+    {
+        values.extend([0, 1, u64::MAX, 1 << 32]);
+        values.sort_unstable();
+        values.dedup();
+        let with = |list: &[u64; 6], value: u64| {
+            let mut list = *list;
+            list[arg] = value;
+            list
+        };
+        lists = lists
+            .iter()
+            .flat_map(|list| values.iter().map(move |&value| with(list, value)))
+            .collect();
+    }
+    lists
 }
 
+/// Beyond every number of every architecture.
+const NUMBERS: u32 = 1024;
+
 fn check(filter: &Filter) {
+    assert!(filter.calls.keys().all(|number| *number < NUMBERS));
     let program = compile(filter);
     let own = filter.arch.audit_value();
-    let numbers = (0..=1024).chain([0x3fff_ffff, 0x4000_0000, 0x4000_003b, 0x8000_0000, u32::MAX]);
-    let arguments = interesting(filter);
+    let numbers = (0..=NUMBERS).chain([0x3fff_ffff, 0x4000_0000, 0x4000_003b, 0x8000_0000, u32::MAX]);
     for number in numbers {
-        let conditional = matches!(filter.calls.get(&number), Some(Verdict::AllowIf { .. }));
-        let lists: &[[u64; 6]] = if conditional { &arguments } else { &arguments[..8] };
-        for &arguments in lists {
+        let verdict = filter.calls.get(&number).unwrap_or(&filter.default);
+        for arguments in interesting(verdict) {
             let call = Call {
                 arch: own,
                 number,
@@ -160,8 +178,75 @@ fn check(filter: &Filter) {
 #[test]
 fn the_tree_decides_as_the_policies_say_for_every_number_on_every_architecture() {
     for arch in [Arch::X86_64, Arch::Aarch64] {
-        check(&worker(arch).unwrap());
-        check(&builder(arch).unwrap());
+        assert!(super::table::beyond(arch) < NUMBERS);
+        for policy in [worker, device_worker, builder, network_builder] {
+            check(&policy(arch).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_worker_with_a_device_may_set_up_a_line_and_never_type_on_it() {
+    let ioctl = |filter: &Filter, request: libc::Ioctl| {
+        let call = Call {
+            arch: Arch::HOST.audit_value(),
+            number: libc::SYS_ioctl as u32,
+            arguments: [0, request, 0, 0, 0, 0],
+        };
+        run(&compile(filter), &call).0 == RETURN_ALLOW
+    };
+    let (with, without) = (device_worker(Arch::HOST).unwrap(), worker(Arch::HOST).unwrap());
+    for request in [
+        libc::TCGETS,
+        libc::TCSETS,
+        libc::TCFLSH,
+        libc::TIOCMGET,
+        libc::TCSBRK,
+    ] {
+        assert!(ioctl(&with, request) && !ioctl(&without, request), "{request:#x}");
+    }
+    for request in [
+        libc::TIOCSTI,
+        libc::TIOCLINUX,
+        libc::TIOCCONS,
+        libc::TIOCSCTTY,
+        0x5423,
+        0x541f,
+    ] {
+        assert!(!ioctl(&with, request), "{request:#x}");
+    }
+    assert!(ioctl(&with, libc::FIONREAD) && ioctl(&without, libc::FIONREAD));
+}
+
+#[test]
+fn a_builder_with_network_asks_and_is_never_asked() {
+    let allows = |filter: &Filter, number: libc::c_long, arguments: [u64; 6]| {
+        let call = Call {
+            arch: Arch::HOST.audit_value(),
+            number: number as u32,
+            arguments,
+        };
+        run(&compile(filter), &call).0 == RETURN_ALLOW
+    };
+    let (with, without) = (network_builder(Arch::HOST).unwrap(), builder(Arch::HOST).unwrap());
+    let cloexec = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u64;
+    let stream = [libc::AF_INET as u64, cloexec, 0, 0, 0, 0];
+    assert!(allows(&with, libc::SYS_socket, stream) && !allows(&without, libc::SYS_socket, stream));
+    assert!(allows(&with, libc::SYS_connect, [0; 6]) && !allows(&without, libc::SYS_connect, [0; 6]));
+    for family in [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK] {
+        let socket = [family as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0];
+        assert!(!allows(&with, libc::SYS_socket, socket), "family {family}");
+    }
+    let raw = [libc::AF_INET as u64, libc::SOCK_RAW as u64, 1, 0, 0, 0];
+    assert!(!allows(&with, libc::SYS_socket, raw));
+    for number in [
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_accept4,
+        libc::SYS_ptrace,
+        libc::SYS_mount,
+    ] {
+        assert!(!allows(&with, number, [0; 6]), "{number}");
     }
 }
 

@@ -10,7 +10,9 @@ use super::{
 };
 
 const WORKER: &str = include_str!("../../../../policy/seccomp-worker.toml");
+const WORKER_DEVICE: &str = include_str!("../../../../policy/seccomp-worker-device.toml");
 const BUILDER: &str = include_str!("../../../../policy/seccomp-builder.toml");
+const BUILDER_NETWORK: &str = include_str!("../../../../policy/seccomp-builder-network.toml");
 
 /// Values of one test and tests of one entry; keeps every jump of the program within its 8 bits.
 const VALUES_MAX: usize = 16;
@@ -67,6 +69,16 @@ struct RawTest {
 /// The filter of a worker.
 pub(crate) fn worker(arch: Arch) -> Result<Filter, PolicyError> {
     build(arch, &[WORKER])
+}
+
+/// The filter of a worker that was granted a device node.
+pub(crate) fn device_worker(arch: Arch) -> Result<Filter, PolicyError> {
+    build(arch, &[WORKER, WORKER_DEVICE])
+}
+
+/// The filter of a builder that was granted the network.
+pub(crate) fn network_builder(arch: Arch) -> Result<Filter, PolicyError> {
+    build(arch, &[WORKER, BUILDER, BUILDER_NETWORK])
 }
 
 /// The filter of a builder: what a worker may do, and what compilers need.

@@ -19,6 +19,14 @@ pub(crate) fn number(arch: Arch, name: &str) -> Result<Option<u32>, UnknownCall>
     Ok(u32::try_from(number).ok())
 }
 
+/// The calls of an architecture: name and number.
+pub(crate) fn names(arch: Arch) -> impl Iterator<Item = (&'static str, u32)> {
+    TABLE.iter().filter_map(move |(name, x86_64, aarch64)| {
+        let number = if arch == Arch::X86_64 { *x86_64 } else { *aarch64 };
+        Some((*name, u32::try_from(number).ok()?))
+    })
+}
+
 /// The first number beyond all that the table knows: calls of newer kernels.
 pub(crate) fn beyond(arch: Arch) -> u32 {
     let last = TABLE

@@ -75,7 +75,8 @@ pub enum Event {
         /// The kernel killed it for its memory limit.
         oom: bool,
     },
-    /// The layers of isolation as proven at the spawner's start; the first event on every channel.
+    /// The layers of isolation as proven so far; the first event on every channel, and again when a backend has been
+    /// tried by its first use.
     Layers {
         /// Every layer.
         layers: Vec<LayerReport>,

@@ -32,6 +32,8 @@ pub struct SpawnerConfig {
     pub builder_maxima: Limits,
     /// Directory of the images, each a SIF file named by its hash in hexadecimal digits.
     pub images: PathBuf,
+    /// Bytes that an image may have.
+    pub image_len_max: u64,
     /// Device nodes that workers may be given; a request names one by its index.
     pub device_nodes: Vec<PathBuf>,
     /// Directories that workers may be given to read; a request names one by its index.

@@ -4,9 +4,10 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, FileTypeExt},
+        unix::fs::FileTypeExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -14,58 +15,37 @@ use super::{
     channel::{Channel, Inbound},
     codec::{Event, FromSpawner, Request, ToSpawner},
     config::SpawnerConfig,
-    environment::Environment,
+    containers::{self, Containers, Step},
+    environment::Backend,
+    error::RunError,
+    groups::Groups,
+    images::{Images, Readiness, StagedImage},
+    openings::Allowed,
+    prepare,
     uids::Uids,
+    waiting::Asked,
     worker::{News, Worker},
 };
 use crate::{
     ablation,
+    apptainer::Container,
     linux::{
         descriptor,
         poll::{self, Watch},
         process, seqpacket, signal,
     },
-    native::{Cgroups, Controller, Entry, Limits, Native, NativeError, Profile, StageError, Template},
+    native::{Cgroups, Entry, Group, Ids, Limits, Native, Openings, Profile, Sandbox, Start},
     probe::{self, LayerReport},
 };
 
 /// How often the supervisor hears from the spawner.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// From a sandbox's clone to its exec.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to remove a group whose last process is just leaving.
 const CLEAN_INTERVAL: Duration = Duration::from_millis(5);
 /// Requests taken from the Doer before others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
-
-/// Why there is no spawner.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The templates' directory.
-    #[error("cannot make the directory {path} for the sandboxes' roots")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A template.
-    #[error("cannot stage the sandboxes' root")]
-    Stage(#[from] StageError),
-    /// What all sandboxes share.
-    #[error("cannot prepare sandboxes")]
-    Native(#[from] NativeError),
-    /// A basic call, on which everything rests.
-    #[error("cannot {what}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-}
+/// In place of a Doer's generation: probes, which no Doer asked for.
+const PROBES: u64 = 0;
 
 /// How the spawner comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +60,7 @@ struct Spawner {
     supervisor: OwnedFd,
     termination: OwnedFd,
     native: Native,
-    cgroups: Cgroups,
+    groups: Groups,
     layers: Vec<LayerReport>,
     sufficient: bool,
     uids: Uids,
@@ -88,8 +68,11 @@ struct Spawner {
     /// Counts Doers; a worker of an earlier one is only still being reaped.
     generation: u64,
     workers: Vec<Worker>,
-    /// Names groups; never used twice.
-    groups: u64,
+    images: Images,
+    containers: Containers,
+    allowed: Allowed,
+    /// What the Doer asked for and waits for its image.
+    waiting: Vec<Asked>,
     heartbeat_due: Instant,
 }
 
@@ -118,14 +101,20 @@ impl Spawner {
         termination: OwnedFd,
         templates: &Path,
     ) -> Result<Self, RunError> {
+        ablation::read();
         let cgroups = Cgroups::open(&config.data_directory);
-        let native = stage(&config, &cgroups, templates)?;
+        let maxima = config.worker_maxima;
         let privileged = process::effective_uid() == 0;
+        let (native, images) = prepare::stage(&config, &cgroups, templates, privileged)?;
+        // The executor as it was staged for native workers: what everybody may execute.
+        let executor = templates.join("worker/isms/doee-executor");
         let mut uids = Uids::new(config.uids, privileged);
         let required: Vec<&str> = match config.required_layers.as_slice() {
             [] => probe::REQUIRED.to_vec(),
             named => named.iter().map(String::as_str).collect(),
         };
+        let stage = templates.join("apptainer");
+        let containers = Containers::new(&cgroups, stage, executor, &config.worker_maxima, &required);
         let layers = match uids.take() {
             Some(ids) if ablation::any() => {
                 uids.give_back(ids);
@@ -138,20 +127,30 @@ impl Spawner {
             }
             None => probe::nothing("no uid is left for workers; set [uids]", &required),
         };
-        let sufficient = probe::is_sufficient(&layers, &required) || ablation::any();
+        let of_machine: Vec<&str> = required
+            .iter()
+            .filter(|name| **name != containers::LAYER)
+            .copied()
+            .collect();
+        let sufficient =
+            ablation::any() || probe::is_sufficient(&layers, &of_machine) && containers.is_sufficient();
+        let allowed = Allowed::new(&config);
         Ok(Self {
             config,
             supervisor,
             termination,
             native,
-            cgroups,
+            groups: Groups::new(cgroups, maxima),
             layers,
             sufficient,
             uids,
             doer: None,
             generation: 0,
             workers: Vec::new(),
-            groups: 0,
+            images,
+            containers,
+            allowed,
+            waiting: Vec::new(),
             heartbeat_due: Instant::now(),
         })
     }
@@ -163,9 +162,12 @@ impl Spawner {
                 return Ok(end);
             }
             self.hear_doer();
+            self.look_after_images();
             self.look_after_workers();
+            self.prepare_next();
             if Instant::now() >= self.heartbeat_due {
                 self.heartbeat_due = Instant::now() + HEARTBEAT_INTERVAL;
+                self.images.sweep(Instant::now());
                 if self.say(FromSpawner::Heartbeat).is_none() {
                     return Ok(End::SupervisorDied);
                 }
@@ -184,7 +186,9 @@ impl Spawner {
                 .as_ref()
                 .map(|doer| Watch::new(doer.socket(), doer.has_unsent())),
         );
+        watches.extend(self.images.watches().map(|report| Watch::new(report, false)));
         let mut until = self.heartbeat_due;
+        until = until.min(self.images.deadline().unwrap_or(until));
         for worker in &self.workers {
             if worker.is_gone() {
                 until = until.min(Instant::now() + CLEAN_INTERVAL);
@@ -198,7 +202,7 @@ impl Spawner {
                     .map(|handshake| Watch::new(handshake, false)),
             );
             if worker.is_starting() {
-                until = until.min(worker.started + START_TIMEOUT);
+                until = until.min(worker.start_deadline());
             }
         }
         poll::wait(&mut watches, until.saturating_duration_since(Instant::now()))
@@ -240,18 +244,22 @@ impl Spawner {
         self.end_generation();
         self.generation += 1;
         self.doer = Channel::new(socket).ok();
-        self.tell(
-            Event::Layers {
-                layers: self.layers.clone(),
-                sufficient: self.sufficient,
-            },
-            Vec::new(),
-        );
+        self.tell_layers();
+    }
+
+    fn tell_layers(&mut self) {
+        let mut layers = self.layers.clone();
+        layers.push(self.containers.report());
+        let sufficient = self.sufficient;
+        self.tell(Event::Layers { layers, sufficient }, Vec::new());
     }
 
     fn end_generation(&mut self) {
         self.doer = None;
-        self.workers.iter().for_each(Worker::kill);
+        self.waiting.clear();
+        // A probe is nobody's; the next Doer will want its result as well.
+        let of_doers = self.workers.iter().filter(|worker| worker.generation != PROBES);
+        of_doers.for_each(Worker::kill);
     }
 
     /// Tells the Doer; one that cannot be told is over.
@@ -284,16 +292,25 @@ impl Spawner {
     fn handle(&mut self, request: Request) {
         match request {
             Request::Spawn {
-                worker,
+                worker: number,
                 environment,
                 limits,
-            } => match self.spawn(worker, environment, &limits) {
-                Ok(started) => self.workers.push(started),
-                Err(message) => self.tell(Event::Failed { worker, message }, Vec::new()),
-            },
+            } => {
+                let asked = Asked {
+                    number,
+                    environment,
+                    limits,
+                };
+                match self.check(&asked) {
+                    Ok(()) => self.begin_or_wait(asked),
+                    Err(message) => self.refuse(&asked, message),
+                }
+            }
             Request::Kill { worker } => {
                 if let Some(worker) = self.find(worker) {
                     worker.kill();
+                } else if let Some(asked) = self.take_waiting(worker) {
+                    self.refuse(&asked, "it was given up before its image was staged".to_owned());
                 }
             }
             Request::Limit { worker, limits } => {
@@ -301,7 +318,7 @@ impl Spawner {
                 match self.find(worker) {
                     Some(worker) if within => worker.limit(&limits),
                     Some(worker) => worker.kill(),
-                    None => {}
+                    None => self.limit_waiting(worker, limits),
                 }
             }
         }
@@ -313,81 +330,222 @@ impl Spawner {
             .find(|worker| worker.is_known_as(number, self.generation))
     }
 
-    /// Starts a sandbox, or says why not.
-    fn spawn(&mut self, number: u64, environment: Environment, limits: &Limits) -> Result<Worker, String> {
-        let profile = environment.profile;
-        if environment != Environment::WORKER && environment != Environment::BUILDER {
-            return Err("images and openings are not served yet".to_owned());
+    fn take_waiting(&mut self, number: u64) -> Option<Asked> {
+        let index = self.waiting.iter().position(|asked| asked.number == number)?;
+        Some(self.waiting.remove(index))
+    }
+
+    fn limit_waiting(&mut self, number: u64, limits: Limits) {
+        let Some(asked) = self.take_waiting(number) else {
+            return;
+        };
+        match limits.check(&self.config.worker_maxima) {
+            Ok(()) => self.waiting.push(Asked { limits, ..asked }),
+            Err(error) => self.refuse(&asked, error.to_string()),
         }
+    }
+
+    fn refuse(&mut self, asked: &Asked, message: String) {
+        let worker = asked.number;
+        self.tell(Event::Failed { worker, message }, Vec::new());
+    }
+
+    /// Whether a sandbox may be started, as far as that can be said at once.
+    fn check(&self, asked: &Asked) -> Result<(), String> {
         if !self.sufficient {
             return Err(
                 "this machine does not isolate workers enough; `isms doctor` names the layers".to_owned(),
             );
         }
-        if self.find(number).is_some() {
+        let number = asked.number;
+        if self.find(number).is_some() || self.waiting.iter().any(|waiting| waiting.number == number) {
             return Err(format!("worker {number} exists already"));
         }
-        if self.workers.len() >= self.config.workers_max as usize {
-            return Err(format!(
-                "there are {} workers, which is the most",
-                self.workers.len()
-            ));
+        let count = self.workers.len() + self.waiting.len();
+        if count >= self.config.workers_max as usize {
+            return Err(format!("there are {count} workers, which is the most"));
         }
-        let maxima = match profile {
+        let maxima = match asked.environment.profile {
             Profile::Worker => &self.config.worker_maxima,
             Profile::Builder => &self.config.builder_maxima,
         };
-        limits.check(maxima).map_err(|error| error.to_string())?;
+        asked.limits.check(maxima).map_err(|error| error.to_string())?;
+        self.allowed.grant(&asked.environment.holes).map(drop)
+    }
+
+    /// Starts a sandbox whose image is staged, or that has none.
+    fn begin_or_wait(&mut self, asked: Asked) {
+        let image = match asked.image() {
+            None => None,
+            Some((image, form)) => match self.images.want(image, form, Instant::now()) {
+                Readiness::Ready(image) => Some(image),
+                Readiness::Staging => return self.waiting.push(asked),
+                Readiness::Refused(message) => return self.refuse(&asked, message),
+            },
+        };
+        let step = match asked.environment.backend {
+            Backend::Native => Step::Worker,
+            Backend::Apptainer => self.containers.next_step(),
+        };
+        let begun = match step {
+            Step::Worker => self.begin(asked, image, self.generation),
+            Step::Wait => return self.waiting.push(asked),
+            Step::Probe => self
+                .begin(asked.without_holes(), image, PROBES)
+                .map(|()| self.waiting.push(asked)),
+            Step::Refuse(message) => Err(message),
+        };
+        if let Err(message) = begun {
+            self.refuse(&asked, message);
+        }
+    }
+
+    /// Starts what waited for an image that is staged now, and refuses what waited for one that cannot be.
+    fn look_after_images(&mut self) {
+        let failures = self.images.reap(Instant::now());
+        for asked in std::mem::take(&mut self.waiting) {
+            if self.doer.is_none() {
+                return;
+            }
+            match failures.iter().find(|failure| asked.is_failed_by(failure)) {
+                Some(failure) => self.refuse(&asked, failure.message.clone()),
+                None => self.begin_or_wait(asked),
+            }
+        }
+    }
+
+    /// Starts a sandbox, or says why not.
+    fn begin(&mut self, asked: Asked, image: Option<Rc<StagedImage>>, generation: u64) -> Result<(), String> {
         let ids = self
             .uids
             .take()
             .ok_or("all uids of workers are in use; raise the range [uids]")?;
-        let started = self.start(number, profile, limits, ids);
-        if started.is_err() {
-            self.uids.give_back(ids);
+        match self.start(asked, image, ids, generation) {
+            Ok(worker) => self.workers.push(worker),
+            Err(message) => {
+                self.uids.give_back(ids);
+                return Err(message);
+            }
         }
-        started
+        Ok(())
     }
 
     fn start(
         &mut self,
-        number: u64,
-        profile: Profile,
-        limits: &Limits,
-        ids: crate::native::Ids,
+        asked: Asked,
+        image: Option<Rc<StagedImage>>,
+        ids: Ids,
+        generation: u64,
     ) -> Result<Worker, String> {
-        self.groups += 1;
-        let created = self.cgroups.create(self.groups, limits);
-        let mut group = created.map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
-        match self
-            .native
-            .start(profile, limits, ids, group.as_ref(), &Entry::Program)
-        {
-            Ok(sandbox) => Ok(Worker::new(number, self.generation, ids, sandbox, group)),
-            Err(error) => {
+        let openings = self.allowed.grant(&asked.environment.holes)?;
+        let limits = asked.group_limits(&asked.limits);
+        let mut group = self
+            .groups
+            .take(&limits)
+            .map_err(|error| format!("cannot make the worker's cgroup: {error}"))?;
+        let sandbox = match asked.environment.backend {
+            Backend::Native => {
+                let started = self.native.start(&Start {
+                    profile: asked.environment.profile,
+                    limits: &asked.limits,
+                    ids,
+                    group: group.as_ref(),
+                    image: image.as_deref().and_then(StagedImage::root),
+                    openings: &openings,
+                    entry: &Entry::Program,
+                });
+                started.map_err(|error| error.to_string())
+            }
+            Backend::Apptainer => {
+                self.start_container(&asked, image.as_deref(), ids, group.as_ref(), &openings)
+            }
+        };
+        match sandbox {
+            Ok(sandbox) => Ok(Worker::new(asked, generation, ids, sandbox, group, image)),
+            Err(message) => {
                 if let Some(group) = &mut group {
                     group.remove();
                 }
-                Err(error.to_string())
+                Err(message)
             }
         }
     }
 
+    /// Makes ahead what the next sandbox needs, once no start is under way that it would hold up. What cannot be made
+    /// now is tried again, and reported, when it is needed.
+    fn prepare_next(&mut self) {
+        if !self.sufficient || self.workers.iter().any(Worker::is_starting) {
+            return;
+        }
+        let _ = self.native.prepare();
+        self.groups.prepare();
+    }
+
+    /// Starts the executor in a container, or the probe while there is no proof yet.
+    fn start_container(
+        &mut self,
+        asked: &Asked,
+        image: Option<&StagedImage>,
+        ids: Ids,
+        group: Option<&Group>,
+        openings: &Openings,
+    ) -> Result<Sandbox, String> {
+        let (Some((hash, _)), Some(image), Ids::Distinct(id @ 1..)) = (asked.image(), image, ids) else {
+            return Err("a container needs an image, and a uid other than root's".to_owned());
+        };
+        let container = Container {
+            image: &image.file(),
+            id,
+            limits: &asked.limits,
+            openings,
+        };
+        self.containers.start(container, group, hash)
+    }
+
+    /// Takes the result of the probe, which then has to go; nobody waits any more for what it failed on.
+    fn hear_probe(&mut self, news: News, ids: Ids) {
+        match (news, ids) {
+            (News::Spawned(_, ends), Ids::Distinct(id)) => {
+                self.containers.judge(ends.control.as_fd(), id);
+                self.tell_layers();
+            }
+            (News::Plain(Event::Failed { message, .. }), _) => {
+                let image = self.containers.give_up_probe();
+                let (failed, waiting) = std::mem::take(&mut self.waiting)
+                    .into_iter()
+                    .partition(|asked| asked.is_contained_in(image));
+                self.waiting = waiting;
+                let failed: Vec<Asked> = failed;
+                for asked in failed {
+                    self.refuse(&asked, message.clone());
+                }
+            }
+            _ => {}
+        }
+        let probes = self.workers.iter().filter(|worker| worker.generation == PROBES);
+        probes.for_each(Worker::kill);
+    }
+
     /// Announces workers that run, reaps those that have exited, removes what is left of them.
     fn look_after_workers(&mut self) {
-        let mut news = Vec::new();
+        let (mut news, mut of_probe) = (Vec::new(), Vec::new());
         for worker in &mut self.workers {
             let of_this_doer = worker.generation == self.generation;
             let mut told = Vec::new();
             told.extend(worker.progress());
-            if worker.is_starting() && worker.started.elapsed() >= START_TIMEOUT {
+            if worker.is_starting() && Instant::now() >= worker.start_deadline() {
                 told.push(worker.time_out());
             }
             // An error would mean that it is not our child; nothing could be done about that.
             told.extend(worker.reap().ok().flatten());
-            if of_this_doer {
+            if worker.generation == PROBES {
+                of_probe.extend(told.into_iter().map(|news| (news, worker.ids)));
+            } else if of_this_doer {
                 news.extend(told);
             }
+        }
+        for (news, ids) in of_probe {
+            self.hear_probe(news, ids);
         }
         for news in news {
             match news {
@@ -407,40 +565,19 @@ impl Spawner {
 
     fn clean_up(mut self, templates: &Path, end: End) {
         self.end_generation();
+        self.workers.iter().for_each(Worker::kill);
         for mut worker in self.workers.drain(..) {
             // Waits until it is reaped; the group then has no process left.
             let _ = worker.reap_now();
             worker.clean();
         }
-        self.cgroups.close();
+        self.groups.close();
+        self.images.close();
         let _ = fs::remove_dir_all(templates);
         if end == End::SupervisorDied {
             remove_sockets(&self.config.socket_directory);
         }
     }
-}
-
-/// Stages both templates and prepares what all sandboxes share.
-fn stage(config: &SpawnerConfig, cgroups: &Cgroups, templates: &Path) -> Result<Native, RunError> {
-    let _ = fs::remove_dir_all(templates);
-    let made = fs::DirBuilder::new()
-        .mode(0o755)
-        .recursive(true)
-        .create(templates);
-    made.map_err(|source| RunError::Directory {
-        path: templates.to_owned(),
-        source,
-    })?;
-    let stage = |name, profile, program| {
-        Template::stage(&templates.join(name), profile, program, &config.sdk_include)
-    };
-    Ok(Native::new(
-        stage("worker", Profile::Worker, &config.executor)?,
-        stage("builder", Profile::Builder, &config.builder)?,
-        &config.worker_maxima,
-        &config.builder_maxima,
-        cgroups.has(Controller::Memory),
-    )?)
 }
 
 fn remove_sockets(directory: &Path) {

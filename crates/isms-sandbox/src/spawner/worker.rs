@@ -1,21 +1,36 @@
 //! One sandbox of the spawner, from its start until nothing of it is left.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use super::codec::Event;
-use crate::native::{Ends, Exit, Group, Ids, Limits, Progress, Sandbox};
+use super::{codec::Event, environment::Backend, images::StagedImage, waiting::Asked};
+use crate::{
+    apptainer,
+    native::{Ends, Exit, Group, Ids, Limits, Progress, Sandbox},
+};
+
+/// From a sandbox's clone to its exec.
+const NATIVE_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a container's clone to the first word of the executor in it; the runtime has much to do, and more on a busy
+/// machine.
+const CONTAINER_START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A sandbox and what belongs to it.
 #[derive(Debug)]
 pub(super) struct Worker {
-    /// The Doer's number for it.
-    pub(super) number: u64,
+    /// What the Doer asked for, and its number for it.
+    asked: Asked,
     /// The Doer that asked for it.
     pub(super) generation: u64,
     pub(super) ids: Ids,
-    pub(super) started: Instant,
+    started: Instant,
     pub(super) sandbox: Sandbox,
     group: Option<Group>,
+    /// What it runs in; not removed as long as it does.
+    _image: Option<Rc<StagedImage>>,
     state: State,
 }
 
@@ -38,19 +53,21 @@ pub(super) enum News {
 
 impl Worker {
     pub(super) fn new(
-        number: u64,
+        asked: Asked,
         generation: u64,
         ids: Ids,
         sandbox: Sandbox,
         group: Option<Group>,
+        image: Option<Rc<StagedImage>>,
     ) -> Self {
         Self {
-            number,
+            asked,
             generation,
             ids,
             started: Instant::now(),
             sandbox,
             group,
+            _image: image,
             state: State::Starting,
         }
     }
@@ -59,13 +76,22 @@ impl Worker {
         self.state == State::Starting
     }
 
+    /// When a start that is not done takes too long.
+    pub(super) fn start_deadline(&self) -> Instant {
+        self.started
+            + match self.asked.environment.backend {
+                Backend::Native => NATIVE_START_TIMEOUT,
+                Backend::Apptainer => CONTAINER_START_TIMEOUT,
+            }
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.state == State::Gone
     }
 
     /// The number is taken until the Doer knows that the worker is gone.
     pub(super) fn is_known_as(&self, number: u64, generation: u64) -> bool {
-        self.number == number
+        self.asked.number == number
             && self.generation == generation
             && matches!(self.state, State::Starting | State::Running)
     }
@@ -77,7 +103,8 @@ impl Worker {
 
     /// Sets new limits. A worker that cannot have them is killed.
     pub(super) fn limit(&self, limits: &Limits) {
-        let limited = self.group.as_ref().map_or(Ok(()), |group| group.limit(limits));
+        let of_group = self.asked.group_limits(limits);
+        let limited = self.group.as_ref().map_or(Ok(()), |group| group.limit(&of_group));
         if limited.and_then(|()| self.sandbox.limit(limits)).is_err() {
             self.kill();
         }
@@ -92,7 +119,7 @@ impl Worker {
         self.state = State::Failed;
         self.kill();
         News::Plain(Event::Failed {
-            worker: self.number,
+            worker: self.asked.number,
             message,
         })
     }
@@ -106,11 +133,14 @@ impl Worker {
             Progress::Starting => None,
             Progress::Failed(error) => Some(self.fail(error.to_string())),
             Progress::Running => {
+                if let Err(what) = self.verify() {
+                    return Some(self.fail(format!("apptainer did not isolate the worker: {what}")));
+                }
                 self.state = State::Running;
                 let ends = self.sandbox.take_ends()?;
                 Some(News::Spawned(
                     Event::Spawned {
-                        worker: self.number,
+                        worker: self.asked.number,
                         pid: self.sandbox.pid(),
                     },
                     ends,
@@ -119,20 +149,39 @@ impl Worker {
         }
     }
 
+    /// A container is looked at before anybody uses it; a native sandbox made its walls itself.
+    fn verify(&self) -> Result<(), String> {
+        match (self.asked.environment.backend, &self.group, self.ids) {
+            (Backend::Native, ..) => Ok(()),
+            (Backend::Apptainer, Some(group), Ids::Distinct(id)) => apptainer::verify(group, id),
+            (Backend::Apptainer, ..) => Err("it has no uid or no cgroup of its own".to_owned()),
+        }
+    }
+
     /// Reaps it if it has exited.
     pub(super) fn reap(&mut self) -> io::Result<Option<News>> {
-        let Some(Exit { code, signal }) = self.sandbox.try_reap()? else {
+        let Some(Exit { code, signal, .. }) = self.sandbox.try_reap()? else {
             return Ok(None);
         };
-        let known = self.state == State::Running;
-        self.state = State::Gone;
-        let oom = self.group.as_ref().is_some_and(Group::out_of_memory);
-        Ok(known.then_some(News::Plain(Event::Exited {
-            worker: self.number,
-            code,
-            signal,
-            oom,
-        })))
+        let state = std::mem::replace(&mut self.state, State::Gone);
+        let (worker, oom) = (
+            self.asked.number,
+            self.group.as_ref().is_some_and(Group::out_of_memory),
+        );
+        Ok(match state {
+            State::Running => Some(News::Plain(Event::Exited {
+                worker,
+                code,
+                signal,
+                oom,
+            })),
+            State::Starting => {
+                let words = self.sandbox.last_words(apptainer::LAST_WORDS_LEN_MAX);
+                let message = apptainer::explain(&words, code, signal, oom);
+                Some(News::Plain(Event::Failed { worker, message }))
+            }
+            State::Failed | State::Gone => None,
+        })
     }
 
     /// Waits until it, killed before, is reaped.

@@ -10,8 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -106,6 +108,36 @@ static const char *fill(const char *path) {
     return result;
 }
 
+static const char *put(const char *path) {
+    int fd = open(path, O_WRONLY | O_NOCTTY);
+    return fd < 0 || write(fd, "x", 1) < 0 ? strerrorname_np(errno) : "ok";
+}
+
+static void show(const char *path, char *answer, size_t room) {
+    int fd = open(path, O_RDONLY);
+    ssize_t len = fd < 0 ? -1 : read(fd, answer, room - 1);
+    if (len < 0)
+        snprintf(answer, room, "%s", strerrorname_np(errno));
+    else
+        answer[len] = 0;
+    if (fd >= 0)
+        close(fd);
+}
+
+static const char *control_device(char *argument) {
+    char room[128];
+    unsigned long request = strtoul(argument, &argument, 0);
+    int fd = open(argument + 1, O_RDWR | O_NOCTTY | O_NONBLOCK);
+    return fd < 0 ? strerrorname_np(errno) : ioctl(fd, request, room) < 0 ? strerrorname_np(errno) : "ok";
+}
+
+static const char *reach(int port, int (*use)(int, const struct sockaddr *, socklen_t)) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd < 0 || use(fd, (struct sockaddr *)&address, sizeof address) < 0 ? strerrorname_np(errno) : "ok";
+}
+
 static const char *run(char *path) {
     char *arguments[] = {path, "-c", "exit 3", NULL};
     int status = 0;
@@ -133,7 +165,11 @@ static void answer_to(char *command, int library, char *answer, size_t room) {
     else if (IS("identity"))
         SAY("pid %d uid %d gid %d session %d groups %d environment %s", getpid(), getuid(), getgid(), getsid(0),
             getgroups(0, NULL), environ[0] ? environ[0] : "empty");
-    else if (IS("status")) {
+    else if (IS("environment")) {
+        answer[0] = 0;
+        for (char **each = environ; *each; each++)
+            snprintf(answer + strlen(answer), room - strlen(answer), "%s ", *each);
+    } else if (IS("status")) {
         char text[4096] = {0};
         int fd = open("/proc/self/status", O_RDONLY);
         ssize_t len = read(fd, text, sizeof text - 1);
@@ -146,6 +182,16 @@ static void answer_to(char *command, int library, char *answer, size_t room) {
         SAY("%s", outcome(open(argument, O_CREAT | O_WRONLY, 0600)));
     else if (IS("write"))
         SAY("%s", outcome(open(argument, O_WRONLY)));
+    else if (IS("put"))
+        SAY("%s", put(argument));
+    else if (IS("show"))
+        show(argument, answer, room);
+    else if (IS("ioctl"))
+        SAY("%s", control_device(argument));
+    else if (IS("reach"))
+        SAY("%s", reach(atoi(argument), connect));
+    else if (IS("serve"))
+        SAY("%s", reach(atoi(argument), bind));
     else if (IS("fill"))
         SAY("%s", fill(argument));
     else if (IS("socket"))
@@ -158,7 +204,14 @@ static void answer_to(char *command, int library, char *answer, size_t room) {
         SAY("%s", outcome(syscall(atol(argument), 0, 0, 0, 0, 0, 0)));
     else if (IS("clear-death-signal"))
         SAY("%s", outcome(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
-    else if (IS("threads"))
+    else if (IS("core-limit")) {
+        struct rlimit limit = {0};
+        getrlimit(RLIMIT_CORE, &limit);
+        SAY("%lu %lu", (unsigned long)limit.rlim_cur, (unsigned long)limit.rlim_max);
+    } else if (IS("set-core-limit")) {
+        struct rlimit limit = {0};
+        SAY("%s", outcome(setrlimit(RLIMIT_CORE, &limit)));
+    } else if (IS("threads"))
         SAY("%d", threads(atoi(argument)));
     else if (IS("forks"))
         SAY("%d", forks(atoi(argument)));

@@ -1,11 +1,11 @@
 //! A Doer that lies, floods, or asks for more than there is.
 
-use std::os::fd::AsFd;
+use std::{fs, os::fd::AsFd};
 
 use isms_sandbox::{
     linux::seqpacket,
     native::Limits,
-    spawner::{Environment, Event, Request},
+    spawner::{Environment, Event, REQUEST_LEN, Request},
 };
 
 use crate::platform::{LIMITS, MAXIMA, Platform, WORKERS_MAX};
@@ -138,4 +138,117 @@ fn requests_about_workers_that_do_not_exist_are_ignored() {
         limits: LIMITS,
     });
     assert_eq!(platform.worker().ask("descriptors"), "0 1 2 3 4");
+}
+
+/// Bytes without any order, the same in each run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
+    }
+
+    /// Half of them noise, half of them a request of which a few bytes are noise.
+    fn request(&mut self) -> [u8; REQUEST_LEN] {
+        let mut bytes = [0; REQUEST_LEN];
+        if self.next().is_multiple_of(2) {
+            self.fill(&mut bytes);
+            // Far enough to be read beyond its first byte.
+            bytes[0] %= 4;
+            return bytes;
+        }
+        let environment = if self.next().is_multiple_of(2) {
+            Environment::WORKER
+        } else {
+            Environment::BUILDER
+        };
+        let worker = self.next() % 4;
+        let request = match self.next() % 4 {
+            0 => Request::Kill { worker },
+            1 => Request::Limit {
+                worker,
+                limits: LIMITS,
+            },
+            _ => Request::Spawn {
+                worker,
+                environment,
+                limits: LIMITS,
+            },
+        };
+        bytes = request.encode();
+        for _ in 0..self.next() % 4 {
+            let at = self.next() as usize % REQUEST_LEN;
+            bytes[at] = self.next() as u8;
+        }
+        bytes
+    }
+}
+
+/// The process has its own view of everything that a sandbox has one of.
+fn check_inside(pid: u32) {
+    for name in ["mnt", "net", "pid", "user", "ipc", "uts", "cgroup"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{name}");
+    }
+}
+
+#[test]
+fn thousands_of_random_requests_start_nothing_but_sandboxes() {
+    let Some(mut platform) = Platform::start() else {
+        return;
+    };
+    let mut noise = Noise(0x2545_f491_4f6c_dd1d);
+    let (mut refused, mut failed, mut started) = (0, 0, 0);
+    for round in 0..5_000 {
+        let bytes = noise.request();
+        let meant = Request::decode(&bytes);
+        seqpacket::send(platform.doer.as_fd(), &bytes, &[]).unwrap();
+        if matches!(meant, Ok(Request::Kill { .. } | Request::Limit { .. })) {
+            continue;
+        }
+        // Exits of workers that were killed may come before the answer. The ends of a sandbox's channels stay open
+        // while it is looked at.
+        let (event, _ends) = std::iter::repeat_with(|| platform.event().unzip())
+            .find(|(event, _)| !matches!(event, Some(Event::Exited { .. })))
+            .unwrap();
+        match event {
+            Some(Event::Spawned { pid, worker }) => {
+                assert!(
+                    matches!(meant, Ok(Request::Spawn { worker: it, .. }) if it == worker),
+                    "{round}: {meant:?}"
+                );
+                check_inside(pid);
+                platform.send(Request::Kill { worker });
+                started += 1;
+            }
+            Some(Event::Failed { .. }) => {
+                assert!(meant.is_ok(), "{round}: {bytes:?}");
+                failed += 1;
+            }
+            None => {
+                assert!(meant.is_err(), "{round}: {meant:?}");
+                platform.replace_doer();
+                refused += 1;
+            }
+            Some(event) => panic!("{round}: {event:?}"),
+        }
+    }
+    assert!(
+        refused > 1_000 && failed > 100 && started > 100,
+        "{refused} {failed} {started}"
+    );
+    // The spawner has lived through all of it.
+    assert_eq!(
+        platform
+            .spawn(1_000, Environment::WORKER, LIMITS)
+            .ask("descriptors"),
+        "0 1 2 3 4"
+    );
 }

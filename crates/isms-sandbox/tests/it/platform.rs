@@ -1,6 +1,7 @@
 //! A spawner process with the test as its supervisor and its Doer.
 
 use std::{
+    cell::RefCell,
     env, fs,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -43,6 +44,9 @@ pub(crate) const MAXIMA: Limits = Limits {
     pids: 32,
 };
 pub(crate) const WORKERS_MAX: u32 = 4;
+pub(crate) const IMAGE_LEN_MAX: u64 = 64 * MIB;
+/// Where a test leaves the settings for its spawner.
+const CONFIG: &str = "spawner.toml";
 
 pub(crate) struct Platform {
     pub(crate) directory: PathBuf,
@@ -50,10 +54,22 @@ pub(crate) struct Platform {
     pub(crate) doer: OwnedFd,
     pub(crate) spawner: Child,
     pub(crate) layers: Vec<LayerReport>,
+    /// What was told of them later, to the same Doer.
+    pub(crate) layers_later: RefCell<Vec<LayerReport>>,
+}
+
+/// What is special about the machine on which a spawner runs.
+#[derive(Default)]
+pub(crate) struct Host {
+    /// Who it belongs to, if not who runs the tests.
+    pub(crate) user: Option<u32>,
+    /// Its run directory is a file system of so many bytes.
+    pub(crate) run_bytes: Option<u64>,
 }
 
 /// A sandbox as its Doer sees it.
 pub(crate) struct Sandbox {
+    pub(crate) worker: u64,
     pub(crate) pid: u32,
     pub(crate) control: OwnedFd,
     pub(crate) data: OwnedFd,
@@ -63,11 +79,20 @@ pub(crate) struct Sandbox {
 impl Platform {
     /// Starts a spawner; `None`, said aloud, where it cannot isolate.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_as(None)
+        Self::start_with(&Host::default(), |_| ())
     }
 
     /// As [`Self::start`], with a spawner that belongs to the user (and the group) of that number.
-    pub(crate) fn start_as(user: Option<u32>) -> Option<Self> {
+    pub(crate) fn start_as(user: u32) -> Option<Self> {
+        let host = Host {
+            user: Some(user),
+            ..Host::default()
+        };
+        Self::start_with(&host, |_| ())
+    }
+
+    /// As [`Self::start`], on such a host and with other settings.
+    pub(crate) fn start_with(host: &Host, change: impl FnOnce(&mut SpawnerConfig)) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "isms-sandbox-{}-{}",
@@ -75,16 +100,19 @@ impl Platform {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let directory = env::temp_dir().join(name);
-        for part in ["", "run", "sdk"] {
+        for part in ["", "run", "sdk", "images"] {
             fs::create_dir(directory.join(part)).unwrap();
         }
         compile(&directory.join("executor"));
-        for part in ["", "run", "sdk"] {
-            chown(directory.join(part), user, user).unwrap();
+        let mut config = config(&directory);
+        change(&mut config);
+        fs::write(directory.join(CONFIG), toml::to_string(&config).unwrap()).unwrap();
+        for part in ["", "run", "sdk", "images"] {
+            chown(directory.join(part), host.user, host.user).unwrap();
         }
         let (supervisor, channel) = seqpacket::pair().unwrap();
         set_timeout(&supervisor);
-        let spawner = start_spawner(&directory, channel, user);
+        let spawner = start_spawner(&directory, channel, host);
         let (doer, theirs) = seqpacket::pair().unwrap();
         let mut platform = Self {
             directory,
@@ -92,6 +120,7 @@ impl Platform {
             doer,
             spawner,
             layers: Vec::new(),
+            layers_later: RefCell::default(),
         };
         assert_eq!(platform.heard(), Some(FromSpawner::Ready));
         platform.layers = platform.begin_generation(theirs)?;
@@ -112,7 +141,7 @@ impl Platform {
             &[theirs.as_fd()],
         )
         .unwrap();
-        let Some((Event::Layers { layers, sufficient }, _)) = self.event() else {
+        let Some((Event::Layers { layers, sufficient }, _)) = self.next_event() else {
             panic!("no layers")
         };
         if !sufficient {
@@ -131,7 +160,7 @@ impl Platform {
         let (supervisor, channel) = seqpacket::pair().unwrap();
         set_timeout(&supervisor);
         self.supervisor = supervisor;
-        self.spawner = start_spawner(&self.directory, channel, None);
+        self.spawner = start_spawner(&self.directory, channel, &Host::default());
         assert_eq!(self.heard(), Some(FromSpawner::Ready));
         self.replace_doer();
     }
@@ -140,15 +169,24 @@ impl Platform {
     pub(crate) fn replace_doer(&mut self) {
         let (doer, theirs) = seqpacket::pair().unwrap();
         self.doer = doer;
-        self.begin_generation(theirs).unwrap();
+        self.layers = self.begin_generation(theirs).unwrap();
     }
 
     pub(crate) fn send(&self, request: Request) {
         seqpacket::send(self.doer.as_fd(), &request.encode(), &[]).unwrap();
     }
 
-    /// The next event; `None` when the spawner has cut the channel.
+    /// The next event about workers; `None` when the spawner has cut the channel.
     pub(crate) fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
+        loop {
+            match self.next_event()? {
+                (Event::Layers { layers, .. }, _) => *self.layers_later.borrow_mut() = layers,
+                event => return Some(event),
+            }
+        }
+    }
+
+    fn next_event(&self) -> Option<(Event, Vec<OwnedFd>)> {
         let mut buffer = vec![0; EVENT_LEN_MAX];
         match seqpacket::receive(self.doer.as_fd(), &mut buffer) {
             Ok(received) if received.len > 0 => Some((
@@ -161,6 +199,19 @@ impl Platform {
         }
     }
 
+    /// Asks for a sandbox that cannot be had, and returns why.
+    pub(crate) fn refusal(&self, environment: Environment) -> String {
+        self.send(Request::Spawn {
+            worker: 77,
+            environment,
+            limits: LIMITS,
+        });
+        match self.event().unwrap().0 {
+            Event::Failed { worker: 77, message } => message,
+            event => panic!("{event:?}"),
+        }
+    }
+
     /// Starts a sandbox and waits until its program is up.
     pub(crate) fn spawn(&self, worker: u64, environment: Environment, limits: Limits) -> Sandbox {
         self.send(Request::Spawn {
@@ -168,17 +219,24 @@ impl Platform {
             environment,
             limits,
         });
+        let sandbox = self.spawned();
+        assert_eq!(sandbox.worker, worker);
+        sandbox
+    }
+
+    /// The next sandbox, when its program is up.
+    pub(crate) fn spawned(&self) -> Sandbox {
         let (event, descriptors) = self.event().unwrap();
-        let Event::Spawned { worker: spawned, pid } = event else {
+        let Event::Spawned { worker, pid } = event else {
             panic!("{event:?}")
         };
-        assert_eq!(spawned, worker);
         let [control, data, output] = descriptors.try_into().unwrap();
         for socket in [&control, &data] {
             set_timeout(socket);
         }
         assert_eq!(receive(control.as_fd()), b"up");
         Sandbox {
+            worker,
             pid,
             control,
             data,
@@ -219,6 +277,41 @@ impl Platform {
             .map(|hierarchy| hierarchy.path().join(&name))
             .filter(|path| path.exists())
             .collect()
+    }
+
+    /// Processes in those groups.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let workers = self
+            .groups()
+            .into_iter()
+            .filter_map(|group| fs::read_dir(group).ok());
+        let files = workers
+            .flatten()
+            .flatten()
+            .map(|worker| worker.path().join("cgroup.procs"));
+        files
+            .filter_map(|file| fs::read_to_string(file).ok())
+            .filter(|text| !text.is_empty())
+            .collect()
+    }
+
+    /// Has the supervisor stop the spawner, and waits for its end.
+    pub(crate) fn stop(&mut self) {
+        seqpacket::send(self.supervisor.as_fd(), &ToSpawner::Stop.encode(), &[]).unwrap();
+        assert!(self.wait_for_end().success());
+    }
+
+    /// Does something while the spawner stands still.
+    pub(crate) fn pause_spawner(&self, act: impl FnOnce()) {
+        let signal = |name: &str| {
+            let status = Command::new("kill")
+                .args([name, &self.spawner.id().to_string()])
+                .status();
+            assert!(status.unwrap().success());
+        };
+        signal("-STOP");
+        act();
+        signal("-CONT");
     }
 
     /// Waits until the spawner has ended by itself.
@@ -270,9 +363,9 @@ fn compile(program: &Path) {
 }
 
 /// This test binary again, as [`spawner_process`].
-fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child {
+fn start_spawner(directory: &Path, channel: OwnedFd, host: &Host) -> Child {
     let mut program = env::current_exe().unwrap();
-    if user.is_some() {
+    if host.user.is_some() {
         // Where the build lies, in a home directory perhaps, another user may not go. `cp` copies, because
         // a descriptor open for writing here could be inherited by a child that another thread starts.
         let copy = directory.join("spawner");
@@ -280,8 +373,18 @@ fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child
         assert!(status.unwrap().success());
         program = copy;
     }
-    let mut command = Command::new(program);
-    if let Some(user) = user {
+    let mut command = match host.run_bytes {
+        None => Command::new(program),
+        Some(bytes) => {
+            // In a mount namespace of its own, so that nothing of it is left behind, whatever happens.
+            let script = r#"mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@""#;
+            let mut command = Command::new("unshare");
+            command.args(["-m", "--", "/bin/sh", "-c", script, &bytes.to_string()]);
+            command.arg(directory.join("run")).arg(program);
+            command
+        }
+    };
+    if let Some(user) = host.user {
         command.uid(user).gid(user);
     }
     command.args([
@@ -301,6 +404,28 @@ fn start_spawner(directory: &Path, channel: OwnedFd, user: Option<u32>) -> Child
     command.spawn().unwrap()
 }
 
+/// The settings of a spawner, without openings.
+fn config(directory: &Path) -> SpawnerConfig {
+    SpawnerConfig {
+        data_directory: directory.to_owned(),
+        run_directory: directory.join("run"),
+        socket_directory: directory.join("run"),
+        executor: directory.join("executor"),
+        builder: directory.join("executor"),
+        sdk_include: directory.join("sdk"),
+        uids: UidRange { first: 0, count: 8 },
+        workers_max: WORKERS_MAX,
+        worker_maxima: MAXIMA,
+        builder_maxima: MAXIMA,
+        images: directory.join("images"),
+        image_len_max: IMAGE_LEN_MAX,
+        device_nodes: Vec::new(),
+        directories: Vec::new(),
+        builder_network: false,
+        required_layers: Vec::new(),
+    }
+}
+
 #[test]
 #[ignore = "the spawner's process, which the tests start themselves"]
 fn spawner_process() {
@@ -308,26 +433,9 @@ fn spawner_process() {
         return;
     };
     let supervisor = descriptor::take_inherited(launch::FIRST_DESCRIPTOR).unwrap();
-    let config = SpawnerConfig {
-        data_directory: directory.clone(),
-        run_directory: directory.join("run"),
-        socket_directory: directory.join("run"),
-        executor: directory.join("executor"),
-        builder: directory.join("executor"),
-        sdk_include: directory.join("sdk"),
-        uids: UidRange {
-            first: 500_000 + process::id() * 16,
-            count: 8,
-        },
-        workers_max: WORKERS_MAX,
-        worker_maxima: MAXIMA,
-        builder_maxima: MAXIMA,
-        images: directory.join("images"),
-        device_nodes: Vec::new(),
-        directories: Vec::new(),
-        builder_network: false,
-        required_layers: Vec::new(),
-    };
+    let config = fs::read_to_string(directory.join(CONFIG)).unwrap();
+    let mut config: SpawnerConfig = toml::from_str(&config).unwrap();
+    config.uids.first = 500_000 + process::id() * 16;
     spawner::run(config, supervisor).unwrap();
 }
 

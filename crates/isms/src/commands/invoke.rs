@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
         json: false,
     };
     let path = super::doee_path(&args.doee)?;
-    let answer = Client::find(&platform)?
+    let answer = Client::find_by(&platform, "--data-dir")?
         .whole("POST", &format!("{path}/invoke"), Bytes::from(payload))
         .await?;
     let mut stdout = std::io::stdout();

@@ -17,7 +17,12 @@ pub(crate) async fn run(args: &LogsArgs) -> Result<()> {
             } else if let Some(text) = record["text"].as_str() {
                 let time = clock(record["at_us"].as_u64().unwrap_or(0));
                 let level = record["level"].as_str().unwrap_or("info");
-                println!("{time} {level:<5} {}", plain(text));
+                // Whoever looks into an error wants to know which call it was: responses carry the same id.
+                let process = match record["process"].as_str() {
+                    Some(process) if level == "error" => format!(" [process {}]", plain(process)),
+                    _ => String::new(),
+                };
+                println!("{time} {level:<5} {}{process}", plain(text));
             }
             Ok(())
         })

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
                 text(&worker["worker"]),
                 text(&worker["pid"]),
                 state,
+                environment(worker),
                 doee,
                 text(&worker["calls"]),
                 age(&worker["age_ms"], 1),
@@ -44,7 +45,10 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         .collect();
     print!(
         "{}",
-        table(&["WORKER", "PID", "STATE", "DOEE", "CALLS", "AGE"], &rows)
+        table(
+            &["WORKER", "PID", "STATE", "ISOLATION", "DOEE", "CALLS", "AGE"],
+            &rows
+        )
     );
     let rows: Vec<Vec<String>> = processes["processes"]
         .as_array()
@@ -72,4 +76,13 @@ pub(crate) async fn run(args: &PlatformArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Who makes a worker's walls, and the begin of its image's hash.
+fn environment(worker: &Value) -> String {
+    let backend = worker["backend"].as_str().unwrap_or("?");
+    match worker["image"].as_str().and_then(|image| image.get(..12)) {
+        Some(image) => format!("{backend} {image}"),
+        None => backend.to_owned(),
+    }
 }

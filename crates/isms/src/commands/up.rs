@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     cli::UpArgs,
@@ -19,6 +20,7 @@ pub(crate) fn run(args: UpArgs) -> Result<()> {
     };
     let settings = Settings::load(args.config.as_deref(), overrides)?;
     logging::init("supervisor");
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -28,6 +30,19 @@ pub(crate) fn run(args: UpArgs) -> Result<()> {
             supervisor.run(|addresses| announce(addresses, args.json)).await
         })
         .context("isms up")
+}
+
+/// Lets the roles, which inherit it, open as many files as this user may: each worker costs the Doer four, each
+/// connection its edge one. Systems give programs a soft limit of 1024 for the sake of old ones that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files; many workers or connections may be refused");
+    }
 }
 
 /// One line on stdout, when all roles serve: scripts wait for it.

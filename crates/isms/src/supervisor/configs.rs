@@ -33,13 +33,26 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
             workers_max: settings.workers_max,
             idle_s: settings.idle_s,
             build_memory_mb: BUILD_MEMORY_MB,
+            device_nodes: settings.device_nodes.clone(),
+            directories: settings.directories.clone(),
             ..isms_doer::Config::default()
         }),
         Service::Dbriver => encode(&isms_dbriver::Config::new(directory)),
-        Service::Resadmin => encode(&isms_resadmin::Config::new(directory, supervisor.admin_token)),
-        Service::Commserver => encode(&isms_commserver::Config::default()),
+        Service::Resadmin => encode(&isms_resadmin::Config {
+            image_len_max: mebibytes(settings.image_mb_max),
+            images_len_max: mebibytes(settings.images_mb_max),
+            device_nodes: settings.device_nodes.clone(),
+            directories: settings.directories.clone(),
+            build_network: settings.build_network,
+            ..isms_resadmin::Config::new(directory, supervisor.admin_token)
+        }),
+        Service::Commserver => encode(&isms_commserver::Config {
+            egress: settings.egress.clone(),
+            ..isms_commserver::Config::default()
+        }),
         Service::Gate => encode(&isms_gate::Config {
             hosts: settings.gate_hosts.clone(),
+            image_len_max: mebibytes(settings.image_mb_max),
             ..isms_gate::Config::default()
         }),
         Service::Worker => Vec::new(),
@@ -50,7 +63,6 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
 pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
     let settings = &supervisor.settings;
     let run = supervisor.data.run();
-    let mebibytes = |count: u32| u64::from(count) << 20;
     Ok(SpawnerConfig {
         data_directory: supervisor.data.path().to_owned(),
         run_directory: run.clone(),
@@ -74,11 +86,16 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
             pids: 256,
         },
         images: supervisor.data.images(),
-        device_nodes: Vec::new(),
-        directories: Vec::new(),
-        builder_network: false,
+        image_len_max: mebibytes(settings.image_mb_max),
+        device_nodes: settings.device_nodes.clone(),
+        directories: settings.directories.clone(),
+        builder_network: settings.build_network,
         required_layers: Vec::new(),
     })
+}
+
+fn mebibytes(count: u32) -> u64 {
+    u64::from(count) << 20
 }
 
 /// The executor and the builder are installed in the same folder as this program.

@@ -180,10 +180,63 @@ fn a_doee_that_eats_memory_is_killed_at_its_limit() {
     assert!([500, 502].contains(&answer.status), "{}", answer.text());
     let detail = detail(&answer);
     assert!(
-        answer.status == 500 || detail.contains("memory limit"),
+        answer.status == 500
+            || detail.contains("memory limit (raise memory_mb or use less) while it ran the call"),
         "{detail}"
     );
     check_neighbour(&platform);
+}
+
+#[test]
+fn every_failure_of_a_doee_is_a_line_of_its_log_with_the_process_and_of_the_platforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let own_log = folder.path().join("log");
+    let Some(platform) = Platform::start_logging_to(&own_log) else {
+        return;
+    };
+    let members = "void initialize(isms::Context &) override {}";
+    let execute = "const std::string what(request.query()); if (what == \"crash\") std::abort(); \
+         if (what == \"spin\") for (volatile int turn = 0;;) turn = 1; \
+         if (what == \"late\") return isms::Response::stream(200, \"text/plain\", [](isms::Writer &out) { \
+             out.write(std::string(1 << 20, 'x')); throw std::runtime_error(\"broken pump\"); }); \
+         throw std::runtime_error(\"no such sensor\");";
+    let source = format!(
+        "#include <isms/doee.hpp>\n#include <cstdlib>\nISMS_DOEE(Test) {{\n  {members}\n  void terminate() override {{}}\n  \
+         isms::Response execute(isms::Request &request) override {{ {execute} }}\n}};\n"
+    );
+    let manifest = manifest("teller", "timeout_ms = 500").replace("\"c\"", "\"cpp\"");
+    let project = Project::new(&manifest).file("doees/main/main.cpp", source);
+    platform.deploy(project.path());
+    let logged = |text: &str, process: Option<&str>| {
+        eventually(text, || {
+            let output = platform.isms(&["logs", "teller/main"]);
+            let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+            let process = process.map_or(String::new(), |process| format!("[process {process}]"));
+            let mut lines = lines.lines();
+            lines
+                .any(|line| line.contains(" error ") && line.contains(text) && line.ends_with(&process))
+                .then_some(())
+        });
+    };
+    for (query, status, text) in [
+        ("throw", 500, "no such sensor"),
+        ("crash", 502, "the worker died of signal"),
+        ("spin", 504, "timeout_ms = 500"),
+    ] {
+        let answer = platform.get(&format!("/teller/?{query}"));
+        assert_eq!(answer.status, status, "{}", answer.text());
+        logged(text, answer.json()["instance"].as_str());
+    }
+    // An answer that has begun can only be cut off, so the log alone tells why.
+    let mut http = crate::harness::Http::connect(platform.http);
+    assert!(http.try_send("GET", "/teller/?late", &[], b"").is_err());
+    logged("broken pump", None);
+    let own_log = std::fs::read_to_string(own_log).unwrap();
+    let killed = own_log.lines().find(|line| line.contains("killed a worker"));
+    let killed = killed.expect("the kill is in the platform's log");
+    for field in ["teller", "main", "its call ran longer than its time limit"] {
+        assert!(killed.contains(field), "{killed}");
+    }
 }
 
 #[test]

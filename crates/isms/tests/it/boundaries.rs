@@ -20,9 +20,11 @@ use crate::{
 };
 
 mod compromised_doer;
+mod egress;
 mod kernel_socket;
 mod listeners;
 mod supervisor_channel;
+mod taken_over;
 mod worker_channels;
 
 /// The roles whose process must survive whatever is done here.

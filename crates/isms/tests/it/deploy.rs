@@ -2,13 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
     sync::mpsc,
 };
 
 use crate::{
     harness::{Platform, SOON, eventually},
-    project::{Project, c_doee, manifest},
+    project::{Project, c_doee, manifest, shared_object},
 };
 
 fn stderr(output: &Output) -> String {
@@ -29,7 +29,8 @@ fn each_template_deploys_as_it_is_and_answers_with_200() {
         let name = format!("hello-{lang}");
         let made = platform.isms_in(folder.path(), &["new", &name, "--lang", lang]);
         assert!(made.status.success(), "{}", stderr(&made));
-        platform.deploy(&folder.path().join(&name));
+        let deployed = platform.isms_in(&folder.path().join(&name), &["deploy"]);
+        assert!(deployed.status.success(), "{}", stderr(&deployed));
         let answer = platform.get(&format!("/{name}/"));
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
@@ -42,7 +43,7 @@ fn source_that_does_not_compile_comes_back_with_file_and_line_and_the_old_versio
     let broken = Project::c("site", "return say(call, undeclared_name);");
     let error = refused(&platform, &broken);
     assert!(
-        error.contains("main.c:") && error.contains("undeclared_name"),
+        error.contains("\ndoees/main/main.c:") && error.contains("undeclared_name"),
         "{error}"
     );
     assert_eq!(platform.get("/site/").text(), "old");
@@ -85,35 +86,19 @@ fn an_unchanged_doee_keeps_its_version_and_its_warm_worker() {
     assert_eq!(platform.get("/counter/").text(), "2");
 }
 
-/// A C source as a shared object, built by the host's compiler.
-fn prebuilt(source: &str) -> Vec<u8> {
-    let scratch = tempfile::tempdir().unwrap();
-    let (path, binary) = (scratch.path().join("main.c"), scratch.path().join("main.so"));
-    std::fs::write(&path, source).unwrap();
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-o"])
-        .arg(&binary)
-        .arg(&path)
-        .arg("-I")
-        .arg(crate::harness::repository().join("sdk/c/include"))
-        .status();
-    assert!(status.unwrap().success());
-    std::fs::read(&binary).unwrap()
-}
-
 #[test]
 fn a_prebuilt_binary_is_served_without_a_build_and_what_is_no_doee_is_refused() {
     let Some(platform) = Platform::start() else { return };
     let manifest = manifest("prebuilt", "").replace("source = \"doees/main\"", "binary = \"main.so\"");
     let project = |binary: &[u8]| Project::new(&manifest).file("main.so", binary);
     let doee = c_doee("return say(call, \"prebuilt\");");
-    platform.deploy(project(&prebuilt(&doee)).path());
+    platform.deploy(project(&shared_object(&doee, &[])).path());
     assert_eq!(platform.get("/prebuilt/").text(), "prebuilt");
     let error = refused(&platform, &project(b"not an ELF file"));
     assert!(error.contains("main") && error.contains("ELF"), "{error}");
     let error = refused(
         &platform,
-        &project(&prebuilt("int unrelated(void) { return 1; }\n")),
+        &project(&shared_object("int unrelated(void) { return 1; }\n", &[])),
     );
     assert!(
         error.contains("main") && error.contains("isms_doee_v1"),

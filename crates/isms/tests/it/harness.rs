@@ -68,10 +68,21 @@ impl Platform {
 
     /// Starts a platform with lines of `isms.toml`.
     pub(crate) fn start_with(settings: &[&str]) -> Option<Platform> {
-        Some(Platform::start_in(binaries()?, new_data(), settings))
+        Some(Platform::start_in(
+            binaries()?,
+            new_data(),
+            settings,
+            Stdio::inherit(),
+        ))
     }
 
-    fn start_in(binaries: PathBuf, data: tempfile::TempDir, settings: &[&str]) -> Platform {
+    /// Starts a platform whose own log goes to a file.
+    pub(crate) fn start_logging_to(log: &Path) -> Option<Platform> {
+        let log = std::fs::File::create(log).unwrap();
+        Some(Platform::start_in(binaries()?, new_data(), &[], log.into()))
+    }
+
+    fn start_in(binaries: PathBuf, data: tempfile::TempDir, settings: &[&str], log: Stdio) -> Platform {
         let config = data.path().join("isms.toml");
         std::fs::write(&config, settings.join("\n")).unwrap();
         let mut supervisor = Command::new(binaries.join("isms"))
@@ -89,6 +100,7 @@ impl Platform {
             .arg(data.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(supervisor.stdout.take().unwrap());
@@ -117,7 +129,7 @@ impl Platform {
         let data = std::mem::replace(&mut self.data, new_data());
         let binaries = self.binaries.clone();
         drop(self);
-        Platform::start_in(binaries, data, &[])
+        Platform::start_in(binaries, data, &[], Stdio::inherit())
     }
 
     /// The supervisor's process id.

@@ -53,3 +53,17 @@ fn every_attack_is_contained_by_apptainer() {
     };
     attack(&Backend::apptainer(image));
 }
+
+#[test]
+fn no_binary_of_the_platform_can_leave_a_layer_of_isolation_out() {
+    // The variable that a build with the feature `ablation` reads, put together so that it stands in no binary.
+    let variable = ["ISMS", "WITHOUT", "LAYERS"].join("_");
+    let Some(folder) = binaries() else { return };
+    for name in ["isms", "doee-executor", "doee-builder"] {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let found = bytes
+            .windows(variable.len())
+            .any(|window| window == variable.as_bytes());
+        assert!(!found, "{name} was built with the feature");
+    }
+}

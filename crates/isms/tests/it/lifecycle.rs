@@ -138,6 +138,33 @@ fn isms_down_stops_the_platform_of_a_data_directory() {
         String::from_utf8_lossy(&output.stdout).trim(),
         r#"{"stopped":false}"#
     );
+    assert_eq!(output.status.code(), Some(4));
+    let text = stderr(&output);
+    assert!(
+        text.contains("nothing was stopped") && text.contains("--data DIR"),
+        "{text}"
+    );
+    let output = platform.isms(&["down", "--data", "/nowhere"]);
+    assert!(
+        stderr(&output).contains("/nowhere, which is no data directory"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_stop_in_order_warns_of_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let Some(mut platform) = Platform::start_logging_to(&log) else {
+        return;
+    };
+    platform.deploy(Project::c("site", "return say(call, \"up\");").path());
+    assert_eq!(platform.get("/site/").text(), "up");
+    platform.stop();
+    let log = std::fs::read_to_string(log).unwrap();
+    let after = log.split_once("stopping").expect("the stop is told").1;
+    assert!(!after.contains("WARN") && !after.contains("ERROR"), "{after}");
 }
 
 /// A port that the system picks.
@@ -223,4 +250,38 @@ fn a_platform_that_is_not_there_is_exit_code_4() {
         .unwrap();
     assert_eq!(output.status.code(), Some(4));
     assert!(stderr(&output).contains("isms up"), "{}", stderr(&output));
+    // The payload has taken the usual flag's name there.
+    let output = Command::new(binaries.join("isms"))
+        .args(["invoke", "a/b", "--data-dir"])
+        .arg(data.path())
+        .env_remove("ISMS_URL")
+        .env_remove("ISMS_TOKEN")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stderr(&output).contains("--data-dir DIR"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_token_of_this_machine_is_not_sent_to_another() {
+    let Some(binaries) = binaries() else { return };
+    let data = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(data.path().join("isms")).unwrap();
+    std::fs::write(data.path().join("isms/admin.token"), "of this machine").unwrap();
+    let listener = TcpListener::bind(ANY).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let output = Command::new(binaries.join("isms"))
+        .args(["status"])
+        .env("ISMS_URL", format!("http://{}", listener.local_addr().unwrap()))
+        .env_remove("ISMS_TOKEN")
+        .env("XDG_DATA_HOME", data.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("ISMS_TOKEN is not"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(listener.accept().is_err(), "nobody was asked");
 }

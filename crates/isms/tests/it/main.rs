@@ -1,15 +1,20 @@
 //! Whole-system tests, by concern: real processes, real sandboxes, real compilers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod bad_builds;
 mod bad_doees;
 mod boundaries;
 mod data;
 mod deploy;
+mod effects;
+mod egress;
 mod example;
 mod failures;
 mod harness;
 mod hostile;
 mod http_edge;
+mod images;
 mod lifecycle;
+mod openings;
 mod project;
 mod scaling;

@@ -1,6 +1,6 @@
 //! Small projects that tests deploy.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 /// A project's folder in the making.
 pub(crate) struct Project {
@@ -85,4 +85,21 @@ const isms_doee_table *isms_doee_v1(void) {{
 }}
 "#
     )
+}
+
+/// A C source as a shared object, built by the host's compiler with these options beside the common ones.
+pub(crate) fn shared_object(source: &str, options: &[&str]) -> Vec<u8> {
+    let scratch = tempfile::tempdir().unwrap();
+    let (path, binary) = (scratch.path().join("main.c"), scratch.path().join("main.so"));
+    fs::write(&path, source).unwrap();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(&binary)
+        .arg(&path)
+        .arg("-I")
+        .arg(crate::harness::repository().join("sdk/c/include"))
+        .args(options)
+        .status();
+    assert!(status.unwrap().success());
+    fs::read(&binary).unwrap()
 }

@@ -281,6 +281,9 @@ class Context {
     isms_call *call_;
 };
 
+/// The body of a request is not JSON. Not caught, it is answered with 400 and its what(): the mistake is the caller's.
+class BodyError : public JsonError { using JsonError::JsonError; };
+
 /// What triggered an execute.
 class Request {
   public:
@@ -344,8 +347,15 @@ class Request {
         }
         return body_;
     }
-    /// The body as JSON.
-    Json json(const JsonLimits &limits = {}) { return Json::parse(body(limits.bytes), limits); }
+    /// The body as JSON; throws BodyError when it is none.
+    Json json(const JsonLimits &limits = {}) {
+        const std::string_view text = body(limits.bytes);
+        try {
+            return Json::parse(text, limits);
+        } catch (const JsonError &error) {
+            throw BodyError(error.what());
+        }
+    }
 
     /// Throws Stopped when the caller has given up or the time is over; for long computations.
     void check() const { detail::check(call_, isms_check(call_)); }
@@ -490,7 +500,13 @@ template <class Custom> const isms_doee_table *table() noexcept {
         [](void *doee, isms_call *call) noexcept -> isms_result {
             return guarded(call, [&] {
                 Request request(call);
-                static_cast<Doee *>(doee)->execute(request).send(call);
+                Response response;
+                try {
+                    response = static_cast<Doee *>(doee)->execute(request);
+                } catch (const BodyError &error) {
+                    response = Response::error(400, error.what());
+                }
+                response.send(call);
             });
         },
         [](void *doee, isms_call *call) noexcept {

@@ -29,14 +29,14 @@ exec </dev/null >/dev/ttyS1 2>/dev/console
 case $run in
     suite) /suite/xtask hostile --inside "$from" --binaries /suite ;;
     hello) echo hello ;;
-    tests) /suite/tests --test-threads=1 --nocapture 2>&1 ;;
+    tests) /suite/tests --test-threads=1 --show-output ;;
     user-tests)
         # A group of its own for an ordinary user, as systemd delegates one.
         echo '+memory +cpu +pids' >/sys/fs/cgroup/cgroup.subtree_control
         mkdir /sys/fs/cgroup/user
         chown -R user:user /sys/fs/cgroup/user
         sh -c 'echo $$ >/sys/fs/cgroup/user/cgroup.procs
-            exec su user -c "/suite/tests --test-threads=1 --nocapture 2>&1"'
+            exec su user -c "/suite/tests --test-threads=1 --show-output"'
         ;;
 esac
 echo "status $?"

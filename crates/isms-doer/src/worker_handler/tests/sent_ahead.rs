@@ -68,6 +68,20 @@ fn a_request_with_a_stream_waits_for_an_idle_worker() {
 }
 
 #[test]
+fn calls_that_wait_here_behind_a_long_one_get_another_worker_though_none_waits_in_the_kernel() {
+    let mut scene = Scene::quick();
+    scene.on(Event::Accepted {
+        task: TaskId(2),
+        version: VERSION,
+        streams: true,
+    });
+    scene.expect(answered(1), &[run(1, 2)]);
+    scene.after(STALLED_AFTER).expect(accepted(3), &[]);
+    scene.after(SCALE_UP_AFTER);
+    assert_eq!(scene.on(Event::Tick)[0], spawn(2));
+}
+
+#[test]
 fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
     let mut scene = Scene::quick();
     scene.on(accepted(2));
@@ -81,7 +95,7 @@ fn calls_behind_one_that_turns_out_long_are_taken_back_and_run_elsewhere() {
         &[
             Action::Requeue { task: TaskId(3) },
             Action::Requeue { task: TaskId(2) },
-            Action::Spawn { worker: WorkerId(2) },
+            spawn(2),
             publish(2),
         ],
     );
@@ -100,7 +114,7 @@ fn a_crash_fails_what_had_begun_and_the_rest_runs_elsewhere() {
             Action::Requeue { task: TaskId(3) },
             Action::Requeue { task: TaskId(2) },
             fail(1, ErrorCode::Crashed, crashed),
-            Action::Spawn { worker: WorkerId(2) },
+            spawn(2),
             publish(1),
         ],
     );
@@ -129,8 +143,24 @@ fn a_call_under_which_workers_die_before_it_begins_fails_in_the_end() {
         how: "died".into(),
         begun: Vec::new(),
     };
-    let failed = fail(1, ErrorCode::Crashed, "the worker died while it ran the call");
-    assert_eq!(scene.on(died)[0], failed);
+    let why =
+        "the worker died before it began the call, as others did before it, so the call is not tried again";
+    assert_eq!(scene.on(died)[0], fail(1, ErrorCode::Crashed, why));
+}
+
+#[test]
+fn a_streaming_call_under_which_a_worker_dies_before_it_begins_fails_and_says_why() {
+    let mut scene = Scene::serving(0);
+    scene.on(Event::Accepted {
+        task: TaskId(1),
+        version: VERSION,
+        streams: true,
+    });
+    let why = "the worker was killed before it began the call, whose stream cannot be sent again";
+    assert_eq!(
+        scene.on(exited("was killed", &[]))[0],
+        fail(1, ErrorCode::Crashed, why)
+    );
 }
 
 #[test]

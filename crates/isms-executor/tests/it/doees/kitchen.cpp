@@ -19,6 +19,7 @@ ISMS_DOEE(Kitchen) {
         if (path == "/throw-int") throw 42;
         if (path == "/empty") return {};
         if (path == "/body") return isms::Response::text(std::to_string(request.body(64 * 1024 * 1024).size()));
+        if (path == "/member") return isms::Response::json(request.json().at("a"));
         if (path == "/json") return isms::Response::json(request.json());
         if (path == "/query") return isms::Response::text(request.query_parameter("q").value_or("none"));
         if (path == "/stream") return stream();

@@ -15,10 +15,11 @@ use super::{
         responder::Responder,
         stream::StreamReceiver,
     },
-    AnswerSlot, Flag, Role, Served, Session,
+    AnswerSlot, Flag, Role, STRAYS_MAX, Served, Session,
 };
 
-/// What a Kernel never does; the connection is cut.
+/// What a Kernel never does, and from [`Violation::Unasked`] on what is overlooked in a Kernel and in nobody else; the
+/// connection is cut.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::link) enum Violation {
     #[error("request {call} came while it was being served")]
@@ -39,6 +40,12 @@ pub(in crate::link) enum Violation {
     },
     #[error("register came on a registered connection")]
     Register,
+    #[error("an answer came to call {call}, which does not wait for one")]
+    Unasked { call: u64 },
+    #[error("a chunk of no bytes came in the stream of call {call}")]
+    EmptyChunk { call: u64 },
+    #[error("more than {STRAYS_MAX} messages came about nothing that is under way")]
+    Strays,
 }
 
 impl Session {
@@ -49,18 +56,31 @@ impl Session {
     ) -> Result<Option<Inbound>, Violation> {
         match message.header.kind {
             Kind::Request => return self.serve(message).map(Some),
-            Kind::Reply | Kind::Error => self.take_answer(message),
-            Kind::Cancel => self.take_cancel(message.header.call),
+            Kind::Reply | Kind::Error => self.take_answer(message)?,
+            Kind::Cancel => self.take_cancel(message.header.call)?,
             Kind::Credit => self.take_credit(&message)?,
             Kind::StreamChunk => self.take_chunk(message)?,
-            Kind::StreamEnd => self.take_end(&message.header),
-            Kind::Heartbeat => {}
+            Kind::StreamEnd => self.take_end(&message.header)?,
+            Kind::Heartbeat => self.stray()?,
             Kind::Register => return Err(Violation::Register),
             Kind::Event | Kind::Slots | Kind::Demand | Kind::Begun => {
                 return Ok(Some(Inbound::Other(message)));
             }
         }
         Ok(None)
+    }
+
+    /// Counts a message about nothing that is under way. One that crossed an end is no fault, a flood of them is.
+    fn stray(&self) -> Result<(), Violation> {
+        if !self.stranger {
+            return Ok(());
+        }
+        let mut tables = self.tables();
+        tables.strays += 1;
+        if tables.strays > STRAYS_MAX {
+            return Err(Violation::Strays);
+        }
+        Ok(())
     }
 
     fn serve(self: &Arc<Session>, message: Message) -> Result<Inbound, Violation> {
@@ -83,6 +103,7 @@ impl Session {
             });
         }
         tables.served.insert(header.call, record);
+        tables.forgive_strays();
         drop(tables);
         let credit = Header {
             flags: Flags::TO_CALLER,
@@ -102,19 +123,23 @@ impl Session {
         }))
     }
 
-    fn take_answer(self: &Arc<Session>, message: Message) {
+    fn take_answer(self: &Arc<Session>, message: Message) -> Result<(), Violation> {
         let header = message.header;
+        let unasked = || match self.stranger {
+            true => Err(Violation::Unasked { call: header.call }),
+            false => Ok(()),
+        };
         let streaming = header.kind == Kind::Reply && header.flags.contains(Flags::STREAM);
         let mut tables = self.tables();
         let Some(record) = tables.calls.get_mut(&header.call) else {
-            return;
+            return unasked();
         };
         let slot = std::mem::replace(&mut record.answer, AnswerSlot::Given);
         let inflow = match &slot {
             AnswerSlot::Awaited(_) => streaming.then(|| self.new_inflow()),
             AnswerSlot::Abandoned => None,
             // A second answer: the first one counts.
-            AnswerSlot::Given => return,
+            AnswerSlot::Given => return unasked(),
         };
         record.inflow.clone_from(&inflow);
         let outflow = if streaming { None } else { record.outflow.take() };
@@ -124,6 +149,7 @@ impl Session {
             ..record.header
         };
         tables.forget_call(header.call);
+        tables.forgive_strays();
         drop(tables);
         if let Some(outflow) = outflow {
             outflow.fail(WireError::new(
@@ -136,23 +162,22 @@ impl Session {
             // A caller that has gone meanwhile drops the answer, and its stream with it.
             let _ = slot.send(read_answer(message, stream));
         }
+        Ok(())
     }
 
-    fn take_cancel(&self, call: u64) {
+    fn take_cancel(&self, call: u64) -> Result<(), Violation> {
         let mut tables = self.tables();
         let Some(record) = tables.served.get_mut(&call) else {
-            return;
+            drop(tables);
+            return self.stray();
         };
         let (cancelled, inflow) = (Arc::clone(&record.cancelled), record.inflow.take());
         let outflow = record.outflow.clone();
         tables.forget_served(call);
         drop(tables);
         cancelled.set();
-        super::end_flows(
-            outflow,
-            inflow,
-            &WireError::new(ErrorCode::Cancelled, "the caller cancelled the call"),
-        );
+        super::end_flows(outflow, inflow, &super::cancelled_by_caller());
+        Ok(())
     }
 
     fn take_credit(&self, message: &Message) -> Result<(), Violation> {
@@ -161,18 +186,24 @@ impl Session {
             call: header.call,
             source,
         })?;
-        if let Some(outflow) = self.outflow(header) {
-            outflow.grant(credit.bytes);
+        match self.outflow(header) {
+            Some(outflow) => {
+                outflow.grant(credit.bytes);
+                Ok(())
+            }
+            None => self.stray(),
         }
-        Ok(())
     }
 
     fn take_chunk(&self, message: Message) -> Result<(), Violation> {
         let header = message.header;
         // An unknown stream is one that nobody reads any more.
         let Some(inflow) = self.inflow(&header) else {
-            return Ok(());
+            return self.stray();
         };
+        if self.stranger && message.raw.is_empty() {
+            return Err(Violation::EmptyChunk { call: header.call });
+        }
         let grant = inflow.accept(message.raw).map_err(|source| Violation::Flow {
             call: header.call,
             source,
@@ -189,7 +220,7 @@ impl Session {
         Ok(())
     }
 
-    fn take_end(&self, header: &Header) {
+    fn take_end(&self, header: &Header) -> Result<(), Violation> {
         let mut tables = self.tables();
         let inflow = if header.flags.contains(Flags::TO_CALLER) {
             let inflow = tables
@@ -207,11 +238,13 @@ impl Session {
             inflow
         };
         drop(tables);
-        if let Some(inflow) = inflow {
-            let aborted = header.flags.contains(Flags::ABORTED);
-            let broken = || WireError::new(ErrorCode::Unavailable, "the stream broke off before its end");
-            inflow.end(if aborted { Err(broken()) } else { Ok(()) });
-        }
+        let Some(inflow) = inflow else {
+            return self.stray();
+        };
+        let aborted = header.flags.contains(Flags::ABORTED);
+        let broken = || WireError::new(ErrorCode::Unavailable, "the stream broke off before its end");
+        inflow.end(if aborted { Err(broken()) } else { Ok(()) });
+        Ok(())
     }
 
     fn new_inflow(&self) -> Arc<Inflow> {

@@ -28,7 +28,7 @@ use crate::{
 const ANSWER_LEN_MAX: usize = 64 * 1024;
 
 /// A project with databases of one table; each call adds a row to `store` and tells how many there are.
-fn keeper(name: &str, databases: &[&str]) -> Project {
+pub(super) fn keeper(name: &str, databases: &[&str]) -> Project {
     let mut manifest = format!(
         "[project]\nname = \"{name}\"\n\n[doee.main]\nlanguage = \"c\"\nsource = \"doees/main\"\n\
          allow = {{ sql = {databases:?} }}\n\n\
@@ -79,7 +79,7 @@ async fn find(edge: &Link, name: &str) -> (ProjectId, DoeeVersion) {
 }
 
 /// Says that the Doer takes a call of a Doee.
-fn slots(version: DoeeVersion) -> Message {
+pub(super) fn slots(version: DoeeVersion) -> Message {
     let header = Header {
         target_doee: version,
         ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
@@ -88,7 +88,7 @@ fn slots(version: DoeeVersion) -> Message {
 }
 
 /// A call of a project's Doee, as an edge asks for it.
-fn invoke((project, version): (ProjectId, DoeeVersion)) -> Message {
+pub(super) fn invoke((project, version): (ProjectId, DoeeVersion)) -> Message {
     let header = Header {
         operation: doer::Operation::Invoke as u16,
         project,
@@ -99,7 +99,7 @@ fn invoke((project, version): (ProjectId, DoeeVersion)) -> Message {
 }
 
 /// The call that the Kernel dispatches to the Doer.
-async fn dispatched(inbox: &mut Inbox) -> InboundRequest {
+pub(super) async fn dispatched(inbox: &mut Inbox) -> InboundRequest {
     let request = async {
         loop {
             if let Inbound::Request(request) = inbox.next().await.expect("the link stands") {
@@ -111,7 +111,7 @@ async fn dispatched(inbox: &mut Inbox) -> InboundRequest {
 }
 
 /// A host call of the running call's Doee, as an honest Doer would pass it on.
-fn child_of(call: &Header, target: Service, operation: u16) -> Header {
+pub(super) fn child_of(call: &Header, target: Service, operation: u16) -> Header {
     Header {
         operation,
         parent: call.process,

@@ -13,7 +13,7 @@ use crate::{
 
 /// When the Doee's code attacks.
 #[derive(Clone, Copy)]
-enum When {
+pub(super) enum When {
     /// In `execute`, after an honest start, for the query `now`.
     Running,
     /// In a constructor of the binary, before the worker has reported that its Doee is initialized.
@@ -31,7 +31,7 @@ fn attacker(when: When, descriptor: i32, bytes: &[u8], times: usize) -> Project 
 }
 
 /// The same with another way to send.
-fn attacker_with(when: When, bytes: &[u8], attack: &str) -> Project {
+pub(super) fn attacker_with(when: When, bytes: &[u8], attack: &str) -> Project {
     let bytes: Vec<String> = bytes.iter().map(u8::to_string).collect();
     let scope = format!(
         "#include <errno.h>\n#include <poll.h>\n#include <sys/socket.h>\n\
@@ -67,7 +67,7 @@ fn attacker_with(when: When, bytes: &[u8], attack: &str) -> Project {
 
 /// The caller of an attacker gets a clear error, its worker is cut off and replaced, nobody else notices.
 #[track_caller]
-fn check_cut_off(besieged: &Besieged, attacker: &Project, says: &str) {
+pub(super) fn check_cut_off(besieged: &Besieged, attacker: &Project, says: &str) {
     let platform = &besieged.platform;
     platform.deploy(attacker.path());
     assert_eq!(platform.get("/attacker/").text(), "alive");
@@ -112,7 +112,7 @@ fn foreign_host_call() -> Message {
 #[test]
 fn the_attacks_on_zeromq_from_inside_a_worker_cost_its_own_call_only() {
     let Some(besieged) = Besieged::start() else { return };
-    let closed = "it closed its data channel";
+    let closed = "it broke the protocol of its data channel: ";
     for (bytes, times) in [
         (&garbage(64 * 1024)[..], 1),
         (HUGE_FRAME, 1),

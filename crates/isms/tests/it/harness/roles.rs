@@ -1,6 +1,7 @@
 //! Roles of a stopped platform, started by a test that plays the supervisor and every service that it leaves out.
 
 use std::{
+    net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -73,6 +74,25 @@ impl Roles {
         roles
     }
 
+    /// Starts `isms commserver`, with loopback addresses that Doees may reach.
+    pub(crate) async fn start_commserver(&mut self, permitted: &[SocketAddr]) {
+        let allow = permitted
+            .iter()
+            .map(|address| address.to_string().parse().unwrap());
+        let config = isms_commserver::Config {
+            egress: isms_commserver::EgressConfig {
+                allow: allow.collect(),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.announce(Service::Commserver);
+        let given = Some((DescriptorKind::HttpListener, listener.into()));
+        self.run_with(Service::Commserver, given, encode(&config));
+        self.registered(Service::Commserver).await;
+    }
+
     /// Registers the test as a service, with a secret that the Kernel knows to be live.
     pub(crate) async fn play(&self, service: Service) -> (Link, Inbox) {
         self.announce(service);
@@ -120,6 +140,16 @@ impl Roles {
 
     fn run(&mut self, service: Service, given: Option<(DescriptorKind, OwnedFd)>) {
         let directory = self.data.join(service.name());
+        let config = match service {
+            Service::Resadmin => encode(&isms_resadmin::Config::new(directory, self.admin_token)),
+            Service::Dbriver => encode(&isms_dbriver::Config::new(directory)),
+            _ => encode(&isms_kernel::Config::default()),
+        };
+        self.run_with(service, given, config);
+    }
+
+    fn run_with(&mut self, service: Service, given: Option<(DescriptorKind, OwnedFd)>, config: Vec<u8>) {
+        let directory = self.data.join(service.name());
         let (ours, theirs) = seqpacket::pair().unwrap();
         let mut command = Command::new(&self.program);
         command
@@ -138,11 +168,6 @@ impl Roles {
         };
         let owner = std::fs::metadata(&directory).unwrap();
         let as_root = rustix::process::geteuid().is_root();
-        let config = match service {
-            Service::Resadmin => encode(&isms_resadmin::Config::new(directory, self.admin_token)),
-            Service::Dbriver => encode(&isms_dbriver::Config::new(directory)),
-            _ => encode(&isms_kernel::Config::default()),
-        };
         let (descriptors, sent): (Vec<_>, Vec<_>) = given.into_iter().unzip();
         let bootstrap = Bootstrap {
             service,

@@ -25,6 +25,10 @@ ISMS_DOEE(Hello) {
     // Where to go from here:
     //   - a path with a parameter:  http = "GET /machines/{id}"  →  request.parameter("id")
     //   - a JSON body:              const isms::Json body = request.json();  body.at("value").number()
+    //     A body that is no JSON is answered with 400 by itself. A member that is missing or of another type throws
+    //     isms::JsonError; say whose mistake it is, or the caller sees 500:
+    //         try { value = body.at("value").number(); }
+    //         catch (const isms::JsonError &error) { return isms::Response::error(400, error.what()); }
     //   - a database:               database = context.database("data") in initialize, then in execute
     //         auto rows = database.query(request, {"SELECT a FROM t WHERE b = ?", 7})[0];
     //     and several statements that take effect together or not at all:
