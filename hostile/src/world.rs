@@ -204,13 +204,10 @@ impl World {
             let value = fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
             seen.insert(path.to_owned(), value);
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for line in mounts.lines() {
-            let point = line.split(' ').nth(4).unwrap_or_default();
-            if MOUNT_POINTS.contains(&point) {
-                seen.insert(format!("mount {point}"), line.to_owned());
-            }
-        }
+        look_at_mounts("/proc/self/mountinfo", "mount", &mut seen);
+        // It has mounts of its own, those of images among them.
+        let spawner = format!("/proc/{}/mountinfo", self.roles.pid("spawner"));
+        look_at_mounts(&spawner, "the spawner's mount", &mut seen);
         for file in ["secret", "planted", "open", "socket"] {
             describe(&self.folder.join(file), &mut seen);
         }
@@ -245,6 +242,16 @@ impl Drop for World {
         let _ = self.victim.kill();
         let _ = self.victim.wait();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn look_at_mounts(table: &str, what: &str, seen: &mut BTreeMap<String, String>) {
+    let mounts = fs::read_to_string(table).unwrap_or_default();
+    for line in mounts.lines() {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        if MOUNT_POINTS.contains(&point) {
+            seen.insert(format!("{what} {point}"), line.to_owned());
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use isms_hostile::{Backend, Report, Suite, Target, catalogue};
+use isms_hostile::{Ablation, Backend, Report, Suite, Target, catalogue};
 
 use crate::{
     build::{self, Profile},
@@ -117,21 +117,20 @@ fn show(report: &Report, json: bool) -> Result<()> {
 
 /// Attacks a platform in a guest, with all layers and without; what is saved is a table in docs/ and its data.
 fn without_layers(options: &Options) -> Result<ExitCode> {
-    let (mut report, mut ablation) = ablation::run(&options.only)?;
-    if !options.only.is_empty() {
-        ablation = ablation.over(&isms_hostile::last_ablation(), &options.only);
-    }
-    report.by_one_layer_only = ablation.by_one_layer_only();
-    let page = table::page(&ablation, &ablation::layers()?);
-    if options.save {
-        let data = serde_json::to_string_pretty(&ablation).context("an ablation is JSON")?;
-        for (path, text) in [
-            ("hostile/ablation.json", data + "\n"),
-            (table::PAGE, page.clone()),
-        ] {
+    let layers = ablation::layers()?;
+    let save = |ablation: &Ablation| {
+        if !options.save {
+            return Ok(());
+        }
+        let data = serde_json::to_string_pretty(ablation).context("an ablation is JSON")? + "\n";
+        let page = table::page(ablation, &layers);
+        for (path, text) in [("hostile/ablation.json", data), (table::PAGE, page)] {
             fs::write(workspace::root().join(path), text).with_context(|| format!("cannot write {path}"))?;
         }
-    }
+        Ok(())
+    };
+    let (report, ablation) = ablation::run(&options.only, save)?;
+    let page = table::page(&ablation, &layers);
     if !options.json {
         println!("{page}");
     }
@@ -143,12 +142,7 @@ fn without_layers(options: &Options) -> Result<ExitCode> {
     })
 }
 
-pub(crate) use unified::run as run_in_guest;
-
-/// The part of `cargo xtask test` that needs another machine, where one can be had that is quick.
-pub(crate) fn test_in_guest(binaries: &Path) -> Result<crate::report::Report> {
-    unified::test(binaries, unified::Speed::Accelerated)
-}
+pub(crate) use unified::{Part, run as run_in_guest, test as test_in_guest};
 
 /// Builds, starts a platform and attacks it.
 fn on_this_machine(backend: &Backend, built: Option<&Path>) -> Result<Report> {

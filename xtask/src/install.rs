@@ -158,15 +158,11 @@ pub(crate) fn ensure_apptainer() -> Result<()> {
 }
 
 /// Makes sure that a virtual machine can be run: QEMU, and below the target directory Debian's cloud kernel and a shell,
-/// which are unpacked and not installed. Returns their folder. Where it has to be `fast`, nothing is installed in vain.
-pub(crate) fn ensure_guest(fast: bool) -> Result<PathBuf> {
+/// which are unpacked and not installed. Returns their folder.
+pub(crate) fn ensure_guest() -> Result<PathBuf> {
     ensure!(
         env::consts::ARCH == "x86_64",
         "the virtual machine is one of x86-64"
-    );
-    ensure!(
-        !fast || Path::new("/dev/kvm").exists(),
-        "there is no hardware virtualisation (/dev/kvm)"
     );
     ensure_all(&[&QEMU])?;
     let folder = workspace::tools().join("guest");
@@ -199,6 +195,16 @@ pub(crate) fn ensure_guest(fast: bool) -> Result<PathBuf> {
     }
     fs::write(complete, "").context("cannot mark the guest's packages as complete")?;
     Ok(folder)
+}
+
+/// Whether this machine runs an ordinary kernel in a virtual machine. One that is a virtual machine itself may have the
+/// device, for guests that were made to do without the processor's help, and lacks the processor's flags.
+pub(crate) fn has_hardware_virtualisation() -> bool {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let can = processors
+        .split_whitespace()
+        .any(|flag| matches!(flag, "vmx" | "svm"));
+    can && Path::new("/dev/kvm").exists()
 }
 
 /// The package that Debian's newest cloud kernel is in; `None` when apt has no list of packages.

@@ -24,6 +24,12 @@ impl Report {
         self.failed.push(name.into());
     }
 
+    /// The three counts.
+    pub(crate) fn counts(&self) -> String {
+        let (failed, skipped) = (self.failed.len(), self.skipped.len());
+        format!("{} passed, {failed} failed, {skipped} skipped", self.passed)
+    }
+
     /// Adds a test that passed.
     pub(crate) fn add_passed(&mut self) {
         self.passed += 1;
@@ -97,12 +103,7 @@ impl fmt::Display for Report {
         for name in &self.failed {
             writeln!(formatter, "failed: {name}")?;
         }
-        let (failed, skipped) = (self.failed.len(), self.skipped.len());
-        write!(
-            formatter,
-            "{} passed, {failed} failed, {skipped} skipped",
-            self.passed
-        )
+        formatter.write_str(&self.counts())
     }
 }
 

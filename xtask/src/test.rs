@@ -74,7 +74,7 @@ fn run_checks(extent: Extent, path: OsString, steps: &mut Steps, report: &mut Re
             tests(steps, report, "documentation tests", doc_tests);
             if extent == Extent::Everything {
                 tests(steps, report, "tests in a virtual machine", || {
-                    hostile::test_in_guest(&environment.binaries)
+                    hostile::test_in_guest(&environment.binaries, hostile::Part::Quick)
                 });
             }
         }

@@ -6,7 +6,7 @@
 use std::{cell::Cell, collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use isms_hostile::{Ablated, Ablation, Outcome, Probe, Report, catalogue};
+use isms_hostile::{Ablated, Ablation, Outcome, Probe, Report, catalogue, last_ablation};
 use serde::Deserialize;
 
 use super::guest::Guest;
@@ -46,15 +46,20 @@ pub(super) fn layers() -> Result<Vec<Layer>> {
     Ok(layers.layer)
 }
 
-/// Runs everything; `only` leaves out just these layers, each by itself (`none` for no layer at all).
-pub(super) fn run(only: &[String]) -> Result<(Report, Ablation)> {
+/// Runs everything; `only` leaves out just these layers, each by itself (`none` for no layer at all). `keep` is given
+/// what is known after each of them: a measurement that is broken off is not in vain.
+pub(super) fn run(
+    only: &[String],
+    mut keep: impl FnMut(&Ablation) -> Result<()>,
+) -> Result<(Report, Ablation)> {
     let mut steps = Steps::new(3);
     let guest = steps.run("build the platform with layers that can be left out", prepare)?;
     let probes = catalogue();
     let names: Vec<String> = layers()?.into_iter().map(|layer| layer.name).collect();
     let full = steps.run("attack it with all layers", || attack(&guest, &probes, ""))?;
-    let without = steps.run("attack it without layers", || {
-        let mut without = BTreeMap::new();
+    let ablation = steps.run("attack it without layers", || {
+        let mut ablation =
+            compare(&probes, &names, &BTreeMap::new(), guest.kernel_release()).over(&last_ablation(), &[]);
         let all = ["none".to_owned()];
         for name in names.iter().chain(&all) {
             if !only.is_empty() && !only.contains(name) {
@@ -65,12 +70,16 @@ pub(super) fn run(only: &[String]) -> Result<(Report, Ablation)> {
             } else {
                 name.clone()
             };
-            without.insert(name.clone(), attack(&guest, &probes, &left_out)?);
+            let without = BTreeMap::from([(name.clone(), attack(&guest, &probes, &left_out)?)]);
+            let measured = compare(&probes, &names, &without, guest.kernel_release());
+            ablation = measured.over(&ablation, std::slice::from_ref(name));
+            keep(&ablation)?;
         }
-        Ok(without)
+        Ok(ablation)
     })?;
-    let ablation = compare(&probes, &names, &without, guest.kernel_release());
-    Ok((Report::new("native", full), ablation))
+    let mut report = Report::new("native", full);
+    report.by_one_layer_only = ablation.by_one_layer_only();
+    Ok((report, ablation))
 }
 
 fn prepare() -> Result<Guest> {

@@ -44,12 +44,13 @@ impl Guest {
     /// Makes sure that there are QEMU, a kernel and a shell, and packs a root with `files` (name inside, file outside)
     /// below `/suite` and the shared libraries that they need. `name` tells it from other guests.
     pub(super) fn prepare(name: &str, files: &[(String, PathBuf)]) -> Result<Guest> {
-        let unpacked = install::ensure_guest(false)?;
+        let unpacked = install::ensure_guest()?;
         let kernel = find(&unpacked.join("boot"), "vmlinuz-")?;
         let root = unpacked.join(format!("{name}.cpio"));
         let mut archive = Archive::default();
         for folder in [
-            "bin", "dev", "etc", "home", "new", "proc", "root", "suite", "sys", "tmp", "usr", "var", "cores",
+            "bin", "dev", "etc", "home", "new", "proc", "root", "suite", "sys", "tmp", "usr", "usr/lib",
+            "var", "cores",
         ] {
             archive.add_folder(folder);
         }
@@ -81,7 +82,7 @@ impl Guest {
         let mut guest = Guest {
             kernel,
             root,
-            accelerated: Path::new("/dev/kvm").exists(),
+            accelerated: install::has_hardware_virtualisation(),
         };
         // A machine that is itself a virtual one may have the device and yet run no guest.
         let mut greeted = false;
