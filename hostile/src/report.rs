@@ -20,6 +20,8 @@ pub struct Outcome {
     pub seen: String,
     /// Harm that was found from outside.
     pub harm: Vec<String>,
+    /// It was called at all.
+    pub ran: bool,
     /// What was harmed cannot be mended, so the next probe would find another machine than this one.
     pub spoilt: bool,
 }

@@ -1,6 +1,10 @@
 //! Runs the probes one after another and judges each.
 
-use std::{collections::BTreeMap, os::unix::fs::MetadataExt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -10,6 +14,11 @@ use crate::{Backend, Binaries, Outcome, Probe, Target, project::Projects, world:
 
 /// Longer than any probe's deadline, start and queueing included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// For a machine that is too slow at the moment to start a worker within the platform's limits.
+const START_MAX: Duration = Duration::from_secs(15);
+/// What the platform asks for before the next try.
+const START_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to run where.
 pub struct Suite<'a> {
@@ -57,7 +66,7 @@ pub fn run(
         if shared_uid {
             probe.expect.extend(probe.shared_uid.clone());
         }
-        let answer = call(&suite.target.http, &path);
+        let answer = call_until_it_runs(&suite.target.http, &path);
         let harm = world.check();
         let mut outcome = judge(&probe, &answer, &[world.secret(), &suite.target.token], harm);
         if !outcome.harm.is_empty() {
@@ -78,6 +87,25 @@ enum Answer {
     Problem(String),
     /// None at all.
     Nothing(String),
+}
+
+impl Answer {
+    /// Whether the probe was called at all; that its worker did not start says nothing about it.
+    fn ran(&self) -> bool {
+        let Self::Problem(detail) = self else { return true };
+        !(detail.starts_with("503: ") || detail.contains("handshake did not end"))
+    }
+}
+
+fn call_until_it_runs(http: &str, path: &str) -> Answer {
+    let until = Instant::now() + START_MAX;
+    loop {
+        let answer = call(http, path);
+        if answer.ran() || Instant::now() >= until {
+            return answer;
+        }
+        std::thread::sleep(START_INTERVAL);
+    }
 }
 
 fn call(http: &str, path: &str) -> Answer {
@@ -147,6 +175,7 @@ fn judge(probe: &Probe, answer: &Answer, secrets: &[&str], mut harm: Vec<String>
             .iter()
             .fold(seen, |seen, secret| seen.replace(secret, "(secret)")),
         harm,
+        ran: answer.ran(),
         spoilt: false,
     }
 }
@@ -269,6 +298,17 @@ mod tests {
             verdict(&killed, &Answer::Nothing("refused".to_owned()), &[]),
             (false, true)
         );
+    }
+
+    #[test]
+    fn a_worker_that_did_not_start_says_nothing_about_its_probe() {
+        let ran = |detail: &str| Answer::Problem(detail.to_owned()).ran();
+        assert!(!ran("503: the sandbox could not be started a moment ago"));
+        assert!(!ran(
+            "502: the worker was cut off: handshake did not end within 1000 ms"
+        ));
+        assert!(ran("502: the worker died of signal 11 (SIGSEGV)"));
+        assert!(Answer::Steps(Vec::new()).ran());
     }
 
     #[test]

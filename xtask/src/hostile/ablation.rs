@@ -127,9 +127,14 @@ pub(super) fn attack(guest: &Guest, probes: &[Probe], left_out: &str) -> Result<
         guest.boot(&words, |line| {
             if let Some(number) = line.strip_prefix(BEGIN) {
                 begun.set(number.parse().unwrap_or(0) + 1);
-            } else if let Some(Ok(outcome)) = line.strip_prefix(END).map(serde_json::from_str) {
-                outcomes.push(outcome);
-                bar.set(outcomes.len() as u64);
+            } else if let Some(Ok(outcome)) = line.strip_prefix(END).map(serde_json::from_str::<Outcome>) {
+                // One that was not called is tried again in the next guest.
+                if !outcome.ran {
+                    begun.set(0);
+                } else {
+                    outcomes.push(outcome);
+                    bar.set(outcomes.len() as u64);
+                }
             } else if line == DONE {
                 ended.set(true);
             }
@@ -148,7 +153,7 @@ pub(super) fn attack(guest: &Guest, probes: &[Probe], left_out: &str) -> Result<
                 fruitless = 0;
             }
             _ if fruitless >= BOOTS_MAX => bail!(
-                "{label}: the guest ended before it ran a probe; see {}",
+                "{label}: probe {before} cannot be called, or the guest ends before; see {}",
                 guest.console().display()
             ),
             _ => {}
@@ -170,6 +175,7 @@ fn lost(probe: &Probe) -> Outcome {
         succeeded: true,
         seen: "the machine was lost".to_owned(),
         harm: vec!["the machine was lost".to_owned()],
+        ran: true,
         spoilt: true,
     }
 }
@@ -234,7 +240,7 @@ pub(super) mod inside {
             |number, _| println!("{BEGIN}{}", from + number),
             |_, outcome| {
                 println!("{END}{}", serde_json::to_string(outcome).unwrap_or_default());
-                if outcome.spoilt {
+                if outcome.spoilt || !outcome.ran {
                     // The machine is thrown away; nothing here is worth being put in order.
                     std::process::exit(0);
                 }
