@@ -18,6 +18,8 @@ static long read_file(const char *path) {
     close(file);
     if (len < 0) return -1;
     text[len] = 0;
+    for (char *at = text; *at; at++)
+        if (*at == '\n' || *at == '\t') *at = ' ';
     record_as(text, "ok");
     return 0;
 }
@@ -126,7 +128,8 @@ static void climb_out_by_handle(struct run *run) {
 
 static void climb_out_by_descriptor(struct run *run) {
     (void)run;
-    for (int fd = 0; fd < 5; fd++) {
+    /* Beyond 4 only those that were left open by mistake. */
+    for (int fd = 0; fd < 64; fd++) {
         STEP(fchdir(fd));
         STEP(openat(fd, "../etc/passwd", O_RDONLY));
     }

@@ -115,7 +115,7 @@ static void make_processes(struct run *run) {
     pid_t child = fork();
     if (child == 0) pause();
     STEP_WAS("fork", child);
-    child = (pid_t)CALL(SYS_vfork);
+    child = vfork();
     if (child == 0) _exit(0);
     STEP_WAS("vfork", child);
     child = (pid_t)CALL(SYS_clone, SIGCHLD, 0, 0, 0, 0);

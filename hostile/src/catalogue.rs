@@ -13,9 +13,14 @@ pub struct Probe {
     /// Outcomes of its steps that are refusals.
     #[serde(default)]
     pub expect: Vec<String>,
+    /// Further outcomes that are no harm where workers share the platform's uid, which is then theirs.
+    #[serde(default)]
+    pub shared_uid: Vec<String>,
     /// Parts of a problem's detail with which the call may end instead of an answer.
     #[serde(default)]
     pub ends: Vec<String>,
+    /// Who refuses it even where the sandbox has no layer, if it does not succeed there.
+    pub refused_by: Option<String>,
     /// The shared object that holds it.
     #[serde(default = "common_binary")]
     pub binary: String,

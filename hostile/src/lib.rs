@@ -4,6 +4,7 @@
 //! machine (`world`), deploys the probes, calls each, and judges: a probe is contained when it was refused in the
 //! expected way and nothing from outside shows harm. It starts no platform, knows no layer and builds no sandbox.
 
+mod ablation;
 mod catalogue;
 mod project;
 mod report;
@@ -12,6 +13,7 @@ mod world;
 
 use std::path::PathBuf;
 
+pub use ablation::{Ablated, Ablation, last_ablation};
 pub use catalogue::{Probe, catalogue};
 pub use project::{Binaries, compile};
 pub use report::{Outcome, Report};

@@ -48,6 +48,13 @@ impl Binaries {
         Self(folder)
     }
 
+    /// Each file, with its name.
+    pub fn files(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        OBJECTS
+            .iter()
+            .map(|(name, ..)| (format!("{name}.so"), self.path(name)))
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.so"))
     }

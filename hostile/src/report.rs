@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use crate::last_ablation;
+use serde::{Deserialize, Serialize};
 
 /// What came of one probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Its name.
     pub probe: String,
@@ -19,6 +20,10 @@ pub struct Outcome {
     pub seen: String,
     /// Harm that was found from outside.
     pub harm: Vec<String>,
+    /// It was called at all.
+    pub ran: bool,
+    /// What was harmed cannot be mended, so the next probe would find another machine than this one.
+    pub spoilt: bool,
 }
 
 /// What came of all of them.
@@ -30,7 +35,7 @@ pub struct Report {
     pub probes: usize,
     /// How many were contained.
     pub contained: usize,
-    /// Those that succeed as soon as one layer is missing; known where layers were left out.
+    /// Those that succeed as soon as one layer is missing, as it was last measured.
     pub by_one_layer_only: Vec<String>,
     /// Each of them.
     pub outcomes: Vec<Outcome>,
@@ -43,7 +48,7 @@ impl Report {
             backend: backend.to_owned(),
             probes: outcomes.len(),
             contained: outcomes.iter().filter(|outcome| outcome.contained).count(),
-            by_one_layer_only: Vec::new(),
+            by_one_layer_only: last_ablation().by_one_layer_only(),
             outcomes,
         }
     }

@@ -1,6 +1,10 @@
 //! Runs the probes one after another and judges each.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -10,6 +14,11 @@ use crate::{Backend, Binaries, Outcome, Probe, Target, project::Projects, world:
 
 /// Longer than any probe's deadline, start and queueing included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// For a machine that is too slow at the moment to start a worker within the platform's limits.
+const START_MAX: Duration = Duration::from_secs(15);
+/// What the platform asks for before the next try.
+const START_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to run where.
 pub struct Suite<'a> {
@@ -48,13 +57,21 @@ pub fn run(
         "not well before the first probe: {}",
         harm.join("; ")
     );
+    let owner = std::fs::metadata(format!("/proc/{}", suite.target.supervisor));
+    let shared_uid = owner.is_ok_and(|owner| owner.uid() != 0);
     let mut outcomes = Vec::new();
     for (number, (probe, path)) in suite.probes.iter().zip(paths).enumerate() {
         before(number, probe);
-        let answer = call(&suite.target.http, &path);
+        let mut probe = suite.backend.expected(probe);
+        if shared_uid {
+            probe.expect.extend(probe.shared_uid.clone());
+        }
+        let answer = call_until_it_runs(&suite.target.http, &path);
         let harm = world.check();
-        let probe = &suite.backend.expected(probe);
-        let outcome = judge(probe, &answer, world.secret(), harm);
+        let mut outcome = judge(&probe, &answer, &[world.secret(), &suite.target.token], harm);
+        if !outcome.harm.is_empty() {
+            outcome.spoilt = !world.mend();
+        }
         after(number, &outcome);
         outcomes.push(outcome);
     }
@@ -70,6 +87,25 @@ enum Answer {
     Problem(String),
     /// None at all.
     Nothing(String),
+}
+
+impl Answer {
+    /// Whether the probe was called at all; that its worker did not start says nothing about it.
+    fn ran(&self) -> bool {
+        let Self::Problem(detail) = self else { return true };
+        !(detail.starts_with("503: ") || detail.contains("handshake did not end"))
+    }
+}
+
+fn call_until_it_runs(http: &str, path: &str) -> Answer {
+    let until = Instant::now() + START_MAX;
+    loop {
+        let answer = call(http, path);
+        if answer.ran() || Instant::now() >= until {
+            return answer;
+        }
+        std::thread::sleep(START_INTERVAL);
+    }
 }
 
 fn call(http: &str, path: &str) -> Answer {
@@ -99,17 +135,30 @@ fn call(http: &str, path: &str) -> Answer {
     }
 }
 
-fn judge(probe: &Probe, answer: &Answer, secret: &str, mut harm: Vec<String>) -> Outcome {
+/// Secrets that an answer holds are harm, and are not told.
+fn judge(probe: &Probe, answer: &Answer, secrets: &[&str], mut harm: Vec<String>) -> Outcome {
     let expected = |outcome: &String| probe.expect.contains(outcome);
     let (as_expected, got_through, seen) = match answer {
         Answer::Steps(steps) => {
-            let leaked = steps.iter().any(|(step, _)| step.contains(secret));
-            if leaked {
-                harm.push("the answer holds the secret".to_owned());
+            let leaks = |(step, _): &(String, String)| secrets.iter().any(|secret| step.contains(secret));
+            if steps.iter().any(leaks) {
+                harm.push("the answer holds a secret".to_owned());
             }
             let all = !steps.is_empty() && steps.iter().all(|(_, outcome)| expected(outcome));
-            let through = steps.iter().any(|(_, outcome)| outcome == "ok") || probe.expect.is_empty();
-            (all, through, summary(steps, &expected))
+            let through = steps
+                .iter()
+                .any(|(_, outcome)| outcome == "ok" && !expected(outcome))
+                || probe.expect.is_empty();
+            let told = |step: &str| {
+                secrets
+                    .iter()
+                    .fold(step.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+            };
+            let told: Vec<_> = steps
+                .iter()
+                .map(|(step, outcome)| (told(step), outcome.clone()))
+                .collect();
+            (all, through, summary(&told, &expected))
         }
         Answer::Problem(detail) => {
             let listed = probe.ends.iter().any(|end| detail.contains(end));
@@ -122,8 +171,12 @@ fn judge(probe: &Probe, answer: &Answer, secret: &str, mut harm: Vec<String>) ->
         attacks: probe.attacks.clone(),
         contained: as_expected && harm.is_empty(),
         succeeded: got_through || !harm.is_empty(),
-        seen,
+        seen: secrets
+            .iter()
+            .fold(seen, |seen, secret| seen.replace(secret, "(secret)")),
         harm,
+        ran: answer.ran(),
+        spoilt: false,
     }
 }
 
@@ -189,6 +242,8 @@ mod tests {
             name: "p".to_owned(),
             attacks: "something".to_owned(),
             expect: expect.iter().map(|text| (*text).to_owned()).collect(),
+            shared_uid: Vec::new(),
+            refused_by: None,
             ends: ends.iter().map(|text| (*text).to_owned()).collect(),
             binary: "probes".to_owned(),
             arch: None,
@@ -207,7 +262,7 @@ mod tests {
 
     fn verdict(probe: &Probe, answer: &Answer, harm: &[&str]) -> (bool, bool) {
         let harm = harm.iter().map(|text| (*text).to_owned()).collect();
-        let outcome = judge(probe, answer, "s3cret", harm);
+        let outcome = judge(probe, answer, &["s3cret", "t0ken"], harm);
         (outcome.contained, outcome.succeeded)
     }
 
@@ -246,8 +301,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_holds_the_secret_is_harm() {
+    fn a_worker_that_did_not_start_says_nothing_about_its_probe() {
+        let ran = |detail: &str| Answer::Problem(detail.to_owned()).ran();
+        assert!(!ran("503: the sandbox could not be started a moment ago"));
+        assert!(!ran(
+            "502: the worker was cut off: handshake did not end within 1000 ms"
+        ));
+        assert!(ran("502: the worker died of signal 11 (SIGSEGV)"));
+        assert!(Answer::Steps(Vec::new()).ran());
+    }
+
+    #[test]
+    fn an_answer_that_holds_a_secret_is_harm_and_the_secret_is_not_told() {
         let leak = Answer::Steps(vec![("root:s3cret".to_owned(), "EPERM".to_owned())]);
         assert_eq!(verdict(&probe(&["EPERM"], &[]), &leak, &[]), (false, true));
+        let leak = Answer::Steps(vec![("isms_t0ken".to_owned(), "ok".to_owned())]);
+        let outcome = judge(&probe(&["EPERM"], &[]), &leak, &["s3cret", "t0ken"], Vec::new());
+        assert_eq!(outcome.seen, "isms_(secret): ok");
     }
 }

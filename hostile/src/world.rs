@@ -8,7 +8,7 @@ mod listeners;
 mod processes;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Read,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -37,6 +37,9 @@ const SETTINGS: [&str; 6] = [
     "/proc/swaps",
 ];
 
+/// Where a machine that is thrown away puts core dumps; others have no such folder.
+const CORES: &str = "/cores";
+
 /// Where a mount or its loss would be noticed.
 const MOUNT_POINTS: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/tmp"];
 
@@ -52,6 +55,8 @@ pub(crate) struct World {
     throwaway: bool,
     clock: (SystemTime, Instant),
     before: BTreeMap<String, String>,
+    /// Something is not as it was and cannot be mended.
+    spoilt: bool,
 }
 
 impl World {
@@ -69,8 +74,7 @@ impl World {
         make_folder(&folder, 0o755)?;
         make_folder(&folder.join("open"), 0o777)?;
         make_folder(&folder.join("scratch"), 0o700)?;
-        make_file(&folder.join("secret"), &secret, 0o644)?;
-        make_file(&folder.join("planted"), "untouched", 0o666)?;
+        plant_files(&folder, &secret)?;
         let victim = Command::new("sleep")
             .arg("100000")
             .env("ISMS_SECRET", &secret)
@@ -89,6 +93,7 @@ impl World {
             throwaway,
             clock: (SystemTime::now(), Instant::now()),
             before: BTreeMap::new(),
+            spoilt: false,
         })
     }
 
@@ -152,22 +157,37 @@ impl World {
     pub(crate) fn check(&mut self) -> Vec<String> {
         let now = self.look();
         let mut harm: Vec<String> = Vec::new();
-        for (name, before) in &self.before {
-            match now.get(name) {
-                Some(now) if now == before => {}
-                Some(now) => harm.push(format!("{name} was {before:?} and is {now:?}")),
-                None => harm.push(format!("{name} is gone")),
-            }
+        let changed = |name: &&String| self.before.get(*name) != now.get(*name);
+        let names: BTreeSet<&String> = self.before.keys().chain(now.keys()).filter(changed).collect();
+        for name in &names {
+            harm.push(match (self.before.get(*name), now.get(*name)) {
+                (Some(before), Some(now)) => format!("{name} was {before:?} and is {now:?}"),
+                (Some(_), None) => format!("{name} is gone"),
+                _ => format!("{name} is new"),
+            });
         }
-        let added = now.keys().filter(|name| !self.before.contains_key(*name));
-        harm.extend(added.map(|name| format!("{name} is new")));
+        let planted = self.folder.to_string_lossy();
+        let mendable = |name: &String| name.starts_with(&*planted) || name.starts_with(CORES);
+        self.spoilt |= names.iter().any(|name| !mendable(name));
         // What has changed is told once.
         self.before = now;
         harm.extend(self.listeners.heard());
+        let harmed_elsewhere = harm.len();
         harm.extend(self.roles.check(self.target.supervisor));
         harm.extend(self.check_clock());
         harm.extend(suite::ask_neighbour(&self.target).err());
+        self.spoilt |= harm.len() > harmed_elsewhere;
         harm
+    }
+
+    /// Plants anew what was harmed; false when that was something else.
+    pub(crate) fn mend(&mut self) -> bool {
+        for entry in list(&self.folder.join("open")) {
+            let _ = fs::remove_dir(&entry).or_else(|_| fs::remove_file(&entry));
+        }
+        let planted = plant_files(&self.folder, &self.secret).is_ok();
+        self.settle();
+        planted && !self.spoilt
     }
 
     fn check_clock(&mut self) -> Option<String> {
@@ -188,13 +208,10 @@ impl World {
             let value = fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
             seen.insert(path.to_owned(), value);
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for line in mounts.lines() {
-            let point = line.split(' ').nth(4).unwrap_or_default();
-            if MOUNT_POINTS.contains(&point) {
-                seen.insert(format!("mount {point}"), line.to_owned());
-            }
-        }
+        look_at_mounts("/proc/self/mountinfo", "mount", &mut seen);
+        // It has mounts of its own, those of images among them.
+        let spawner = format!("/proc/{}/mountinfo", self.roles.pid("spawner"));
+        look_at_mounts(&spawner, "the spawner's mount", &mut seen);
         for file in ["secret", "planted", "open", "socket"] {
             describe(&self.folder.join(file), &mut seen);
         }
@@ -202,6 +219,9 @@ impl World {
             describe(&entry, &mut seen);
         }
         self.look_at_templates(&mut seen);
+        for entry in list(Path::new(CORES)) {
+            describe(&entry, &mut seen);
+        }
         seen.insert("the victim".to_owned(), processes::state(self.victim.id()));
         seen.insert("queues and memory by key".to_owned(), keyed_objects());
         seen
@@ -227,6 +247,21 @@ impl Drop for World {
         let _ = self.victim.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn look_at_mounts(table: &str, what: &str, seen: &mut BTreeMap<String, String>) {
+    let mounts = fs::read_to_string(table).unwrap_or_default();
+    for line in mounts.lines() {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        if MOUNT_POINTS.contains(&point) {
+            seen.insert(format!("{what} {point}"), line.to_owned());
+        }
+    }
+}
+
+fn plant_files(folder: &Path, secret: &str) -> Result<()> {
+    make_file(&folder.join("secret"), secret, 0o644)?;
+    make_file(&folder.join("planted"), "untouched", 0o666)
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<()> {
@@ -276,4 +311,32 @@ fn keyed_objects() -> String {
         found.extend(table.lines().filter(is_ours).map(|_| kind));
     }
     found.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_written_opened_up_or_gone_is_not_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("isms-hostile-files-{}", std::process::id()));
+        let look = || {
+            let mut seen = BTreeMap::new();
+            list(&folder).iter().for_each(|path| describe(path, &mut seen));
+            seen
+        };
+        make_folder(&folder, 0o755).unwrap();
+        plant_files(&folder, "secret").unwrap();
+        let mut seen = vec![look()];
+        make_file(&folder.join("planted"), "hostile", 0o666).unwrap();
+        seen.push(look());
+        make_file(&folder.join("secret"), "secret", 0o666).unwrap();
+        seen.push(look());
+        make_folder(&folder.join("new"), 0o755).unwrap();
+        seen.push(look());
+        fs::remove_file(folder.join("planted")).unwrap();
+        seen.push(look());
+        assert!(seen.windows(2).all(|pair| pair[0] != pair[1]), "{seen:?}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

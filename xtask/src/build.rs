@@ -6,9 +6,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{command, workspace};
 
@@ -59,6 +61,25 @@ pub(crate) fn stage(profile: Profile) -> Result<PathBuf> {
     copy_binaries(&executor, &["doee-executor", "doee-builder"], &stage)?;
     copy_binaries(&workspace::target().join(profile.folder()), &["isms"], &stage)?;
     Ok(stage)
+}
+
+/// Builds the integration tests of a package with what [`stage`] builds for tests; returns their binary.
+pub(crate) fn test_binary(package: &str) -> Result<PathBuf> {
+    let mut build = command::cargo(["build", "--message-format=json-render-diagnostics"]);
+    build.args(Profile::Debug.host()).stderr(Stdio::inherit());
+    let output = build.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "the tests do not build");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let manifest = format!("/{package}/Cargo.toml");
+    let is_it = |message: &Value| {
+        let path = message["manifest_path"].as_str().unwrap_or_default();
+        path.ends_with(&manifest) && message["target"]["kind"][0] == "test"
+    };
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(is_it)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo names no test binary of {package}"))
 }
 
 /// Builds the executor as users run it; returns its path.

@@ -1,14 +1,21 @@
 //! `cargo xtask hostile`: attacks that run as Doees on a real platform, one after another, and whether each was
 //! contained.
 
+mod ablation;
+mod archive;
+mod guest;
+mod table;
+mod unified;
+
 use std::{
+    fs,
     io::{IsTerminal, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use isms_hostile::{Backend, Report, Suite, Target, catalogue};
+use isms_hostile::{Ablation, Backend, Report, Suite, Target, catalogue};
 
 use crate::{
     build::{self, Profile},
@@ -29,6 +36,14 @@ struct Options {
     /// Folder of binaries that are built already.
     binaries: Option<PathBuf>,
     json: bool,
+    /// In a virtual machine, with layers left out.
+    ablation: bool,
+    /// Only these layers.
+    only: Vec<String>,
+    /// Write down what came of it.
+    save: bool,
+    /// This is the part in the guest; from which probe on.
+    inside: Option<String>,
 }
 
 impl Options {
@@ -41,6 +56,10 @@ impl Options {
                 "--backend" => options.backend = Some((*value()?).to_owned()),
                 "--image" => options.image = Some(value()?.into()),
                 "--binaries" => options.binaries = Some(value()?.into()),
+                "--ablation" => options.ablation = true,
+                "--only" => options.only.push((*value()?).to_owned()),
+                "--save" => options.save = true,
+                "--inside" => options.inside = Some((*value()?).to_owned()),
                 "--json" => options.json = true,
                 other => bail!("unknown option {other}; `cargo xtask help` lists them"),
             }
@@ -66,6 +85,12 @@ impl Options {
 /// Runs what the words behind `hostile` ask for; the exit code is 0 only when every probe was contained.
 pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
     let options = Options::parse(words)?;
+    if let (Some(from), Some(folder)) = (&options.inside, &options.binaries) {
+        return ablation::inside::run(from, folder);
+    }
+    if options.ablation {
+        return without_layers(&options);
+    }
     let backend = options.backend()?;
     let report = on_this_machine(backend, options.binaries.as_deref())?;
     show(&report, options.json)?;
@@ -88,6 +113,35 @@ fn show(report: &Report, json: bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// Attacks a platform in a guest, with all layers and without; what is saved is a table in docs/ and its data.
+fn without_layers(options: &Options) -> Result<ExitCode> {
+    let layers = ablation::layers()?;
+    let save = |ablation: &Ablation| {
+        if !options.save {
+            return Ok(());
+        }
+        let data = serde_json::to_string_pretty(ablation).context("an ablation is JSON")? + "\n";
+        let page = table::page(ablation, &layers);
+        for (path, text) in [("hostile/ablation.json", data), (table::PAGE, page)] {
+            fs::write(workspace::root().join(path), text).with_context(|| format!("cannot write {path}"))?;
+        }
+        Ok(())
+    };
+    let (report, ablation) = ablation::run(&options.only, save)?;
+    let page = table::page(&ablation, &layers);
+    if !options.json {
+        println!("{page}");
+    }
+    show(&report, options.json)?;
+    Ok(if report.is_contained() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+pub(crate) use unified::{Part, run as run_in_guest, test as test_in_guest};
 
 /// Builds, starts a platform and attacks it.
 fn on_this_machine(backend: Option<Backend>, built: Option<&Path>) -> Result<Report> {

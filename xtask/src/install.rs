@@ -56,6 +56,13 @@ pub(crate) const WRK: Need = Need {
     packages: &["wrk"],
 };
 
+/// A virtual machine.
+const QEMU: Need = Need {
+    what: "QEMU",
+    probe: &["qemu-system-x86_64", "--version"],
+    packages: &["qemu-system-x86"],
+};
+
 impl Need {
     fn is_met(&self) -> bool {
         let [program, arguments @ ..] = self.probe else {
@@ -150,6 +157,71 @@ pub(crate) fn ensure_apptainer() -> Result<()> {
     command::run(&mut Command::new(script))
 }
 
+/// Makes sure that a virtual machine can be run: QEMU, and below the target directory Debian's cloud kernel and a shell,
+/// which are unpacked and not installed. Returns their folder.
+pub(crate) fn ensure_guest() -> Result<PathBuf> {
+    ensure!(
+        env::consts::ARCH == "x86_64",
+        "the virtual machine is one of x86-64"
+    );
+    ensure_all(&[&QEMU])?;
+    let folder = workspace::tools().join("guest");
+    let complete = folder.join("complete");
+    if complete.exists() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let kernel = match cloud_kernel()? {
+        Some(kernel) => kernel,
+        None => {
+            let prefix = privileged_prefix().context("apt knows no cloud kernel; sudo apt-get update")?;
+            apt_get(&prefix, &["update", "-q"])?;
+            cloud_kernel()?.context("apt knows no linux-image-cloud-amd64")?
+        }
+    };
+    eprintln!("downloading {kernel} and busybox-static, which are unpacked and not installed");
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-q", &kernel, "busybox-static"]);
+    command::run(download.current_dir(&folder)).context("the guest's packages cannot be had")?;
+    for entry in fs::read_dir(&folder)
+        .context("cannot list the packages")?
+        .flatten()
+    {
+        let package = entry.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            command::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&folder))?;
+            fs::remove_file(&package).context("cannot remove a package")?;
+        }
+    }
+    fs::write(complete, "").context("cannot mark the guest's packages as complete")?;
+    Ok(folder)
+}
+
+/// Whether this machine runs an ordinary kernel in a virtual machine. One that is a virtual machine itself may have the
+/// device, for guests that were made to do without the processor's help, and lacks the processor's flags.
+pub(crate) fn has_hardware_virtualisation() -> bool {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let can = processors
+        .split_whitespace()
+        .any(|flag| matches!(flag, "vmx" | "svm"));
+    can && Path::new("/dev/kvm").exists()
+}
+
+/// The package that Debian's newest cloud kernel is in; `None` when apt has no list of packages.
+fn cloud_kernel() -> Result<Option<String>> {
+    let output = Command::new("apt-cache")
+        .args(["depends", "linux-image-cloud-amd64"])
+        .output()
+        .context("cannot start apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(names
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned))
+}
+
 fn is_debian_12(release: &str) -> bool {
     ["ID=debian", "VERSION_ID=\"12\""]
         .iter()
@@ -178,19 +250,21 @@ fn apt_install(what: &str, packages: &[&str]) -> Result<()> {
         bail!("missing: {what}; on Debian or Ubuntu install with: {by_hand}");
     };
     eprintln!("installing {what}: apt-get install {}", packages.join(" "));
-    let apt = |arguments: &[&str]| {
-        let words: Vec<&str> = prefix
-            .iter()
-            .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .copied()
-            .collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(arguments);
-        command::run(&mut command)
-    };
-    apt(&["update", "-q"])?;
-    apt(&[&["install", "-q", "-y", "--no-install-recommends"], packages].concat())
-        .with_context(|| format!("cannot install {what}; try: {by_hand}"))
+    apt_get(&prefix, &["update", "-q"])?;
+    let install = [&["install", "-q", "-y", "--no-install-recommends"], packages].concat();
+    apt_get(&prefix, &install).with_context(|| format!("cannot install {what}; try: {by_hand}"))
+}
+
+/// Runs apt-get as root; `prefix` is what makes it so.
+fn apt_get(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let words: Vec<&str> = prefix
+        .iter()
+        .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .copied()
+        .collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args(arguments);
+    command::run(&mut command)
 }
 
 /// The words before a command that must run as root; `None` when there is no way without a password.

@@ -24,9 +24,14 @@ usage: cargo xtask COMMAND
   bench [--quick] [PART…]
                   measure all or the named parts, print a table, write target/bench/results.json
   demo [--once]   start the platform with the example and replay real data; --once ends after it
+  guest [--quick] test the sandbox and attack the platform in a virtual machine with control groups of version 2;
+                  --quick does what `test` does of it, which is less where the machine is emulated
   hostile [--backend native|apptainer] [--image FILE] [--binaries DIR] [--json]
                   attack the platform from inside its workers; prints what was contained; makes an image for
                   Apptainer where none is given
+  hostile --ablation [--only LAYER]... [--save] [--json]
+                  the same in a virtual machine, with layers of the sandbox left out; --save writes docs/hostile.md,
+                  for the others as it was
   image [NAME…]   make images for Doees to run in, of Debian's packages: minimal, python (default: both)
   test [--fast]   check, build and test everything, as CI does; --fast leaves out the whole-system tests
 
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         ["bench", arguments @ ..] => bench::run(arguments),
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
+        ["guest"] => hostile::run_in_guest(hostile::Part::All),
+        ["guest", "--quick"] => hostile::run_in_guest(hostile::Part::Quick),
         ["hostile", options @ ..] => hostile::run(options),
         ["image", names @ ..] => match image::Image::named(names) {
             Some(images) => image::run(&images),

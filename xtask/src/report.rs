@@ -24,6 +24,31 @@ impl Report {
         self.failed.push(name.into());
     }
 
+    /// The three counts.
+    pub(crate) fn counts(&self) -> String {
+        let (failed, skipped) = (self.failed.len(), self.skipped.len());
+        format!("{} passed, {failed} failed, {skipped} skipped", self.passed)
+    }
+
+    /// Adds a test that passed.
+    pub(crate) fn add_passed(&mut self) {
+        self.passed += 1;
+    }
+
+    /// Adds a test that could not run.
+    pub(crate) fn add_skipped(&mut self, name: &str, reason: &str) {
+        self.skipped.push((name.to_owned(), reason.to_owned()));
+    }
+
+    /// The same with every name behind that of the place where the tests ran.
+    pub(crate) fn within(mut self, place: &str) -> Report {
+        let skipped = self.skipped.iter_mut().map(|(name, _)| name);
+        for name in self.failed.iter_mut().chain(skipped) {
+            *name = format!("{place} {name}");
+        }
+        self
+    }
+
     /// Adds the outcome of other tests.
     pub(crate) fn add(&mut self, other: Report) {
         self.passed += other.passed;
@@ -78,12 +103,7 @@ impl fmt::Display for Report {
         for name in &self.failed {
             writeln!(formatter, "failed: {name}")?;
         }
-        let (failed, skipped) = (self.failed.len(), self.skipped.len());
-        write!(
-            formatter,
-            "{} passed, {failed} failed, {skipped} skipped",
-            self.passed
-        )
+        formatter.write_str(&self.counts())
     }
 }
 

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     build::{self, Profile},
-    command, image, install,
+    command, hostile, image, install,
     progress::Steps,
     report::Report,
     workspace,
@@ -49,7 +49,7 @@ struct TestEnvironment {
 
 /// Runs all checks; the exit code is 0 only when nothing failed.
 pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
-    let mut steps = Steps::new(7);
+    let mut steps = Steps::new(8);
     let mut report = Report::default();
     match steps.run("tools", install_tools) {
         Ok(tools) => run_checks(extent, tools, &mut steps, &mut report),
@@ -79,6 +79,11 @@ fn run_checks(extent: Extent, tools: Tools, steps: &mut Steps, report: &mut Repo
         Ok(environment) => {
             tests(steps, report, "tests", || workspace_tests(extent, &environment));
             tests(steps, report, "documentation tests", doc_tests);
+            if extent == Extent::Everything {
+                tests(steps, report, "tests in a virtual machine", || {
+                    hostile::test_in_guest(&environment.binaries, hostile::Part::Quick)
+                });
+            }
         }
         Err(_) => report.add_failure("build"),
     }

@@ -12,6 +12,7 @@
 //! environment or capability is left inside; a worker dies with the spawner. Not here: what a worker
 //! does (isms-executor), who may have one (isms-doer). This crate imports no other crate of ours.
 
+mod ablation;
 mod apptainer;
 pub mod linux;
 pub mod native;

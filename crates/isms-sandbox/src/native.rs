@@ -25,7 +25,7 @@ mod steps;
 mod template;
 
 pub(crate) use cgroup::{Cgroups, Controller, Group};
-pub(crate) use child::{Checkpoint, Entry};
+pub(crate) use child::{Checkpoint, Entry, INNER_ID};
 pub(crate) use image::{ImageRoots, own_mounts};
 pub use limits::{LimitError, Limits, Profile};
 pub(crate) use openings::{Opening, Openings};

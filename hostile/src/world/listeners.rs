@@ -94,3 +94,27 @@ impl Listeners {
         heard
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, os::unix::net::UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn each_contact_is_heard_once() {
+        let folder = std::env::temp_dir().join(format!("isms-hostile-listeners-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let listeners = Listeners::open(&folder, false).unwrap();
+        assert_eq!(listeners.heard(), [] as [String; 0]);
+        TcpStream::connect(("127.0.0.1", listeners.port)).unwrap();
+        UnixStream::connect(folder.join("socket")).unwrap();
+        let name = SocketAddr::from_abstract_name(&listeners.abstract_name).unwrap();
+        UnixStream::connect_addr(&name).unwrap();
+        let datagram = UdpSocket::bind("127.0.0.1:0").unwrap();
+        datagram.send_to(b"x", ("127.0.0.1", listeners.udp_port)).unwrap();
+        assert_eq!(listeners.heard().len(), 4);
+        assert_eq!(listeners.heard(), [] as [String; 0]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

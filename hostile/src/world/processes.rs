@@ -14,6 +14,9 @@ const TASKS_MAX: usize = 2000;
 const DESCRIPTORS_MAX: usize = 2048;
 /// Memory of one role; a message that is not bounded takes more.
 const MEMORY_KIB_MAX: u64 = 256 * 1024;
+/// For the start of the roles.
+const START: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// For the end of a worker that is being killed.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -31,12 +34,17 @@ const ROLES: [&str; 7] = [
 pub(super) struct Roles(BTreeMap<&'static str, (u32, String)>);
 
 impl Roles {
+    /// Waits until all are there; the platform is ready for its clients a little earlier.
     pub(super) fn of(supervisor: u32) -> Result<Self> {
-        let found = find(supervisor);
-        for role in ROLES {
-            ensure!(found.contains_key(role), "the platform has no {role}");
+        let until = Instant::now() + START;
+        loop {
+            let found = find(supervisor);
+            let Some(missing) = ROLES.iter().find(|role| !found.contains_key(**role)) else {
+                return Ok(Self(found));
+            };
+            ensure!(Instant::now() < until, "the platform has no {missing}");
+            std::thread::sleep(LOOK_INTERVAL);
         }
-        Ok(Self(found))
     }
 
     pub(super) fn pid(&self, role: &str) -> u32 {
@@ -65,7 +73,7 @@ impl Roles {
         let until = Instant::now() + SETTLE;
         let mut tasks = count_tasks(supervisor);
         while tasks > TASKS_MAX && Instant::now() < until {
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_INTERVAL);
             tasks = count_tasks(supervisor);
         }
         if tasks > TASKS_MAX {
@@ -153,4 +161,31 @@ fn count_tasks(supervisor: u32) -> usize {
         open.extend(children(pid));
     }
     tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_killed_slowed_down_or_limited_is_not_as_it_was() {
+        let mut victim = Command::new("sleep").arg("100000").spawn().unwrap();
+        let pid = victim.id().to_string();
+        let run = |program: &str, arguments: &[&str]| {
+            let status = Command::new(program).args(arguments).arg(&pid).status().unwrap();
+            assert!(status.success(), "{program}");
+        };
+        let mut seen = vec![state(victim.id())];
+        run("renice", &["-n", "19", "-p"]);
+        seen.push(state(victim.id()));
+        run("prlimit", &["--nofile=16:16", "--pid"]);
+        seen.push(state(victim.id()));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        seen.push(state(victim.id()));
+        assert!(seen[0].starts_with("alive, tracer 0, nice "), "{seen:?}");
+        assert!(seen.windows(2).all(|pair| pair[0] != pair[1]), "{seen:?}");
+    }
 }

@@ -220,6 +220,36 @@ fn the_executor_holds_no_runtime_no_database_and_no_http() {
 }
 
 #[test]
+fn no_build_that_ships_can_leave_a_layer_of_isolation_out() {
+    const FEATURE: &str = "ablation";
+    let mut violations = Vec::new();
+    for member in members() {
+        let name = text(member, "name");
+        for (feature, enables) in member["features"].as_object().unwrap() {
+            let named = enables.as_array().unwrap().iter().filter_map(Value::as_str);
+            if named.clone().any(|enabled| enabled.ends_with(FEATURE)) {
+                violations.push(format!("{name}: the feature {feature} enables it"));
+            }
+            if feature == FEATURE && name != "isms-sandbox" {
+                violations.push(format!("{name} has such a feature"));
+            }
+        }
+        for dependency in list(member, "dependencies") {
+            if list(dependency, "features")
+                .iter()
+                .any(|feature| feature == FEATURE)
+            {
+                violations.push(format!("{name} asks for it of {}", text(dependency, "name")));
+            }
+        }
+    }
+    assert_none(
+        "isms-sandbox/ablation is asked for on the command line alone",
+        &violations,
+    );
+}
+
+#[test]
 fn no_banned_crate_ships() {
     let shipped = shipped();
     let violations: Vec<String> = BANNED

@@ -17,6 +17,7 @@ use std::{
 
 use self::place::Places;
 use super::{Limits, limits::CPU_PERMILLE_MIN};
+use crate::ablation::{self, Layer};
 
 /// Accounting period of processor time. Shorter than the kernel's default, so that a throttled call waits less.
 const CPU_PERIOD_US: u64 = 20_000;
@@ -59,6 +60,14 @@ impl Controller {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
             Self::Pids => "pids",
+        }
+    }
+
+    fn layer(self) -> Layer {
+        match self {
+            Self::Memory => Layer::CgroupMemory,
+            Self::Cpu => Layer::CgroupCpu,
+            Self::Pids => Layer::CgroupPids,
         }
     }
 }
@@ -220,6 +229,9 @@ impl Directory {
     fn limit(&self, limits: &Limits) -> io::Result<()> {
         let quota = u64::from(limits.cpu_permille.max(CPU_PERMILLE_MIN)) * CPU_PERIOD_US / 1000;
         for controller in &self.controllers {
+            if ablation::leaves_out(controller.layer()) {
+                continue;
+            }
             match (controller, self.unified) {
                 (Controller::Memory, true) => {
                     self.write("memory.max", limits.memory_bytes)?;

@@ -13,6 +13,7 @@ use std::{
 
 use super::{landlock::Ruleset, rlimit::ResourceLimit, root, steps::Step};
 use crate::{
+    ablation::{self, Layer},
     linux::{check, check_long},
     seccomp::{self, Instruction},
 };
@@ -21,7 +22,7 @@ use crate::{
 pub(crate) const HANDSHAKE: RawFd = 5;
 
 /// The id that a sandbox's processes have inside, whoever they are outside.
-pub(super) const INNER_ID: u32 = 1000;
+pub(crate) const INNER_ID: u32 = 1000;
 
 /// Everything that the new process needs, prepared before it exists.
 pub(super) struct Plan<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Plan<'a> {
     pub(super) handshake: RawFd,
     /// Supplementary groups can be dropped: the spawner is privileged.
     pub(super) drop_groups: bool,
+    /// The uid and gid to take.
+    pub(super) id: u32,
     /// Becomes [`root::HANDED`]: what the spawner mounted for this sandbox. A number as of `descriptors`.
     pub(super) handed: Option<RawFd>,
     pub(super) root: root::Plan<'a>,
@@ -113,20 +116,28 @@ fn confine_and_execute(plan: &Plan<'_>) -> Result<Never, Failure> {
     await_go_ahead(Step::Identity)?;
     Failure::of(Step::Identity, take_identity(plan))?;
     Failure::of(Step::Session, reset_session())?;
-    root::enter(&plan.root)?;
-    Failure::of(Step::HostName, hide_host_name())?;
+    ablation::unless(Layer::MountNamespace, || root::enter(&plan.root))?;
+    Failure::of(
+        Step::HostName,
+        ablation::unless(Layer::UtsNamespace, hide_host_name),
+    )?;
     at_checkpoint(plan, Checkpoint::Privileged);
     Failure::of(Step::ResourceLimits, set_limits(plan.limits))?;
-    Failure::of(Step::NoNewPrivileges, crate::linux::process::set_no_new_privs())?;
-    Failure::of(Step::Capabilities, drop_capabilities())?;
+    let no_new_privs = ablation::unless(Layer::NoNewPrivileges, crate::linux::process::set_no_new_privs);
+    Failure::of(Step::NoNewPrivileges, no_new_privs)?;
+    Failure::of(Step::Capabilities, ablation::drop_capabilities(drop_capabilities))?;
     at_checkpoint(plan, Checkpoint::Unprivileged);
     if let Some(ruleset) = plan.landlock {
         ruleset.restrict_self(plan.devices, plan.network)?;
     }
     await_go_ahead(Step::Cgroup)?;
     at_checkpoint(plan, Checkpoint::Confined);
-    Failure::of(Step::ParentDeath, die_with_spawner())?;
-    Failure::of(Step::Seccomp, seccomp::load(plan.filter))?;
+    Failure::of(
+        Step::ParentDeath,
+        ablation::unless(Layer::ParentDeath, die_with_spawner),
+    )?;
+    let filtered = ablation::unless(Layer::Seccomp, || seccomp::load(plan.filter));
+    Failure::of(Step::Seccomp, filtered)?;
     at_checkpoint(plan, Checkpoint::Filtered);
     Failure::of(Step::Execute, execute(plan))
 }
@@ -162,7 +173,9 @@ pub(crate) fn lay_out_descriptors(
             check(libc::dup3(mount, root::HANDED, libc::O_CLOEXEC))?;
             first_surplus += 1;
         }
-        crate::linux::process::close_from(first_surplus)
+        ablation::unless(Layer::Descriptors, || {
+            crate::linux::process::close_from(first_surplus)
+        })
     }
 }
 
@@ -183,6 +196,7 @@ pub(crate) fn await_go_ahead(step: Step) -> Result<(), Failure> {
 
 /// Before any file is made: a tmpfs cannot hold files of an id that is not mapped.
 fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
+    ablation::prepare_identity()?;
     // SAFETY: plain numbers and an empty list.
     unsafe {
         if plan.drop_groups {
@@ -190,8 +204,8 @@ fn take_identity(plan: &Plan<'_>) -> io::Result<()> {
         }
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
         // The raw calls: those of the C library would signal threads that this process does not have.
-        check_long(libc::syscall(libc::SYS_setresgid, INNER_ID, INNER_ID, INNER_ID))?;
-        check_long(libc::syscall(libc::SYS_setresuid, INNER_ID, INNER_ID, INNER_ID))?;
+        check_long(libc::syscall(libc::SYS_setresgid, plan.id, plan.id, plan.id))?;
+        check_long(libc::syscall(libc::SYS_setresuid, plan.id, plan.id, plan.id))?;
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0))?;
     }
     Ok(())
@@ -276,8 +290,8 @@ fn execute(plan: &Plan<'_>) -> io::Result<Never> {
         unsafe { libc::_exit(0) };
     }
     let arguments = [plan.argument.as_ptr(), ptr::null()];
-    let environment = [ptr::null()];
+    let (executable, environment) = ablation::program(plan.executable, plan.handshake);
     // SAFETY: a C string and two lists of such, each ended by null.
-    unsafe { libc::execve(plan.executable.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    unsafe { libc::execve(executable, arguments.as_ptr(), environment.as_ptr()) };
     Err(io::Error::last_os_error())
 }

@@ -80,7 +80,10 @@ pub(crate) enum PolicyError {
 impl Policy {
     /// The one that was built in.
     pub(super) fn built_in() -> Result<Self, PolicyError> {
-        Self::parse(POLICY)
+        let policy = Self::parse(POLICY);
+        #[cfg(feature = "ablation")]
+        let policy = policy.map(Self::without_layers);
+        policy
     }
 
     fn parse(text: &str) -> Result<Self, PolicyError> {
@@ -99,6 +102,25 @@ impl Policy {
         self.mount
             .iter()
             .filter(move |entry| entry.shapes.contains(&shape))
+    }
+}
+
+#[cfg(feature = "ablation")]
+impl Policy {
+    fn without_layers(mut self) -> Self {
+        use crate::ablation::{Layer, leaves_out};
+        for entry in &mut self.mount {
+            match entry.what {
+                What::Root if leaves_out(Layer::ReadOnlyRoot) => entry.flags.retain(|flag| *flag != Flag::Ro),
+                // Neither a size nor a number of files is no limit.
+                What::Tmpfs if leaves_out(Layer::TmpLimits) => (entry.bytes, entry.files) = (None, None),
+                // Only the owner of the pid namespace may mount another.
+                What::Proc if leaves_out(Layer::PidNamespace) => entry.what = What::Host,
+                What::Proc if leaves_out(Layer::ProcSubset) => entry.options = None,
+                _ => {}
+            }
+        }
+        self
     }
 }
 

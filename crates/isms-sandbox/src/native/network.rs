@@ -11,7 +11,10 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use crate::linux::{check, process};
+use crate::{
+    ablation::{self, Layer},
+    linux::{check, process},
+};
 
 /// The network namespaces of sandboxes to come.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Networks {
     /// The clone flag for the next sandbox, which gets one of its own, or the host's. The one made ahead is given
     /// once.
     pub(super) fn of(&self, hosts: bool) -> io::Result<libc::c_int> {
-        if hosts {
+        if hosts || ablation::leaves_out(Layer::NetworkNamespace) {
             self.enter_hosts()?;
             return Ok(0);
         }

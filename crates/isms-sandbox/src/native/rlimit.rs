@@ -3,7 +3,10 @@
 use std::{io, os::fd::RawFd};
 
 use super::{Limits, Profile};
-use crate::linux::check;
+use crate::{
+    ablation::{self, Layer},
+    linux::check,
+};
 
 /// Descriptors that a sandbox may have open.
 pub(crate) const DESCRIPTORS_MAX: RawFd = 256;
@@ -24,6 +27,9 @@ pub(crate) fn of(
     maxima: &Limits,
     memory_by_cgroup: bool,
 ) -> io::Result<Vec<ResourceLimit>> {
+    if ablation::leaves_out(Layer::ResourceLimits) {
+        return Ok(Vec::new());
+    }
     let (descriptors, stack_max) = match profile {
         Profile::Worker => (DESCRIPTORS_MAX, STACK_LEN),
         Profile::Builder => (BUILDER_DESCRIPTORS_MAX, BUILDER_STACK_LEN_MAX),
@@ -70,6 +76,9 @@ fn clamp(resource: libc::c_int, soft: u64, hard: u64) -> io::Result<ResourceLimi
 
 /// Lowers or restores the soft limits of a running sandbox's init. Its hard limits stay.
 pub(super) fn adjust(pid: u32, limits: &Limits, memory_by_cgroup: bool) -> io::Result<()> {
+    if ablation::leaves_out(Layer::ResourceLimits) {
+        return Ok(());
+    }
     let pid = pid as libc::pid_t;
     set_soft(pid, libc::RLIMIT_NPROC as libc::c_int, limits.pids.into())?;
     if memory_by_cgroup {

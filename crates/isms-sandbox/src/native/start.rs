@@ -21,6 +21,7 @@ use super::{
     steps::Step,
 };
 use crate::{
+    ablation::{self, Layer},
     linux::{check, check_long, descriptor, process, seqpacket},
     seccomp::{self, Arch, Filter, Instruction},
 };
@@ -151,7 +152,7 @@ impl Native {
             builder: kind(Shape::Builder, "builder", policy(seccomp::builder)?)?,
             network_builder: network_builder.transpose()?,
             device_filter: seccomp::compile(&policy(seccomp::device_worker)?),
-            landlock: Ruleset::supported(),
+            landlock: Ruleset::supported().filter(|_| !ablation::leaves_out(Layer::Landlock)),
             null: File::options()
                 .read(true)
                 .write(true)
@@ -228,7 +229,7 @@ impl Native {
 
     /// Starts a sandbox. It is ready when its [`Sandbox::progress`] says so.
     pub(crate) fn start(&self, start: &Start<'_>) -> Result<Sandbox, StartError> {
-        let kind = self.kind(start)?;
+        let (kind, ids) = (self.kind(start)?, ablation::ids(start.ids));
         let template = start.image.unwrap_or(&kind.template);
         let granted = self.grant(start)?;
         let prepared = Prepared::new(&self.null, granted.handed).map_err(StartError::Prepare)?;
@@ -246,7 +247,8 @@ impl Native {
             descriptors: prepared.inner(),
             handshake: prepared.handshake.as_raw_fd(),
             handed: prepared.handed.as_ref().map(AsRawFd::as_raw_fd),
-            drop_groups: matches!(start.ids, Ids::Distinct(_)),
+            drop_groups: matches!(ids, Ids::Distinct(_)),
+            id: ablation::inner_id(ids),
             root: root::Plan {
                 attributes: kind.attributes,
                 mounts: &kind.mounts,
@@ -262,7 +264,9 @@ impl Native {
             entry: start.entry,
         };
         let network = self.networks.of(plan.network).map_err(StartError::Network)?;
-        let cloned = clone(NAMESPACES | network, start.group, &|| child::run(&plan));
+        let cloned = clone(ablation::namespaces(NAMESPACES) | network, start.group, &|| {
+            child::run(&plan)
+        });
         let (pid, pidfd) = cloned.map_err(StartError::Clone)?;
         // From here on dropping the sandbox kills and reaps it.
         let sandbox = Sandbox::new(
@@ -272,7 +276,7 @@ impl Native {
             prepared.ends,
             self.memory_by_cgroup,
         );
-        map_ids(pid, start.ids).map_err(StartError::Map)?;
+        ablation::unless(Layer::UserNamespace, || map_ids(pid, ids)).map_err(StartError::Map)?;
         sandbox.go_ahead().map_err(StartError::Map)?;
         if let Some(group) = start.group {
             group.attach(pid).map_err(StartError::Attach)?;

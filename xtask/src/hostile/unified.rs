@@ -1,0 +1,135 @@
+//! The sandbox's tests and the hostile suite in a guest, under control groups of version 2: as root with a hierarchy of
+//! its own, and the tests also as an ordinary user with a group that was delegated to it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result};
+use isms_hostile::catalogue;
+
+use super::{ablation, guest::Guest};
+use crate::{
+    build::{self, Profile},
+    command, install,
+    progress::Steps,
+    report::Report,
+    workspace,
+};
+
+/// What the guest's part of the tests is called in a report.
+const NAME: &str = "guest";
+
+/// The tests that run where a guest is emulated and everything would take too long: those of control groups.
+const ESSENTIAL: &str = "limits::";
+
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Everything, however long an emulated guest takes.
+    All,
+    /// Everything where it runs on the hardware, else the [`ESSENTIAL`].
+    Quick,
+}
+
+/// `cargo xtask guest`: builds and tests; the exit code is 0 only when nothing failed.
+pub(crate) fn run(part: Part) -> Result<ExitCode> {
+    let mut steps = Steps::new(2);
+    let binaries = steps.run("build", || build::stage(Profile::Debug))?;
+    let report = steps.run("test in a virtual machine", || test(&binaries, part))?;
+    println!("{report}");
+    Ok(if report.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Tests what was built for the tests. Where no guest can be had that is one test, skipped.
+pub(crate) fn test(binaries: &Path, part: Part) -> Result<Report> {
+    let mut report = Report::default();
+    if let Err(error) = install::ensure_guest() {
+        report.add_skipped(NAME, &format!("{error:#}"));
+        return Ok(report);
+    }
+    let guest = prepare(binaries)?;
+    let quick = part == Part::Quick && !guest.is_accelerated();
+    let tests = if quick { ESSENTIAL } else { "" };
+    for (run, who) in [("tests", "as root"), ("user-tests", "as a user")] {
+        let outcome = test_sandbox(&guest, run, tests)?;
+        eprintln!("    {who}: {}", outcome.counts());
+        report.add(outcome.within(&format!("{NAME}, {who}:")));
+    }
+    if quick {
+        let reason =
+            format!("without hardware virtualisation only {ESSENTIAL} runs; `cargo xtask guest` runs all");
+        report.add_skipped(NAME, &reason);
+        return Ok(report);
+    }
+    let outcomes = ablation::attack(&guest, &catalogue(), "")?;
+    let attacked = isms_hostile::Report::new("native", outcomes);
+    eprintln!("    {attacked}, under control groups of version 2");
+    if attacked.is_contained() {
+        report.add_passed();
+    } else {
+        eprintln!("{}", attacked.table(false));
+        report.add_failure(format!("{NAME}: {attacked}"));
+    }
+    Ok(report)
+}
+
+fn prepare(binaries: &Path) -> Result<Guest> {
+    let compiled = workspace::target().join("hostile");
+    let probes = isms_hostile::compile(workspace::root(), &compiled.join("probes"))?;
+    let (executor, library) = compile_for_tests(&compiled)?;
+    let mut files: Vec<(String, PathBuf)> = ["isms", "doee-executor", "doee-builder"]
+        .map(|name| (name.to_owned(), binaries.join(name)))
+        .into();
+    files.push((
+        "xtask".to_owned(),
+        std::env::current_exe().context("cannot find the own binary")?,
+    ));
+    files.push(("tests".to_owned(), build::test_binary("isms-sandbox")?));
+    files.push(("compiled/executor".to_owned(), executor));
+    files.push(("compiled/doee.so".to_owned(), library));
+    files.extend(
+        probes
+            .files()
+            .map(|(name, file)| (format!("probes/{name}"), file)),
+    );
+    Guest::prepare("unified", &files)
+}
+
+/// What the sandbox's tests would compile if there were a compiler in the guest.
+fn compile_for_tests(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (executor, library) = (folder.join("executor"), folder.join("doee.so"));
+    let source = workspace::root().join("crates/isms-sandbox/tests/it/executor.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-O1", "-o"]).arg(&executor).arg(source);
+    command::run(cc.args(["-ldl", "-lpthread"]))?;
+    let source = folder.join("doee.c");
+    fs::write(&source, "int doee(void) { return 7; }\n").context("cannot write a source")?;
+    let mut cc = Command::new("cc");
+    command::run(cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source))?;
+    Ok((executor, library))
+}
+
+/// Runs the sandbox's tests inside and counts them.
+fn test_sandbox(guest: &Guest, run: &str, tests: &str) -> Result<Report> {
+    let mut output = String::new();
+    guest.boot(&format!("isms.run={run} isms.tests={tests}"), |line| {
+        output.push_str(line);
+        output.push('\n');
+    })?;
+    let mut report = Report::from_libtest(&output);
+    if !report.is_success() {
+        eprintln!("{output}");
+    }
+    if !output.contains("test result: ") {
+        eprintln!("{output}");
+        report.add_failure(format!("did not end; see {}", guest.console().display()));
+    }
+    Ok(report)
+}
