@@ -55,7 +55,7 @@ impl Core {
         match self.admit(sender, &message.header) {
             Err(error) => self.refuse(sender, &message.header, &error),
             Ok(admitted) if admitted.header.target == Service::Kernel => {
-                self.answer_from_here(&admitted.header)
+                self.answer_from_here(&admitted.header, &message)
             }
             Ok(admitted) => self.open_process(admitted, message),
         }

@@ -2,13 +2,54 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service};
+use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service, limits};
 
 crate::service::operations! {
     /// [`Status`] of the Kernel and of the services registered with it. No request body.
     Status = 1, "status";
     /// The [`Processes`] that have not ended. No request body.
     Processes = 2, "processes";
+    /// What the header's project gets, instead of what was said of it before: [`ProjectSettings`] → empty. The
+    /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
+    SetProject = 3, "set-project";
+}
+
+/// What a project gets where it shares the platform with others; an administrator decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectSettings {
+    /// Its part of what projects share, in proportion to the weights of the others; 1 to [`limits::WEIGHT_MAX`].
+    pub weight: u32,
+}
+
+impl Default for ProjectSettings {
+    fn default() -> ProjectSettings {
+        ProjectSettings {
+            weight: limits::WEIGHT_DEFAULT,
+        }
+    }
+}
+
+impl ProjectSettings {
+    /// Checks every number against its bounds.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let max = limits::WEIGHT_MAX;
+        match (1..=max).contains(&self.weight) {
+            true => Ok(()),
+            false => Err(SettingsError::Weight { weight: self.weight }),
+        }
+    }
+}
+
+/// Why a project cannot have these settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The weight is out of bounds.
+    #[error("`weight` is {weight}; it is 1 to {max}", max = limits::WEIGHT_MAX)]
+    Weight {
+        /// What was asked for.
+        weight: u32,
+    },
 }
 
 /// First message of a connection (`Kind::Register`).

@@ -123,7 +123,7 @@ macro_rules! assert_operations {
 
 #[test]
 fn operations_keep_their_numbers_and_names() {
-    assert_operations!(kernel: 1 Status "status", 2 Processes "processes");
+    assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
@@ -134,7 +134,8 @@ fn operations_keep_their_numbers_and_names() {
         4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
-        13 Image "image", 14 UploadImage "upload-image");
+        13 Image "image", 14 UploadImage "upload-image",
+        15 ChangeProject "change-project");
 }
 
 #[test]

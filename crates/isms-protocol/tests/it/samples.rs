@@ -140,6 +140,10 @@ fn kernel_bodies() -> Vec<Sample> {
                 omitted: 8,
             },
         ),
+        sample(
+            "kernel/project-settings",
+            &kernel::ProjectSettings { weight: 300 },
+        ),
     ]
 }
 
@@ -455,6 +459,10 @@ fn resadmin_questions() -> Vec<Sample> {
                 offset: 65_536,
             },
         ),
+        sample(
+            "resadmin/change-project",
+            &resadmin::ChangeProject { weight: Some(300) },
+        ),
     ]
 }
 
@@ -499,6 +507,7 @@ fn resadmin_answers() -> Vec<Sample> {
                 doees: vec![doee],
                 databases: vec![text("readings")],
                 routes: vec![text("GET /m/{id}")],
+                settings: kernel::ProjectSettings { weight: 300 },
             },
         ),
         sample(
