@@ -34,7 +34,7 @@ impl Core {
         if request.project.is_none() {
             return Err(invalid("settings are of a project".into()));
         }
-        let set = self.scheduler.set_project(request.project, settings);
+        let set = self.scheduler.set_project(request.project, settings, self.now);
         set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 

@@ -12,6 +12,7 @@ mod demand;
 #[cfg(test)]
 mod model;
 mod projects;
+mod rate;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::{
     process_controller::ProcessKey,
 };
 
-use projects::{Projects, TooManyProjects};
+use projects::{Projects, RateReached, TooManyProjects};
 use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
@@ -269,8 +270,14 @@ impl Scheduler {
         &mut self,
         project: ProjectId,
         settings: ProjectSettings,
+        now: Moment,
     ) -> Result<(), TooManyProjects> {
-        self.projects.set(project, settings)
+        self.projects.set(project, settings, now)
+    }
+
+    /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
+    pub(crate) fn accept(&mut self, project: ProjectId, now: Moment) -> Result<(), RateReached> {
+        self.projects.accept(project, now)
     }
 
     /// Sets how many calls of a queue may run in all.

@@ -20,12 +20,16 @@ crate::service::operations! {
 pub struct ProjectSettings {
     /// Its part of what projects share, in proportion to the weights of the others; 1 to [`limits::WEIGHT_MAX`].
     pub weight: u32,
+    /// Calls of its Doees that are accepted in a second, at most [`limits::RATE_MAX`]; 0 for no limit. As many as
+    /// that may come at once.
+    pub rate_max: u32,
 }
 
 impl Default for ProjectSettings {
     fn default() -> ProjectSettings {
         ProjectSettings {
             weight: limits::WEIGHT_DEFAULT,
+            rate_max: 0,
         }
     }
 }
@@ -33,11 +37,14 @@ impl Default for ProjectSettings {
 impl ProjectSettings {
     /// Checks every number against its bounds.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let max = limits::WEIGHT_MAX;
-        match (1..=max).contains(&self.weight) {
-            true => Ok(()),
-            false => Err(SettingsError::Weight { weight: self.weight }),
+        let ProjectSettings { weight, rate_max } = *self;
+        if !(1..=limits::WEIGHT_MAX).contains(&weight) {
+            return Err(SettingsError::Weight { weight });
         }
+        if rate_max > limits::RATE_MAX {
+            return Err(SettingsError::Rate { rate_max });
+        }
+        Ok(())
     }
 }
 
@@ -49,6 +56,12 @@ pub enum SettingsError {
     Weight {
         /// What was asked for.
         weight: u32,
+    },
+    /// The rate is out of bounds.
+    #[error("`rate_max` is {rate_max}; it is 0 (no limit) to {max}", max = limits::RATE_MAX)]
+    Rate {
+        /// What was asked for.
+        rate_max: u32,
     },
 }
 

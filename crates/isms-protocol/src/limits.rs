@@ -56,6 +56,8 @@ pub const PROJECTS_MAX: usize = 500;
 pub const WEIGHT_DEFAULT: u32 = 100;
 /// The most that a project may weigh.
 pub const WEIGHT_MAX: u32 = 10_000;
+/// The highest rate that a limit may have, in calls per second.
+pub const RATE_MAX: u32 = 1_000_000;
 
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;

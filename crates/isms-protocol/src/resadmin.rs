@@ -126,6 +126,8 @@ pub struct Project {
 pub struct ChangeProject {
     /// See [`ProjectSettings::weight`].
     pub weight: Option<u32>,
+    /// See [`ProjectSettings::rate_max`].
+    pub rate_max: Option<u32>,
 }
 
 /// A Doee as deployed.

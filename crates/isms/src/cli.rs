@@ -125,6 +125,9 @@ pub(crate) struct ProjectArgs {
     /// Its part of what projects share, in proportion to the weights of the others: 1 to 10000 (100 unless set).
     #[arg(long, value_name = "N")]
     pub(crate) weight: Option<u32>,
+    /// Calls of its functions that are accepted in a second; 0 lifts the limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) rate_max: Option<u32>,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
 }

@@ -23,6 +23,8 @@ const BODY_LEN_MAX: u64 = 16 * 1024;
 struct Change {
     #[serde(default)]
     weight: Option<u32>,
+    #[serde(default)]
+    rate_max: Option<u32>,
 }
 
 impl Call<'_> {
@@ -61,6 +63,7 @@ impl Call<'_> {
         let header = self.header(Service::Resadmin, operation, project.id, ASK_TIMEOUT);
         let change = ChangeProject {
             weight: change.weight,
+            rate_max: change.rate_max,
         };
         let settings: ProjectSettings = self.ask(header, &change).await?;
         json(StatusCode::OK, &settings)

@@ -292,7 +292,8 @@ fn answer_resadmin(call: &FakeCall) -> Answered {
         Operation::ChangeProject => {
             let asked: ChangeProject = call.message.decode_body().unwrap();
             let weight = asked.weight.unwrap_or(100);
-            call.reply(&kernel::ProjectSettings { weight }, "");
+            let rate_max = asked.rate_max.unwrap_or(0);
+            call.reply(&kernel::ProjectSettings { weight, rate_max }, "");
         }
         Operation::ListTokens => call.reply(&Tokens { tokens: principals() }, ""),
         Operation::CreateToken => {
@@ -335,6 +336,9 @@ fn project(id: ProjectId, name: &str) -> Project {
         doees: vec![doee],
         databases: vec!["readings".into()],
         routes: vec!["GET /".into()],
-        settings: kernel::ProjectSettings { weight: 300 },
+        settings: kernel::ProjectSettings {
+            weight: 300,
+            rate_max: 0,
+        },
     }
 }

@@ -12,16 +12,27 @@ use crate::harness::{A, Gate};
 async fn an_administrator_changes_what_a_project_gets_and_everybody_sees_it() {
     let gate = Gate::start().await;
     let response = gate
-        .send("admin", "PATCH /api/v1/projects/a", br#"{"weight":7}"#)
+        .send(
+            "admin",
+            "PATCH /api/v1/projects/a",
+            br#"{"weight":7,"rate_max":9}"#,
+        )
         .await;
-    assert_eq!((response.status, response.json()), (200, json!({ "weight": 7 })));
+    let shown = json!({ "weight": 7, "rate_max": 9 });
+    assert_eq!((response.status, response.json()), (200, shown));
     let seen = gate.seen.requests.lock().unwrap().last().unwrap().clone();
     assert_eq!(seen.header.operation, Operation::ChangeProject as u16);
     assert_eq!(seen.header.project, A);
     let asked: ChangeProject = seen.decode_body().unwrap();
-    assert_eq!(asked, ChangeProject { weight: Some(7) });
+    assert_eq!(
+        asked,
+        ChangeProject {
+            weight: Some(7),
+            rate_max: Some(9)
+        }
+    );
     let shown = gate.fetch("reader-a", "GET /api/v1/projects/a").await.json();
-    assert_eq!(shown["settings"], json!({ "weight": 300 }));
+    assert_eq!(shown["settings"], json!({ "weight": 300, "rate_max": 0 }));
 }
 
 #[tokio::test]

@@ -369,9 +369,11 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Weight { project, weight } => {
                 let project = ProjectId::from_bytes([project; 16]);
                 model.weights.insert(project, weight);
-                scheduler
-                    .set_project(project, ProjectSettings { weight })
-                    .unwrap();
+                let settings = ProjectSettings {
+                    weight,
+                    ..ProjectSettings::default()
+                };
+                scheduler.set_project(project, settings, now).unwrap();
             }
             Move::Pass { us } => now = now.after_us(us),
             Move::Remove { .. } | Move::Release { .. } => {}

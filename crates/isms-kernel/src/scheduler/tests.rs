@@ -52,8 +52,13 @@ impl Scene {
     }
 
     fn weigh(&mut self, number: u8, weight: u32) {
-        let settings = ProjectSettings { weight };
-        self.scheduler.set_project(project(number), settings).unwrap();
+        let settings = ProjectSettings {
+            weight,
+            ..ProjectSettings::default()
+        };
+        self.scheduler
+            .set_project(project(number), settings, self.now)
+            .unwrap();
     }
 
     /// The next call begins.

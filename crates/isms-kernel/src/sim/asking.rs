@@ -56,6 +56,7 @@ impl World {
             0 => defaults,
             _ => ProjectSettings {
                 weight: 1 + self.random.below(1_000) as u32,
+                rate_max: self.random.below(40) as u32,
             },
         }
     }

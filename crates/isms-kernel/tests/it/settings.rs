@@ -5,7 +5,10 @@ use isms_protocol::{
     kernel::{Operation, ProjectSettings},
 };
 
-use crate::harness::{Kernel, request};
+use crate::{
+    calls::{invoke, slots},
+    harness::{Kernel, request},
+};
 
 const PROJECT: ProjectId = ProjectId::from_bytes([6; 16]);
 
@@ -14,7 +17,13 @@ fn set(sender: Service, call: u64, weight: u32) -> Message {
         project: PROJECT,
         ..request(sender, Service::Kernel, Operation::SetProject as u16, call)
     };
-    Message::with_body(header, &ProjectSettings { weight })
+    Message::with_body(
+        header,
+        &ProjectSettings {
+            weight,
+            ..ProjectSettings::default()
+        },
+    )
 }
 
 #[tokio::test]
@@ -51,4 +60,33 @@ async fn settings_that_make_no_sense_are_refused() {
     nonsense.body = b"\xc1".to_vec().into();
     resadmin.send(nonsense);
     resadmin.expect_error(ErrorCode::Invalid).await;
+}
+
+#[tokio::test]
+async fn calls_beyond_a_projects_rate_are_refused_and_those_of_others_are_not() {
+    let mut kernel = Kernel::start();
+    let mut resadmin = kernel.service(Service::Resadmin).await;
+    let mut edge = kernel.service(Service::Commserver).await;
+    let mut doer = kernel.service(Service::Doer).await;
+    doer.send(slots(100));
+    let mut slow = set(Service::Resadmin, 1, 100);
+    let settings = ProjectSettings {
+        rate_max: 1,
+        ..ProjectSettings::default()
+    };
+    slow.body = isms_protocol::encode(&settings).into();
+    resadmin.send(slow);
+    resadmin.expect(Kind::Reply).await;
+    // They come faster than one a second, so most of them are refused.
+    for call in 1..=20 {
+        edge.send(Message::bare(invoke(call)));
+    }
+    doer.expect_request().await;
+    let refused = edge.expect_error(ErrorCode::RateLimited).await;
+    assert!(refused.header.call > 1);
+    edge.send(Message::bare(Header {
+        project: ProjectId::from_bytes([8; 16]),
+        ..invoke(21)
+    }));
+    while doer.expect_request().await.header.project == PROJECT {}
 }

@@ -27,6 +27,7 @@ fn error_codes_keep_their_numbers_and_http_statuses() {
         (17, "LimitReached", 507),
         (18, "Database", 400),
         (19, "BuildFailed", 422),
+        (20, "RateLimited", 429),
     ];
     let actual: Vec<_> = ErrorCode::ALL
         .iter()
@@ -42,7 +43,7 @@ fn error_codes_keep_their_numbers_and_http_statuses() {
 #[test]
 fn an_error_code_of_a_newer_peer_reads_as_internal() {
     assert_eq!(ErrorCode::from(0), ErrorCode::Internal);
-    assert_eq!(ErrorCode::from(20), ErrorCode::Internal);
+    assert_eq!(ErrorCode::from(21), ErrorCode::Internal);
     assert_eq!(ErrorCode::from(u16::MAX), ErrorCode::Internal);
 }
 

@@ -142,7 +142,10 @@ fn kernel_bodies() -> Vec<Sample> {
         ),
         sample(
             "kernel/project-settings",
-            &kernel::ProjectSettings { weight: 300 },
+            &kernel::ProjectSettings {
+                weight: 300,
+                rate_max: 50,
+            },
         ),
     ]
 }
@@ -461,7 +464,10 @@ fn resadmin_questions() -> Vec<Sample> {
         ),
         sample(
             "resadmin/change-project",
-            &resadmin::ChangeProject { weight: Some(300) },
+            &resadmin::ChangeProject {
+                weight: Some(300),
+                rate_max: Some(50),
+            },
         ),
     ]
 }
@@ -507,7 +513,10 @@ fn resadmin_answers() -> Vec<Sample> {
                 doees: vec![doee],
                 databases: vec![text("readings")],
                 routes: vec![text("GET /m/{id}")],
-                settings: kernel::ProjectSettings { weight: 300 },
+                settings: kernel::ProjectSettings {
+                    weight: 300,
+                    rate_max: 50,
+                },
             },
         ),
         sample(

@@ -26,6 +26,7 @@ impl Core {
             let before = self.store.settings(project).await?;
             let settings = ProjectSettings {
                 weight: change.weight.unwrap_or(before.weight),
+                rate_max: change.rate_max.unwrap_or(before.rate_max),
             };
             let invalid = |error: isms_protocol::kernel::SettingsError| {
                 WireError::new(ErrorCode::Invalid, error.to_string())
@@ -36,7 +37,7 @@ impl Core {
             }
             settings
         };
-        tracing::info!(%project, %principal, weight = settings.weight, "project's settings were changed");
+        tracing::info!(%project, %principal, weight = settings.weight, rate_max = settings.rate_max, "project's settings were changed");
         self.tell_settings(project).await?;
         Ok(settings)
     }

@@ -19,7 +19,10 @@ async fn deployed(harness: &Harness) -> ProjectId {
 }
 
 fn weighing(weight: u32) -> ChangeProject {
-    ChangeProject { weight: Some(weight) }
+    ChangeProject {
+        weight: Some(weight),
+        ..ChangeProject::default()
+    }
 }
 
 async fn change(
@@ -48,7 +51,10 @@ async fn settings_are_kept_and_told_to_each_kernel_that_comes() {
         "a Kernel need not be told of defaults"
     );
 
-    let heavy = ProjectSettings { weight: 300 };
+    let heavy = ProjectSettings {
+        weight: 300,
+        ..ProjectSettings::default()
+    };
     assert_eq!(change(&harness, one, weighing(300)).await, Ok(heavy));
     assert_eq!(harness.asked(), ["set-project 300"]);
     assert_eq!(change(&harness, one, ChangeProject::default()).await, Ok(heavy));
@@ -77,7 +83,10 @@ async fn a_change_while_the_kernel_is_away_is_kept_and_told_later() {
     harness.fail("set-project", ErrorCode::Unavailable);
     assert_eq!(
         change(&harness, one, weighing(7)).await,
-        Ok(ProjectSettings { weight: 7 })
+        Ok(ProjectSettings {
+            weight: 7,
+            ..ProjectSettings::default()
+        })
     );
     harness.heal();
     harness.asked();
@@ -99,6 +108,17 @@ async fn what_is_out_of_bounds_or_of_nobody_changes_nothing() {
             )
         );
     }
+    let hasty = ChangeProject {
+        rate_max: Some(1_000_001),
+        ..ChangeProject::default()
+    };
+    assert_eq!(
+        failure(change(&harness, one, hasty).await),
+        (
+            ErrorCode::Invalid,
+            "`rate_max` is 1000001; it is 0 (no limit) to 1000000".into()
+        )
+    );
     let nobody = ProjectId::from_bytes([9; 16]);
     assert_eq!(
         failure(change(&harness, nobody, weighing(7)).await).0,
