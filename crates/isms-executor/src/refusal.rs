@@ -46,7 +46,9 @@ impl From<WireError> for Refusal {
             ErrorCode::Database => sys::DATABASE,
             ErrorCode::Invalid => sys::INVALID,
             ErrorCode::NotFound => sys::NOT_FOUND,
-            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Crashed => sys::UNAVAILABLE,
+            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Crashed | ErrorCode::RateLimited => {
+                sys::UNAVAILABLE
+            }
             ErrorCode::DoeeFailed => sys::FAILED,
             ErrorCode::Internal | ErrorCode::Conflict | ErrorCode::BuildFailed => sys::INTERNAL,
         };

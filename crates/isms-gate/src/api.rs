@@ -154,6 +154,7 @@ impl Call<'_> {
             Action::Isolation => self.isolation().await,
             Action::ListProjects => self.list_projects().await,
             Action::ShowProject => self.show_project().await,
+            Action::ChangeProject => self.change_project(body).await,
             Action::DeleteProject => self.delete_project().await,
             Action::Deploy => self.deploy(body).await,
             Action::ShowImage => self.show_image().await,

@@ -34,6 +34,7 @@ pub(crate) enum Action {
     Isolation,
     ListProjects,
     ShowProject,
+    ChangeProject,
     DeleteProject,
     Deploy,
     ShowImage,
@@ -73,6 +74,12 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
         "/api/v1/projects/{project}",
         READ,
         Action::ShowProject,
+    ),
+    route(
+        Method::PATCH,
+        "/api/v1/projects/{project}",
+        ADMIN,
+        Action::ChangeProject,
     ),
     route(
         Method::DELETE,
@@ -182,11 +189,12 @@ mod tests {
         check("GET /", "Page");
         check("HEAD /api/v1/status", "Status");
         check("GET /api/v1/projects/p", "ShowProject p");
+        check("PATCH /api/v1/projects/p", "ChangeProject p");
         check("DELETE /api/v1/projects/p", "DeleteProject p");
         check("POST /api/v1/projects/p/doees/d/invoke", "Invoke p d");
         check("HEAD /api/v1/projects/p/images/i", "ShowImage p i");
         check("PATCH /api/v1/projects/p/images/i", "UploadImage p i");
-        check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD");
+        check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD, PATCH");
         check("OPTIONS /api/v1/deployments", "allow POST");
     }
 

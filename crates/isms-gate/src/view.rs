@@ -97,6 +97,7 @@ pub(crate) fn project(project: &Project) -> Value {
         "doees": project.doees.iter().map(doee).collect::<Vec<Value>>(),
         "databases": project.databases,
         "routes": project.routes,
+        "settings": project.settings,
     })
 }
 

@@ -12,7 +12,8 @@ use crate::Body;
 
 /// What `type` starts with; the code's name follows.
 const TYPE_BASE: &str = "https://isms.invalid/errors/";
-/// When to come back after `Busy` and `Unavailable`, in s.
+/// When to come back after `Busy`, `Unavailable` and `RateLimited`, in s. A rate is counted by the second, so that
+/// something is accepted again by then.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 /// An error response in the making.
@@ -31,7 +32,10 @@ impl Problem {
         let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Problem::http(status, detail);
         problem.code = Some(code);
-        if matches!(code, ErrorCode::Busy | ErrorCode::Unavailable) {
+        if matches!(
+            code,
+            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::RateLimited
+        ) {
             return problem.with_header(header::RETRY_AFTER, RETRY_AFTER_S);
         }
         problem

@@ -1,8 +1,8 @@
 //! The Kernel's own interface: what can be asked of it. Answered at once, without a process.
 
 use isms_protocol::{
-    Header, Kind, Message, Service,
-    kernel::{Operation, ProcessStatus, Processes, ServiceStatus, Status},
+    ErrorCode, Header, Kind, Message, Service, WireError,
+    kernel::{Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
 };
 
 use crate::{core::Core, process_controller::Process};
@@ -12,13 +12,30 @@ pub(crate) const PROCESSES_LISTED_MAX: usize = 400;
 
 impl Core {
     /// Answers a request to the Kernel that the rights table allows.
-    pub(crate) fn answer_from_here(&mut self, request: &Header) {
+    pub(crate) fn answer_from_here(&mut self, request: &Header, message: &Message) {
         let header = request.answer(Kind::Reply);
         let reply = match Operation::from_u16(request.operation) {
             Some(Operation::Processes) => Message::with_body(header, &self.list_processes()),
+            Some(Operation::SetProject) => match self.set_project(request, message) {
+                Ok(()) => Message::bare(header),
+                Err(error) => return self.refuse(request.sender, request, &error),
+            },
             Some(Operation::Status) | None => Message::with_body(header, &self.status()),
         };
         self.send_to(request.sender, reply);
+    }
+
+    fn set_project(&mut self, request: &Header, message: &Message) -> Result<(), WireError> {
+        let invalid = |what: String| WireError::new(ErrorCode::Invalid, what);
+        let settings: ProjectSettings = message
+            .decode_body()
+            .map_err(|_| invalid("the settings cannot be decoded".into()))?;
+        settings.check().map_err(|error| invalid(error.to_string()))?;
+        if request.project.is_none() {
+            return Err(invalid("settings are of a project".into()));
+        }
+        let set = self.scheduler.set_project(request.project, settings, self.now);
+        set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 
     fn status(&self) -> Status {

@@ -55,7 +55,7 @@ impl Core {
         match self.admit(sender, &message.header) {
             Err(error) => self.refuse(sender, &message.header, &error),
             Ok(admitted) if admitted.header.target == Service::Kernel => {
-                self.answer_from_here(&admitted.header)
+                self.answer_from_here(&admitted.header, &message)
             }
             Ok(admitted) => self.open_process(admitted, message),
         }
@@ -167,6 +167,13 @@ impl Core {
             deadline,
         } = admitted;
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
+        if is_invoke
+            && parent.is_none()
+            && let Err(reached) = self.scheduler.accept(header.project, self.now)
+        {
+            let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
+            return self.refuse(header.sender, &header, &error);
+        }
         let doee = if is_invoke {
             header.target_doee
         } else {

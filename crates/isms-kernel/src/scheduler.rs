@@ -11,6 +11,8 @@
 mod demand;
 #[cfg(test)]
 mod model;
+mod projects;
+mod rate;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ mod tree;
 
 use std::collections::HashMap;
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service, limits};
+use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
 
 use crate::{
     clock::Moment,
@@ -27,6 +29,7 @@ use crate::{
     process_controller::ProcessKey,
 };
 
+use projects::{Projects, RateReached, TooManyProjects};
 use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
@@ -37,9 +40,6 @@ pub(crate) const QUEUES_MAX: usize = 2 * limits::REQUEST_CREDIT_MAX as usize;
 /// Of so many dispatches in a row at least all but one follow the order; the one is an aged call's.
 /// Without this bound a long queue of old batch calls would shut out every other class.
 pub(crate) const AGED_ONE_IN: u32 = 4;
-
-/// Weight of a project of which nothing else was said.
-pub(crate) const WEIGHT: u32 = 100;
 
 /// Names a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +75,8 @@ pub(crate) struct Occupied {
     class: Class,
     project: ProjectId,
     since: Moment,
+    /// What its project weighed when it began: what is charged is given back at the same rate.
+    weight: u32,
     /// 0 where nobody shares.
     expected_us: u64,
 }
@@ -89,8 +91,7 @@ pub(crate) struct Scheduler {
     waiting_by_class: [usize; 4],
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
-    /// Of the projects that have another one than [`WEIGHT`].
-    weights: HashMap<ProjectId, u32>,
+    projects: Projects,
     queue_len_max: usize,
     queue_total_max: usize,
     queue_bytes_max: usize,
@@ -108,7 +109,7 @@ impl Scheduler {
             waiting_by_class: [0; 4],
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
-            weights: HashMap::new(),
+            projects: Projects::default(),
             queue_len_max: config.queue_len_max,
             queue_total_max: config.queue_total_max,
             queue_bytes_max: config.queue_bytes_max,
@@ -162,7 +163,7 @@ impl Scheduler {
         project: ProjectId,
         now: Moment,
     ) -> Option<Occupied> {
-        let weight = self.weight(project);
+        let weight = self.projects.weight(project);
         let queue = self.queue_mut(index);
         let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
         free.then(|| queue.occupy(class, project, weight, now))
@@ -228,7 +229,7 @@ impl Scheduler {
             true => queue.waiting.last()?.ticket,
             false => ticket,
         };
-        let weight = self.weight(ticket.project);
+        let weight = self.projects.weight(ticket.project);
         let occupied = self
             .queue_mut(index)
             .occupy(ticket.class, ticket.project, weight, now);
@@ -248,7 +249,6 @@ impl Scheduler {
 
     /// Frees the capacity of a call that has ended.
     pub(crate) fn release(&mut self, index: QueueIndex, occupied: Occupied, now: Moment) {
-        let weight = self.weight(occupied.project);
         let queue = self.queue_mut(index);
         assert!(queue.running > 0, "only what runs is released");
         queue.running -= 1;
@@ -257,6 +257,7 @@ impl Scheduler {
                 class,
                 project,
                 since,
+                weight,
                 expected_us,
             } = occupied;
             let shares = queue.waiting.shares_mut(class);
@@ -264,17 +265,19 @@ impl Scheduler {
         }
     }
 
-    /// Sets what a project gets where it shares, in proportion to others. Nobody can yet.
-    #[cfg(test)]
-    pub(crate) fn set_weight(&mut self, project: ProjectId, weight: u32) {
-        match weight {
-            WEIGHT => self.weights.remove(&project),
-            _ => self.weights.insert(project, weight),
-        };
+    /// Sets what a project gets. It counts for calls that begin from now on.
+    pub(crate) fn set_project(
+        &mut self,
+        project: ProjectId,
+        settings: ProjectSettings,
+        now: Moment,
+    ) -> Result<(), TooManyProjects> {
+        self.projects.set(project, settings, now)
     }
 
-    fn weight(&self, project: ProjectId) -> u32 {
-        self.weights.get(&project).copied().unwrap_or(WEIGHT)
+    /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
+    pub(crate) fn accept(&mut self, project: ProjectId, now: Moment) -> Result<(), RateReached> {
+        self.projects.accept(project, now)
     }
 
     /// Sets how many calls of a queue may run in all.
@@ -394,6 +397,7 @@ impl Queue {
             class,
             project,
             since,
+            weight,
             expected_us,
         }
     }

@@ -124,6 +124,8 @@ error_codes! {
     Database = 18, 400, "database error";
     /// The source does not build, or the binary is not a Doee.
     BuildFailed = 19, 422, "build failed";
+    /// The caller's project has had as many calls as it may have in this time.
+    RateLimited = 20, 429, "too many calls";
 }
 
 impl From<ErrorCode> for u16 {

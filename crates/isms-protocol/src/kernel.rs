@@ -2,13 +2,67 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service};
+use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service, limits};
 
 crate::service::operations! {
     /// [`Status`] of the Kernel and of the services registered with it. No request body.
     Status = 1, "status";
     /// The [`Processes`] that have not ended. No request body.
     Processes = 2, "processes";
+    /// What the header's project gets, instead of what was said of it before: [`ProjectSettings`] → empty. The
+    /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
+    SetProject = 3, "set-project";
+}
+
+/// What a project gets where it shares the platform with others; an administrator decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectSettings {
+    /// Its part of what projects share, in proportion to the weights of the others; 1 to [`limits::WEIGHT_MAX`].
+    pub weight: u32,
+    /// Calls of its Doees that are accepted in a second, at most [`limits::RATE_MAX`]; 0 for no limit. As many as
+    /// that may come at once.
+    pub rate_max: u32,
+}
+
+impl Default for ProjectSettings {
+    fn default() -> ProjectSettings {
+        ProjectSettings {
+            weight: limits::WEIGHT_DEFAULT,
+            rate_max: 0,
+        }
+    }
+}
+
+impl ProjectSettings {
+    /// Checks every number against its bounds.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let ProjectSettings { weight, rate_max } = *self;
+        if !(1..=limits::WEIGHT_MAX).contains(&weight) {
+            return Err(SettingsError::Weight { weight });
+        }
+        if rate_max > limits::RATE_MAX {
+            return Err(SettingsError::Rate { rate_max });
+        }
+        Ok(())
+    }
+}
+
+/// Why a project cannot have these settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The weight is out of bounds.
+    #[error("`weight` is {weight}; it is 1 to {max}", max = limits::WEIGHT_MAX)]
+    Weight {
+        /// What was asked for.
+        weight: u32,
+    },
+    /// The rate is out of bounds.
+    #[error("`rate_max` is {rate_max}; it is 0 (no limit) to {max}", max = limits::RATE_MAX)]
+    Rate {
+        /// What was asked for.
+        rate_max: u32,
+    },
 }
 
 /// First message of a connection (`Kind::Register`).

@@ -50,6 +50,15 @@ pub const CALL_DEPTH_MAX: u32 = 16;
 /// Children that one process may have in flight.
 pub const CHILDREN_MAX: u32 = 64;
 
+/// Projects of the platform: all of them fit one message.
+pub const PROJECTS_MAX: usize = 500;
+/// Weight of a project of which nothing else was said.
+pub const WEIGHT_DEFAULT: u32 = 100;
+/// The most that a project may weigh.
+pub const WEIGHT_MAX: u32 = 10_000;
+/// The highest rate that a limit may have, in calls per second.
+pub const RATE_MAX: u32 = 1_000_000;
+
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;
 /// The most workers of one Doer that an administrator may allow.

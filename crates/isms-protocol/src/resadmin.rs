@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContentHash, DoeeVersion, PrincipalId, ProjectId, TokenHash};
+use crate::{ContentHash, DoeeVersion, PrincipalId, ProjectId, TokenHash, kernel::ProjectSettings};
 
 crate::service::operations! {
     /// Who a token is: [`Authenticate`] → [`Principal`], or `Unauthenticated`.
@@ -35,6 +35,8 @@ crate::service::operations! {
     /// Uploads an image, or goes on with it: body [`UploadImage`], the bytes as raw bytes or stream; →
     /// [`ImageState`]. What has arrived stays when the stream breaks off.
     UploadImage = 14, "upload-image";
+    /// Changes what the header's project gets: [`ChangeProject`] → `kernel::ProjectSettings`.
+    ChangeProject = 15, "change-project";
 }
 
 /// Asks who a token is.
@@ -113,6 +115,19 @@ pub struct Project {
     pub databases: Vec<String>,
     /// Its routes, such as `GET /machines/{id}`.
     pub routes: Vec<String>,
+    /// What it gets where it shares.
+    #[serde(default)]
+    pub settings: ProjectSettings,
+}
+
+/// Request body of [`Operation::ChangeProject`]; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeProject {
+    /// See [`ProjectSettings::weight`].
+    pub weight: Option<u32>,
+    /// See [`ProjectSettings::rate_max`].
+    pub rate_max: Option<u32>,
 }
 
 /// A Doee as deployed.

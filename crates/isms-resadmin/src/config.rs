@@ -13,8 +13,6 @@ pub(crate) const ARCHIVE_ENTRIES_MAX: usize = 4_096;
 pub(crate) const ARCHIVES_MAX: usize = 4;
 /// Bytes of all migrations of a database.
 pub(crate) const MIGRATIONS_LEN_MAX: usize = 2 * 1024 * 1024;
-/// Projects of the platform; all of them fit one message.
-pub(crate) const PROJECTS_MAX: usize = 500;
 /// Tokens that are neither revoked nor expired; all of them fit one message.
 pub(crate) const TOKENS_MAX: usize = 300;
 /// Events of a deployment that may wait for its caller.
@@ -33,6 +31,8 @@ pub(crate) const BUILD_TIME_MAX: Duration = Duration::from_secs(300);
 pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(90);
 /// Time for CommServer to take new routes.
 pub(crate) const ROUTES_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for the Kernel to take a project's settings.
+pub(crate) const SETTINGS_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for the Doer to forget a version.
 pub(crate) const RETIRE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time for DBriver to delete a project's databases.

@@ -264,15 +264,14 @@ fn routes(manifest: &Manifest, deployed: &[DeployedDoee]) -> Vec<HttpRoute> {
             .iter()
             .zip(deployed)
             .find(|(doee, _)| doee.name == trigger.doee);
-        let (doee, deployed) =
-            named.unwrap_or_else(|| unreachable!("the manifest's triggers name its Doees"));
+        let (_, deployed) = named.unwrap_or_else(|| unreachable!("the manifest's triggers name its Doees"));
         routes.push(HttpRoute {
             method: trigger.route.method.clone(),
             path: trigger.route.path.clone(),
             auth: trigger.auth,
             doee: trigger.doee.clone(),
             version: deployed.version,
-            class: doee.class,
+            class: trigger.class,
             deadline_ms: trigger.deadline_ms,
             body_len_max: trigger.body_len_max,
         });

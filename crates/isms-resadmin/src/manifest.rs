@@ -79,6 +79,8 @@ pub(crate) struct HttpTrigger {
     pub(crate) route: Route,
     pub(crate) auth: Auth,
     pub(crate) doee: String,
+    /// Its own, or the Doee's.
+    pub(crate) class: Class,
     pub(crate) deadline_ms: u32,
     pub(crate) body_len_max: u64,
 }
@@ -203,10 +205,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     )?;
     let code = code(section)?;
     let (workers_min, workers_max) = workers(section)?;
-    let class = match section.optional("class") {
-        Some(item) => item.one_of(&CLASSES, &[])?,
-        None => Class::Normal,
-    };
+    let class = class(section, Class::Normal)?;
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
         allow.check_keys(
@@ -228,6 +227,12 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         params: params(section)?,
         environment: environment::environment(section, allow.as_ref())?,
     })
+}
+
+fn class(section: &Section<'_>, default: Class) -> Result<Class, ManifestError> {
+    section
+        .optional("class")
+        .map_or(Ok(default), |item| item.one_of(&CLASSES, &[]))
 }
 
 const CLASSES: [(&str, Class); 4] = [
@@ -368,7 +373,10 @@ fn triggers(root: &Section<'_>, doees: &[Doee]) -> Result<Vec<HttpTrigger>, Mani
 }
 
 fn trigger(section: &Section<'_>, doees: &[Doee]) -> Result<HttpTrigger, ManifestError> {
-    section.check_keys(&["http", "auth", "doee", "deadline_ms", "body_mb"], &["mqtt"])?;
+    section.check_keys(
+        &["http", "auth", "doee", "class", "deadline_ms", "body_mb"],
+        &["mqtt"],
+    )?;
     let http = section.required("http")?;
     let route = Route::parse(http.text()?).map_err(|error| http.error(&error.to_string()))?;
     let auth = section.optional("auth").ok_or_else(|| {
@@ -392,6 +400,7 @@ fn trigger(section: &Section<'_>, doees: &[Doee]) -> Result<HttpTrigger, Manifes
         route,
         auth,
         doee: name.to_owned(),
+        class: class(section, doee.class)?,
         deadline_ms: deadline_ms as u32,
         body_len_max: body_mb as u64 * MIB,
     })

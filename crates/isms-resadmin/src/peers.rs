@@ -10,12 +10,14 @@ use isms_protocol::{
     dbriver::{self, Prepare, Prepared},
     doer::{self, Build, BuildReply, Environment},
     encode,
+    kernel::{self, ProjectSettings},
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{
-    BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX, TRY_TIME_MAX,
+    BUILD_TIME_MAX, DROP_TIME_MAX, PREPARE_TIME_MAX, RETIRE_TIME_MAX, ROUTES_TIME_MAX, SETTINGS_TIME_MAX,
+    TRY_TIME_MAX,
 };
 
 /// Bytes of an encoded [`Prepared`], with room to grow.
@@ -141,6 +143,23 @@ impl Peers {
         header.target_doee = version;
         if let Err(error) = self.ask(Message::bare(header), Bytes::new(), 0).await {
             tracing::warn!(%version, error = %error, "version was not retired");
+        }
+    }
+
+    /// Tells the Kernel what a project gets. One that is not there is told when it is back.
+    pub(crate) async fn set_project(
+        &self,
+        project: ProjectId,
+        settings: &ProjectSettings,
+    ) -> Result<(), WireError> {
+        let operation = kernel::Operation::SetProject as u16;
+        let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
+        match self
+            .ask(Message::with_body(header, settings), Bytes::new(), 0)
+            .await
+        {
+            Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
+            answered => answered.map(drop),
         }
     }
 

@@ -59,7 +59,10 @@ pub async fn run(
                 Some(Inbound::Request(request)) => {
                     tasks.spawn(answer(service.clone(), archives.clone(), request));
                 }
-                Some(Inbound::Registered(_)) => drop(tasks.spawn(resume_deletions(service.clone()))),
+                Some(Inbound::Registered(_)) => {
+                    tasks.spawn(tell_settings(service.clone()));
+                    tasks.spawn(resume_deletions(service.clone()));
+                }
                 Some(_) => {}
                 None => break,
             },
@@ -204,6 +207,12 @@ async fn receive_image(
 async fn sweep_images(service: Arc<Service>) {
     if let Err(error) = service.sweep_images().await {
         tracing::warn!(error = %error, "images that nothing needs could not be removed, the next sweep tries again");
+    }
+}
+
+async fn tell_settings(service: Arc<Service>) {
+    if let Err(error) = service.tell_settings().await {
+        tracing::warn!(error = %error, "the Kernel did not take the settings of projects, it has defaults until it registers this service again");
     }
 }
 

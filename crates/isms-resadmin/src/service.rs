@@ -2,6 +2,7 @@
 
 mod projects;
 mod rights;
+mod settings;
 mod tokens;
 
 use std::{
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) turns: Turns,
+    /// Held while settings of projects change and while the Kernel is told of them.
+    pub(crate) settings_turn: tokio::sync::Mutex<()>,
 }
 
 /// The answer to a request.
@@ -129,6 +132,7 @@ impl Service {
             peers,
             clock,
             turns: Turns::default(),
+            settings_turn: tokio::sync::Mutex::default(),
         };
         Ok(Service { core: Arc::new(core) })
     }
@@ -171,6 +175,14 @@ impl Service {
                 Ok(Reply::Body(Bytes::new()))
             }
             Operation::Image => reply(&core.image(header.principal, decoded(body)?).await?),
+            Operation::ChangeProject => {
+                let change = decoded(body)?;
+                reply(
+                    &core
+                        .change_project(header.principal, header.project, change)
+                        .await?,
+                )
+            }
             Operation::UploadImage => Err(WireError::new(
                 ErrorCode::Invalid,
                 "the bytes of an image are taken as they come, by `begin_upload`",
@@ -187,6 +199,11 @@ impl Service {
     /// Removes images that nothing needs any more.
     pub async fn sweep_images(&self) -> Result<(), WireError> {
         Ok(self.core.sweep_images().await?)
+    }
+
+    /// Tells a Kernel that has just come what projects get.
+    pub async fn tell_settings(&self) -> Result<(), WireError> {
+        self.core.tell_all_settings().await
     }
 
     /// Takes up the deletions of projects that a former run has begun.

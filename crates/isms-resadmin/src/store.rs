@@ -6,6 +6,7 @@
 mod deployments;
 mod images;
 mod schema;
+mod settings;
 mod tokens;
 
 use std::{collections::HashSet, path::Path, time::Duration};

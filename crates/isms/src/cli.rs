@@ -28,6 +28,8 @@ pub(crate) enum Command {
     New(NewArgs),
     /// Build and start a project's folder.
     Deploy(DeployArgs),
+    /// Show what a project gets where projects share, or change it.
+    Project(ProjectArgs),
     /// Delete a project with its data.
     Delete(DeleteArgs),
     /// Call a function directly.
@@ -112,6 +114,20 @@ pub(crate) struct DeployArgs {
     /// The project's folder, which holds project.toml.
     #[arg(default_value = ".")]
     pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProjectArgs {
+    /// The project.
+    pub(crate) project: String,
+    /// Its part of what projects share, in proportion to the weights of the others: 1 to 10000 (100 unless set).
+    #[arg(long, value_name = "N")]
+    pub(crate) weight: Option<u32>,
+    /// Calls of its functions that are accepted in a second; 0 lifts the limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) rate_max: Option<u32>,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
 }

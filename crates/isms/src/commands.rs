@@ -15,6 +15,7 @@ mod down;
 mod invoke;
 mod logs;
 mod new;
+mod project;
 mod ps;
 mod status;
 mod token;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => on_runtime(doctor::run(&args)),
         Command::New(args) => new::run(&args),
         Command::Deploy(args) => on_runtime(deploy::run(&args)),
+        Command::Project(args) => on_runtime(project::run(&args)),
         Command::Delete(args) => on_runtime(deploy::delete(&args)),
         Command::Invoke(args) => on_runtime(invoke::run(&args)),
         Command::Logs(args) => on_runtime(logs::run(&args)),

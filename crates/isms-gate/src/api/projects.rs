@@ -1,13 +1,31 @@
-//! Projects: list, show, delete.
+//! Projects: list, show, change, delete.
 
 use http::StatusCode;
+use isms_http::{Incoming, Problem, Upload};
 use isms_protocol::{
-    ProjectId, Service,
-    resadmin::{Operation, Projects},
+    ErrorCode, ProjectId, Service,
+    kernel::ProjectSettings,
+    resadmin::{ChangeProject, Operation, Projects},
 };
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{ASK_TIMEOUT, Answer, Call, json, no_content};
 use crate::view;
+
+/// Bytes of a change.
+const BODY_LEN_MAX: u64 = 16 * 1024;
+
+/// What a caller may change; what is absent stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    #[serde(default)]
+    weight: Option<u32>,
+    #[serde(default)]
+    rate_max: Option<u32>,
+}
 
 impl Call<'_> {
     pub(super) async fn list_projects(&self) -> Answer {
@@ -27,6 +45,30 @@ impl Call<'_> {
         json(StatusCode::OK, &view::project(&project))
     }
 
+    /// Changes what a project gets; answers with all that it gets then.
+    pub(super) async fn change_project(&self, body: Incoming) -> Answer {
+        // What one project gets, others do not: only who administers all of them decides.
+        if self.caller.project.is_some() {
+            let detail = "only an administrator of all projects sets what a project gets";
+            return Err(Problem::new(ErrorCode::Forbidden, detail));
+        }
+        let upload = Upload {
+            body,
+            len_max: BODY_LEN_MAX,
+            deadline: Instant::now() + ASK_TIMEOUT,
+        };
+        let change = parse(&upload.whole().await?)?;
+        let project = self.project(self.parameter(0)).await?;
+        let operation = Operation::ChangeProject as u16;
+        let header = self.header(Service::Resadmin, operation, project.id, ASK_TIMEOUT);
+        let change = ChangeProject {
+            weight: change.weight,
+            rate_max: change.rate_max,
+        };
+        let settings: ProjectSettings = self.ask(header, &change).await?;
+        json(StatusCode::OK, &settings)
+    }
+
     /// Deletes a project with its data.
     pub(super) async fn delete_project(&self) -> Answer {
         let project = self.project(self.parameter(0)).await?;
@@ -43,4 +85,13 @@ impl Call<'_> {
         tracing::info!(project = project.name, by = self.caller.name, "deleted a project");
         no_content()
     }
+}
+
+fn parse(body: &[u8]) -> Result<Change, Problem> {
+    // By way of an object: on its own, a struct would also be read from a list.
+    let object = serde_json::from_slice(body).map(Value::Object);
+    object.and_then(serde_json::from_value).map_err(|error| {
+        let detail = format!("the body is not a change of a project: {error}");
+        Problem::new(ErrorCode::Invalid, detail)
+    })
 }

@@ -31,7 +31,7 @@ async fn documented(gate: &Gate) -> Vec<(String, Option<String>)> {
 async fn every_documented_operation_wants_a_token_with_its_right() {
     let gate = Gate::start().await;
     let operations = documented(&gate).await;
-    assert_eq!(operations.len(), 17);
+    assert_eq!(operations.len(), 18);
     for (request, right) in operations {
         let anonymous = gate.fetch("", &request).await;
         let Some(right) = right else {
@@ -151,7 +151,7 @@ async fn other_origins_get_no_permission() {
     let preflight = Client::fetch(gate.address, "OPTIONS /api/v1/projects/a", &fields, b"").await;
     assert_eq!(
         (preflight.status, &*preflight.header("allow")),
-        (204, "DELETE, GET, HEAD")
+        (204, "DELETE, GET, HEAD, PATCH")
     );
     assert_eq!(preflight.header("access-control-allow-origin"), "");
     for (name, value) in [

@@ -18,8 +18,8 @@ use isms_protocol::{
     doer::{self, Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
     kernel::{self, ProcessStatus, Processes, ServiceStatus, Status},
     resadmin::{
-        Authenticate, CreatedToken, DescribeProject, DoeeSummary, Operation, Principal, Project,
-        ProjectSummary, Projects, Right, Tokens,
+        Authenticate, ChangeProject, CreatedToken, DescribeProject, DoeeSummary, Operation, Principal,
+        Project, ProjectSummary, Projects, Right, Tokens,
     },
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -162,6 +162,7 @@ fn answer(call: &FakeCall, seen: &Seen) -> Answered {
 
 fn answer_kernel(call: &FakeCall) {
     match kernel::Operation::from_u16(call.message.header.operation).unwrap() {
+        kernel::Operation::SetProject => panic!("only Resadmin sets what a project gets"),
         kernel::Operation::Status => {
             let service = ServiceStatus {
                 service: Service::Doer,
@@ -288,6 +289,12 @@ fn answer_resadmin(call: &FakeCall) -> Answered {
                 _ => call.fail(ErrorCode::NotFound, "no project of this name"),
             }
         }
+        Operation::ChangeProject => {
+            let asked: ChangeProject = call.message.decode_body().unwrap();
+            let weight = asked.weight.unwrap_or(100);
+            let rate_max = asked.rate_max.unwrap_or(0);
+            call.reply(&kernel::ProjectSettings { weight, rate_max }, "");
+        }
         Operation::ListTokens => call.reply(&Tokens { tokens: principals() }, ""),
         Operation::CreateToken => {
             call.reply(
@@ -329,5 +336,9 @@ fn project(id: ProjectId, name: &str) -> Project {
         doees: vec![doee],
         databases: vec!["readings".into()],
         routes: vec!["GET /".into()],
+        settings: kernel::ProjectSettings {
+            weight: 300,
+            rate_max: 0,
+        },
     }
 }

@@ -9,4 +9,5 @@ mod images;
 mod invoke;
 mod logs;
 mod platform;
+mod projects;
 mod tokens;

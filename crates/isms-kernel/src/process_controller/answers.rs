@@ -50,7 +50,7 @@ impl Core {
     }
 
     /// Refuses a request that has not become a process.
-    pub(super) fn refuse(&mut self, sender: Service, request: &Header, error: &WireError) {
+    pub(crate) fn refuse(&mut self, sender: Service, request: &Header, error: &WireError) {
         self.counters.failed += 1;
         let header = Header {
             sender: Service::Kernel,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service};
+use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
 use proptest::prelude::*;
 
-use super::{AGED_ONE_IN, Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler, Ticket, WEIGHT};
+use super::{AGED_ONE_IN, Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler, Ticket};
 use crate::{clock::Moment, config::Config, process_controller::ProcessKey};
 
 const QUEUES: usize = 3;
@@ -37,6 +37,10 @@ enum Move {
         queue: usize,
         capacity: u32,
     },
+    Weight {
+        project: u8,
+        weight: u32,
+    },
     Pass {
         us: u64,
     },
@@ -64,6 +68,7 @@ struct Run {
     class: Class,
     project: ProjectId,
     since: Moment,
+    weight: u32,
     expected_us: u64,
 }
 
@@ -72,6 +77,7 @@ struct Model {
     waiting: Vec<Entry>,
     had: BTreeMap<(Class, ProjectId), Had>,
     floor: BTreeMap<Class, u64>,
+    weights: BTreeMap<ProjectId, u32>,
     capacity: [u32; QUEUES],
     running: [Vec<Run>; QUEUES],
     until_aged: [u32; QUEUES],
@@ -92,8 +98,8 @@ fn due(entry: &Entry) -> (Moment, u64) {
     (entry.ticket.virtual_deadline, entry.ticket.sequence)
 }
 
-fn virtual_us(us: u64) -> u64 {
-    us * 10_000 / u64::from(WEIGHT)
+fn virtual_us(us: u64, weight: u32) -> u64 {
+    us * 10_000 / u64::from(weight)
 }
 
 impl Model {
@@ -167,6 +173,11 @@ impl Model {
 
     fn begin(&mut self, queue: usize, ticket: &Ticket, now: Moment) {
         let Ticket { class, project, .. } = *ticket;
+        let weight = self
+            .weights
+            .get(&project)
+            .copied()
+            .unwrap_or(limits::WEIGHT_DEFAULT);
         let mut expected_us = 0;
         if queue == SHARED {
             let of_class = self.of(SHARED).filter(|entry| entry.ticket.class == class);
@@ -175,12 +186,13 @@ impl Model {
             *floor = least.unwrap_or(0).max(*floor);
             let had = self.had.get_mut(&(class, project)).expect("it waited");
             expected_us = had.expected_us;
-            had.virtual_time += virtual_us(expected_us);
+            had.virtual_time += virtual_us(expected_us, weight);
         }
         self.running[queue].push(Run {
             class,
             project,
             since: now,
+            weight,
             expected_us,
         });
     }
@@ -190,12 +202,14 @@ impl Model {
             class,
             project,
             since,
+            weight,
             expected_us,
         } = self.running[queue].remove(nth);
         if queue == SHARED {
             let ran_us = now.us_since(since);
             let had = self.had.get_mut(&(class, project)).expect("it ran");
-            had.virtual_time = (had.virtual_time + virtual_us(ran_us)) - virtual_us(expected_us);
+            had.virtual_time =
+                (had.virtual_time + virtual_us(ran_us, weight)) - virtual_us(expected_us, weight);
             had.expected_us = (had.expected_us * 7 + ran_us) / 8;
             self.forget(class, project);
         }
@@ -282,6 +296,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => any::<usize>().prop_map(|nth| Move::Remove { nth }),
         2 => (queue.clone(), any::<usize>()).prop_map(|(queue, nth)| Move::Release { queue, nth }),
         1 => (queue, 0..4u32).prop_map(|(queue, capacity)| Move::Capacity { queue, capacity }),
+        1 => (0..PROJECTS, 1..1000u32).prop_map(|(project, weight)| Move::Weight { project, weight }),
         2 => (0..900u64).prop_map(|us| Move::Pass { us }),
     ];
     prop::collection::vec(one, 1..200)
@@ -350,6 +365,15 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Capacity { queue, capacity } => {
                 model.capacity[queue] = capacity;
                 scheduler.set_capacity(queues[queue], capacity);
+            }
+            Move::Weight { project, weight } => {
+                let project = ProjectId::from_bytes([project; 16]);
+                model.weights.insert(project, weight);
+                let settings = ProjectSettings {
+                    weight,
+                    ..ProjectSettings::default()
+                };
+                scheduler.set_project(project, settings, now).unwrap();
             }
             Move::Pass { us } => now = now.after_us(us),
             Move::Remove { .. } | Move::Release { .. } => {}

@@ -1,6 +1,6 @@
 //! What fairness comes to: who gets how much of a queue that all want more of than there is.
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service};
+use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings};
 
 use super::{Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler};
 use crate::{clock::Moment, config::Config, process_controller::ProcessKey};
@@ -49,6 +49,16 @@ impl Scene {
         let mut evicted = Vec::new();
         self.scheduler.wait(self.queue, call, &mut evicted)?;
         Ok(evicted.into_iter().map(of_project).collect())
+    }
+
+    fn weigh(&mut self, number: u8, weight: u32) {
+        let settings = ProjectSettings {
+            weight,
+            ..ProjectSettings::default()
+        };
+        self.scheduler
+            .set_project(project(number), settings, self.now)
+            .unwrap();
     }
 
     /// The next call begins.
@@ -103,11 +113,11 @@ fn projects_run_for_equally_long_however_long_their_calls_are_and_however_many_w
 #[test]
 fn projects_run_in_proportion_to_their_weights() {
     let mut scene = Scene::new(&Config::default());
-    scene.scheduler.set_weight(project(1), 300);
+    scene.weigh(1, 300);
     let ran = share_out(&mut scene, 2, 4, |number| [700, 200][usize::from(number)]);
     let ratio = ran[1] / ran[0];
     assert!((2.95..3.05).contains(&ratio), "{ratio}");
-    scene.scheduler.set_weight(project(1), 100);
+    scene.weigh(1, 100);
     let ran = share_out(&mut scene, 2, 0, |_| 100);
     assert!(jain(&ran) > 0.99, "{ran:?}");
 }

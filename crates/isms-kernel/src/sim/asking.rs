@@ -2,7 +2,9 @@
 
 use isms_protocol::{
     Class, DoeeVersion, Flags, Header, Kind, ProcessId, ProjectId, Service, SpanId, TraceContext, TraceId,
-    dbriver, doer, kernel, resadmin,
+    dbriver, doer, encode,
+    kernel::{self, ProjectSettings},
+    resadmin,
 };
 
 use super::{
@@ -40,6 +42,23 @@ impl World {
         }
         self.meant.insert(span, meant);
         self.actors[actor].ask(header, &mut self.random);
+        if header.target == Service::Kernel && sender == Service::Resadmin {
+            let settings = self.random_settings();
+            let asked = self.actors[actor].outbox.back_mut();
+            asked.expect("the request was put there").body = encode(&settings).into();
+        }
+    }
+
+    /// What a project is to get from now on, sometimes nothing but the defaults.
+    fn random_settings(&mut self) -> ProjectSettings {
+        let defaults = ProjectSettings::default();
+        match self.random.below(3) {
+            0 => defaults,
+            _ => ProjectSettings {
+                weight: 1 + self.random.below(1_000) as u32,
+                rate_max: self.random.below(40) as u32,
+            },
+        }
     }
 
     fn random_request(&mut self, actor: usize, sender: Service) -> Option<(Header, Meant)> {
@@ -51,6 +70,9 @@ impl World {
             (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
             (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
             (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
+            (Service::Resadmin, 0) if self.random.percent(50) => {
+                (Service::Kernel, kernel::Operation::SetProject as u16)
+            }
             (Service::Resadmin, 0) => (Service::Dbriver, dbriver::Operation::Prepare as u16),
             (Service::Resadmin, _) => (Service::Doer, doer::Operation::Build as u16),
             (Service::Dbriver, 0) => (Service::Doer, doer::Operation::Invoke as u16),
@@ -72,10 +94,10 @@ impl World {
             header.target_doee = version(self.random.below(3));
         }
         let is_child = sender == Service::Doer && target == Service::Dbriver
-            || sender == Service::Resadmin && self.random.percent(50);
+            || sender == Service::Resadmin && target != Service::Kernel && self.random.percent(50);
         match is_child {
             true => self.on_behalf(actor, &mut header, &mut meant)?,
-            false if target != Service::Kernel => {
+            false if target != Service::Kernel || sender == Service::Resadmin => {
                 header.project = ProjectId::from_bytes([1 + self.random.below(3) as u8; 16]);
                 meant.project = header.project;
             }

@@ -10,4 +10,5 @@ mod calls;
 mod endings;
 mod harness;
 mod registration;
+mod settings;
 mod streams;

@@ -27,6 +27,7 @@ fn error_codes_keep_their_numbers_and_http_statuses() {
         (17, "LimitReached", 507),
         (18, "Database", 400),
         (19, "BuildFailed", 422),
+        (20, "RateLimited", 429),
     ];
     let actual: Vec<_> = ErrorCode::ALL
         .iter()
@@ -42,7 +43,7 @@ fn error_codes_keep_their_numbers_and_http_statuses() {
 #[test]
 fn an_error_code_of_a_newer_peer_reads_as_internal() {
     assert_eq!(ErrorCode::from(0), ErrorCode::Internal);
-    assert_eq!(ErrorCode::from(20), ErrorCode::Internal);
+    assert_eq!(ErrorCode::from(21), ErrorCode::Internal);
     assert_eq!(ErrorCode::from(u16::MAX), ErrorCode::Internal);
 }
 
@@ -123,7 +124,7 @@ macro_rules! assert_operations {
 
 #[test]
 fn operations_keep_their_numbers_and_names() {
-    assert_operations!(kernel: 1 Status "status", 2 Processes "processes");
+    assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
@@ -134,7 +135,8 @@ fn operations_keep_their_numbers_and_names() {
         4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
-        13 Image "image", 14 UploadImage "upload-image");
+        13 Image "image", 14 UploadImage "upload-image",
+        15 ChangeProject "change-project");
 }
 
 #[test]

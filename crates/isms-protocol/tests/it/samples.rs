@@ -140,6 +140,13 @@ fn kernel_bodies() -> Vec<Sample> {
                 omitted: 8,
             },
         ),
+        sample(
+            "kernel/project-settings",
+            &kernel::ProjectSettings {
+                weight: 300,
+                rate_max: 50,
+            },
+        ),
     ]
 }
 
@@ -455,6 +462,13 @@ fn resadmin_questions() -> Vec<Sample> {
                 offset: 65_536,
             },
         ),
+        sample(
+            "resadmin/change-project",
+            &resadmin::ChangeProject {
+                weight: Some(300),
+                rate_max: Some(50),
+            },
+        ),
     ]
 }
 
@@ -499,6 +513,10 @@ fn resadmin_answers() -> Vec<Sample> {
                 doees: vec![doee],
                 databases: vec![text("readings")],
                 routes: vec![text("GET /m/{id}")],
+                settings: kernel::ProjectSettings {
+                    weight: 300,
+                    rate_max: 50,
+                },
             },
         ),
         sample(

@@ -89,6 +89,11 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         route,
         auth,
         doee: doee.into(),
+        class: if doee == "anomaly" {
+            Class::High
+        } else {
+            Class::Normal
+        },
         deadline_ms,
         body_len_max: body_mb * MIB,
     };
@@ -112,6 +117,27 @@ fn a_whole_manifest_is_read_with_its_defaults() {
     };
     assert_eq!(manifest.databases, [readings]);
     assert!(!manifest.build_network);
+}
+
+/// The class of the only trigger of a manifest with these keys of its Doee and of the trigger.
+fn class_of_trigger(doee: &str, trigger: &str) -> Result<Class, String> {
+    let text = format!(
+        "[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{doee}\n\
+         [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"a\"\n{trigger}\n"
+    );
+    let mut manifest = parse(&text).map_err(|error| error.to_string())?;
+    Ok(manifest.triggers.remove(0).class)
+}
+
+#[test]
+fn a_triggers_class_is_its_own_higher_or_lower_or_else_the_doees() {
+    let (high, batch) = ("class = \"high\"", "class = \"batch\"");
+    assert_eq!(class_of_trigger("", ""), Ok(Class::Normal));
+    assert_eq!(class_of_trigger(high, ""), Ok(Class::High));
+    assert_eq!(class_of_trigger(high, batch), Ok(Class::Batch));
+    assert_eq!(class_of_trigger(batch, high), Ok(Class::High));
+    let unknown = "project.toml:10: trigger[1].class: \"urgent\" is not known; allowed: \"realtime\", \"high\", \"normal\", \"batch\"";
+    assert_eq!(class_of_trigger("", "class = \"urgent\""), Err(unknown.into()));
 }
 
 /// The environment of a Doee `a` with these keys.
@@ -257,7 +283,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "auth = \"none\"",
         "login = \"none\"",
-        "project.toml:27: trigger[2].login: is not a known key; allowed: http, auth, doee, deadline_ms, body_mb",
+        "project.toml:27: trigger[2].login: is not a known key; allowed: http, auth, doee, class, deadline_ms, body_mb",
     );
     bad(
         "disk_mb = 512",

@@ -73,6 +73,7 @@ impl Core {
             doees: doees.collect(),
             databases: deployment.databases,
             routes: routes.collect(),
+            settings: self.store.settings(id).await?,
         })
     }
 
@@ -132,6 +133,7 @@ impl Core {
         for version in self.store.versions(project).await? {
             self.peers.retire(project, version).await;
         }
+        self.tell_settings(project).await?;
         self.peers.drop_databases(project).await?;
         self.store.end_deletion(project).await?;
         Ok(self.sweep_images().await?)

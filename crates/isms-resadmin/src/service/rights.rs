@@ -21,7 +21,8 @@ pub(super) fn check_sender(sender: Service, operation: Operation) -> Result<(), 
         | Operation::ListTokens
         | Operation::RevokeToken
         | Operation::Image
-        | Operation::UploadImage => &[Service::Gate],
+        | Operation::UploadImage
+        | Operation::ChangeProject => &[Service::Gate],
     };
     if allowed.contains(&sender) {
         return Ok(());

@@ -2,12 +2,12 @@
 
 use isms_protocol::{
     ContentHash, DoeeVersion, ProjectId, commserver::ProjectRoutes, dbriver::Grants, doer::DoeeSpec, encode,
-    resadmin::ProjectSummary,
+    limits::PROJECTS_MAX, resadmin::ProjectSummary,
 };
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::{Store, StoreError, bytes, decoded, unsigned};
-use crate::{config::PROJECTS_MAX, images::IMAGE_RELEASED_S};
+use crate::images::IMAGE_RELEASED_S;
 
 /// A version of a Doee, which never changes.
 #[derive(Clone, Debug)]

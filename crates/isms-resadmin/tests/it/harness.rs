@@ -17,6 +17,7 @@ use isms_protocol::{
     decode,
     doer::{self, Build, BuildReply, Environment},
     encode,
+    kernel::{self, ProjectSettings},
     resadmin::{Authenticate, Deploy, DeployEvent, DescribeProject, Operation, Principal, Project},
 };
 use isms_resadmin::{Config, PeerAnswer, PeerRequest, Reply, Service};
@@ -233,6 +234,10 @@ impl Peers {
                 );
                 self.routes.lock().expect("not poisoned").push(routes);
                 (text, PeerAnswer::default())
+            }
+            (Role::Kernel, number) if number == kernel::Operation::SetProject as u16 => {
+                let settings: ProjectSettings = request.message.decode_body().expect("decodes");
+                (format!("set-project {}", settings.weight), PeerAnswer::default())
             }
             other => panic!("nobody asks for {other:?}"),
         };

@@ -6,4 +6,5 @@ mod harness;
 mod images;
 mod projects;
 mod role;
+mod settings;
 mod tokens;

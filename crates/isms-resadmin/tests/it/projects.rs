@@ -121,7 +121,10 @@ async fn a_deleted_project_is_gone_with_all_that_belongs_to_it() {
     };
     harness.empty(&delete, &()).await.unwrap();
     let retire = format!("retire {}", one.doees[0].version);
-    assert_eq!(harness.asked(), ["routes one r2 0", &retire, "drop"]);
+    assert_eq!(
+        harness.asked(),
+        ["routes one r2 0", &retire, "set-project 100", "drop"]
+    );
     assert_eq!(
         failure(harness.describe("one").await),
         (ErrorCode::NotFound, "there is no project one".into())
@@ -195,6 +198,6 @@ async fn a_store_of_a_later_release_is_refused() {
         .await
         .map(drop);
     let source = std::error::Error::source(&error.expect_err("is refused")).map(ToString::to_string);
-    let message = "the store has format 99, this release knows 2; use the release that wrote it";
+    let message = "the store has format 99, this release knows 3; use the release that wrote it";
     assert_eq!(source.as_deref(), Some(message));
 }

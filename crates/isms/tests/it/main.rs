@@ -21,3 +21,4 @@ mod lifecycle;
 mod openings;
 mod project;
 mod scaling;
+mod shares;

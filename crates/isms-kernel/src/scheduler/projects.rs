@@ -1,0 +1,139 @@
+//! What the Kernel was told of projects.
+//!
+//! Invariant: only projects that have something other than the defaults are kept, and no more of them than a platform
+//! has. Who is not kept has the defaults.
+
+use std::collections::HashMap;
+
+use isms_protocol::{ProjectId, kernel::ProjectSettings, limits};
+
+use super::rate::Bucket;
+use crate::clock::Moment;
+
+/// The projects that have settings of their own.
+#[derive(Default)]
+pub(super) struct Projects {
+    known: HashMap<ProjectId, Known>,
+}
+
+struct Known {
+    settings: ProjectSettings,
+    /// What is left of its rate, if that has a limit.
+    bucket: Option<Bucket>,
+}
+
+/// A project has had as many calls as it may have in this time.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the project may have {rate_max} calls a second and has had them; try again later")]
+pub(crate) struct RateReached {
+    rate_max: u32,
+}
+
+/// More projects have settings than a platform has projects.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the Kernel keeps the settings of {max} projects", max = limits::PROJECTS_MAX)]
+pub(crate) struct TooManyProjects;
+
+impl Projects {
+    pub(super) fn set(
+        &mut self,
+        project: ProjectId,
+        settings: ProjectSettings,
+        now: Moment,
+    ) -> Result<(), TooManyProjects> {
+        if settings == ProjectSettings::default() {
+            self.known.remove(&project);
+            return Ok(());
+        }
+        if let Some(known) = self.known.get_mut(&project) {
+            // Who is told the same again, as after a restart of Resadmin, has not earned another second's worth.
+            if known.settings.rate_max != settings.rate_max {
+                known.bucket = Bucket::new(settings.rate_max, now);
+            }
+            known.settings = settings;
+            return Ok(());
+        }
+        if self.known.len() >= limits::PROJECTS_MAX {
+            return Err(TooManyProjects);
+        }
+        let bucket = Bucket::new(settings.rate_max, now);
+        self.known.insert(project, Known { settings, bucket });
+        Ok(())
+    }
+
+    /// Counts a call that comes in from outside.
+    pub(super) fn accept(&mut self, project: ProjectId, now: Moment) -> Result<(), RateReached> {
+        let known = self.known.get_mut(&project);
+        let Some(bucket) = known.and_then(|known| known.bucket.as_mut()) else {
+            return Ok(());
+        };
+        match bucket.take(now) {
+            true => Ok(()),
+            false => Err(RateReached {
+                rate_max: bucket.rate_max(),
+            }),
+        }
+    }
+
+    pub(super) fn weight(&self, project: ProjectId) -> u32 {
+        match self.known.get(&project) {
+            Some(known) => known.settings.weight,
+            None => limits::WEIGHT_DEFAULT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weighing(weight: u32) -> ProjectSettings {
+        ProjectSettings {
+            weight,
+            ..ProjectSettings::default()
+        }
+    }
+
+    #[test]
+    fn the_calls_of_a_project_are_counted_and_nobody_elses_and_a_repeated_setting_is_no_gift() {
+        let mut projects = Projects::default();
+        let (one, two) = (ProjectId::from_bytes([1; 16]), ProjectId::from_bytes([2; 16]));
+        let slow = ProjectSettings {
+            rate_max: 2,
+            ..ProjectSettings::default()
+        };
+        let reached = Err(RateReached { rate_max: 2 });
+        projects.set(one, slow, Moment(0)).unwrap();
+        let mut ask = |project, us| projects.accept(project, Moment(us));
+        assert_eq!([ask(one, 0), ask(one, 0)], [Ok(()), Ok(())]);
+        assert_eq!(ask(one, 0), reached);
+        assert_eq!(ask(one, 499_999), reached);
+        assert!((0..100).all(|_| ask(two, 0) == Ok(())));
+        projects.set(one, slow, Moment(499_999)).unwrap();
+        assert_eq!(projects.accept(one, Moment(499_999)), reached);
+        assert_eq!(projects.accept(one, Moment(500_000)), Ok(()));
+        projects
+            .set(one, ProjectSettings::default(), Moment(500_000))
+            .unwrap();
+        assert_eq!(projects.accept(one, Moment(500_000)), Ok(()));
+    }
+
+    #[test]
+    fn no_more_projects_are_kept_than_a_platform_has_and_defaults_take_no_room() {
+        let mut projects = Projects::default();
+        let number = |number: usize| ProjectId::from_bytes((number as u128 + 1).to_be_bytes());
+        let heavy = weighing(300);
+        let now = Moment(0);
+        for project in 0..limits::PROJECTS_MAX {
+            assert_eq!(projects.set(number(project), heavy, now), Ok(()));
+        }
+        let last = number(limits::PROJECTS_MAX);
+        assert_eq!(projects.set(last, heavy, now), Err(TooManyProjects));
+        assert_eq!(projects.set(last, ProjectSettings::default(), now), Ok(()));
+        assert_eq!(projects.set(number(0), weighing(7), now), Ok(()));
+        assert_eq!((projects.weight(number(0)), projects.weight(last)), (7, 100));
+        assert_eq!(projects.set(number(0), ProjectSettings::default(), now), Ok(()));
+        assert_eq!(projects.set(last, heavy, now), Ok(()));
+        assert_eq!((projects.weight(number(0)), projects.weight(last)), (100, 300));
+    }
+}
