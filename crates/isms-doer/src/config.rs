@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::worker_handler::HandlerConfig;
 
-/// Weight of a sandbox that nobody waits for. What serves calls hardly notices it.
-const IDLE_WEIGHT: u32 = 1;
+/// Weight of a sandbox that nobody waits for, beside 100 of one that serves.
+const IDLE_WEIGHT: u32 = 30;
 /// Weight of a build beside calls.
 const BUILD_WEIGHT: u32 = 10;
 
