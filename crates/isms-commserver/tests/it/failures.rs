@@ -71,10 +71,13 @@ async fn errors_of_the_platform_are_problems() {
             (&problem["title"], &problem["detail"]),
             (&code.title().into(), &"what happened".into())
         );
-        let busy = matches!(code, ErrorCode::Busy | ErrorCode::Unavailable);
+        let passes = matches!(
+            code,
+            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::RateLimited
+        );
         assert_eq!(
             response.header("retry-after"),
-            if busy { "1" } else { "" },
+            if passes { "1" } else { "" },
             "{}",
             code.name()
         );
