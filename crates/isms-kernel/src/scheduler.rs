@@ -69,16 +69,20 @@ struct Queue {
     demand_dirty: bool,
 }
 
-/// A place in a queue's capacity, and what its project was charged for it.
+/// A place in a queue's capacity, and where projects share what its project was charged for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Occupied {
     class: Class,
     project: ProjectId,
     since: Moment,
-    /// What its project weighed when it began: what is charged is given back at the same rate.
-    weight: u32,
-    /// 0 where nobody shares.
+    charge: Option<Charge>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Charge {
     expected_us: u64,
+    /// What the project weighed when the call began: what is charged is given back at the same rate.
+    weight: u32,
 }
 
 /// All queues.
@@ -163,7 +167,7 @@ impl Scheduler {
         project: ProjectId,
         now: Moment,
     ) -> Option<Occupied> {
-        let weight = self.projects.weight(project);
+        let weight = self.weight(index, project);
         let queue = self.queue_mut(index);
         let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
         free.then(|| queue.occupy(class, project, weight, now))
@@ -229,7 +233,7 @@ impl Scheduler {
             true => queue.waiting.last()?.ticket,
             false => ticket,
         };
-        let weight = self.projects.weight(ticket.project);
+        let weight = self.weight(index, ticket.project);
         let occupied = self
             .queue_mut(index)
             .occupy(ticket.class, ticket.project, weight, now);
@@ -252,14 +256,13 @@ impl Scheduler {
         let queue = self.queue_mut(index);
         assert!(queue.running > 0, "only what runs is released");
         queue.running -= 1;
-        if queue.is_shared() {
-            let Occupied {
-                class,
-                project,
-                since,
-                weight,
-                expected_us,
-            } = occupied;
+        let Occupied {
+            class,
+            project,
+            since,
+            charge,
+        } = occupied;
+        if let Some(Charge { expected_us, weight }) = charge {
             let shares = queue.waiting.shares_mut(class);
             shares.end(project, weight, expected_us, now.us_since(since));
         }
@@ -273,6 +276,13 @@ impl Scheduler {
         now: Moment,
     ) -> Result<(), TooManyProjects> {
         self.projects.set(project, settings, now)
+    }
+
+    /// What a project weighs, in a queue that projects share.
+    fn weight(&self, index: QueueIndex, project: ProjectId) -> Option<u32> {
+        self.queue(index)
+            .is_shared()
+            .then(|| self.projects.weight(project))
     }
 
     /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
@@ -387,18 +397,17 @@ impl Queue {
         self.name.doee.is_none()
     }
 
-    fn occupy(&mut self, class: Class, project: ProjectId, weight: u32, since: Moment) -> Occupied {
+    fn occupy(&mut self, class: Class, project: ProjectId, weight: Option<u32>, since: Moment) -> Occupied {
         self.running += 1;
-        let expected_us = match self.is_shared() {
-            true => self.waiting.shares_mut(class).begin(project, weight),
-            false => 0,
-        };
+        let charge = weight.map(|weight| Charge {
+            expected_us: self.waiting.shares_mut(class).begin(project, weight),
+            weight,
+        });
         Occupied {
             class,
             project,
             since,
-            weight,
-            expected_us,
+            charge,
         }
     }
 }
