@@ -7,7 +7,7 @@ use std::fs;
 
 use self::forge::{Elf, LOAD, NOTE, STACK, dynamic};
 use crate::{
-    harness::{Platform, Process, descendants},
+    harness::{Platform, Process, ROLES, descendants},
     project::{Project, c_doee, c_doee_with, manifest, shared_object},
 };
 
@@ -74,18 +74,9 @@ impl Upload {
 }
 
 fn roles(platform: &Platform) -> Vec<Process> {
-    let names = [
-        "kernel",
-        "doer",
-        "dbriver",
-        "commserver",
-        "resadmin",
-        "gate",
-        "spawner",
-    ];
     let all = descendants(platform.pid());
     all.into_iter()
-        .filter(|process| names.iter().any(|name| process.is_role(name)))
+        .filter(|process| ROLES.iter().any(|role| process.is_role(role)))
         .collect()
 }
 

@@ -19,7 +19,7 @@ mod roles;
 pub(crate) use http::{Http, Response, exchange};
 pub(crate) use load::{await_calls, under_load};
 pub(crate) use ordinary::as_ordinary_user;
-pub(crate) use processes::{Process, descendants};
+pub(crate) use processes::{Process, ROLES, descendants};
 pub(crate) use roles::{Roles, register};
 
 /// Time for anything that should happen soon.

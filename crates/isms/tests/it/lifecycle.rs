@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Platform, binaries, descendants, eventually},
+    harness::{Platform, ROLES, binaries, descendants, eventually},
     project::Project,
 };
 
@@ -16,16 +16,7 @@ fn the_platform_starts_each_role_as_a_process_of_its_own_and_stops_them_all() {
     let Some(mut platform) = Platform::start() else {
         return;
     };
-    let roles = [
-        "kernel",
-        "doer",
-        "dbriver",
-        "commserver",
-        "resadmin",
-        "gate",
-        "spawner",
-    ];
-    for role in roles {
+    for role in ROLES {
         assert!(platform.process(role).is_some(), "{role} does not run");
     }
     let status = platform.isms(&["status", "--json"]);

@@ -2,6 +2,17 @@
 
 use std::fs;
 
+/// What the supervisor starts, each as a process of its own.
+pub(crate) const ROLES: [&str; 7] = [
+    "kernel",
+    "doer",
+    "dbriver",
+    "commserver",
+    "resadmin",
+    "gate",
+    "spawner",
+];
+
 /// A process as it was when it was found; its start time tells it from a later one of the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
