@@ -174,8 +174,7 @@ pub(crate) fn ensure_guest() -> Result<PathBuf> {
     let kernel = match cloud_kernel()? {
         Some(kernel) => kernel,
         None => {
-            let prefix = privileged_prefix().context("apt knows no cloud kernel; sudo apt-get update")?;
-            apt_get(&prefix, &["update", "-q"])?;
+            update_package_lists()?;
             cloud_kernel()?.context("apt knows no linux-image-cloud-amd64")?
         }
     };
@@ -236,8 +235,7 @@ fn imports_zmq(python: &Path) -> bool {
 pub(crate) fn update_package_lists() -> Result<()> {
     let prefix = privileged_prefix()
         .context("missing: Debian's lists of packages; get them with: sudo apt-get update")?;
-    let words: Vec<&str> = prefix.into_iter().chain(["apt-get", "update", "-q"]).collect();
-    command::run(Command::new(words[0]).args(&words[1..]))
+    apt_get(&prefix, &["update", "-q"])
 }
 
 fn apt_install(what: &str, packages: &[&str]) -> Result<()> {
