@@ -33,6 +33,18 @@ impl Options {
         }
     }
 
+    /// So small that a test soon has many segments, full ones, and none left.
+    #[cfg(test)]
+    pub(crate) fn small(new_log_id: u128) -> Options {
+        Options {
+            segment_len: 40 << 10,
+            segments_max: 8,
+            group_len_max: 8000,
+            queue_len_max: 24 << 10,
+            ..Options::new(new_log_id)
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         let segment_len_min = u64::from(BATCHES_BEGIN + SECTOR_LEN) + 4 * self.group_cost_max();
         if self.group_len_max as usize > BATCH_LEN_MAX {

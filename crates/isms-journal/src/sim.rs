@@ -8,7 +8,7 @@
 mod observer;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use isms_simulation::{find_planted, run_all, seeds};
 
 use crate::planted::{Bug, plant};
 use world::World;
@@ -16,32 +16,12 @@ use world::World;
 const SEEDS: u64 = 2000;
 const STEPS: usize = 300;
 
-fn seeds() -> std::ops::Range<u64> {
-    let variable = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().expect("a number"))
-    };
-    match variable("ISMS_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("ISMS_SIM_SEEDS").unwrap_or(SEEDS),
-    }
-}
-
-/// Runs one seed to its end; the text says which invariant broke.
-fn run(seed: u64) -> Result<Tally, String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed);
-        (0..STEPS).for_each(|_| world.step());
-        world.quiesce();
-        world.tally
-    }));
-    outcome.map_err(|panic| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic
-            .downcast::<&str>()
-            .map_or("unknown panic".into(), |text| text.to_string()),
-    })
+/// Runs one seed to its end.
+fn simulate(seed: u64) -> Tally {
+    let mut world = World::new(seed);
+    (0..STEPS).for_each(|_| world.step());
+    world.quiesce();
+    world.tally
 }
 
 /// What a run has exercised.
@@ -91,18 +71,13 @@ impl Tally {
 #[test]
 fn every_seed_keeps_every_invariant() {
     let mut sum = [0; 16];
-    for seed in seeds() {
-        match run(seed) {
-            Err(broken) => panic!("{broken}\nreplay with ISMS_SIM_SEED={seed}"),
-            Ok(tally) => {
-                for (sum, count) in sum.iter_mut().zip(tally.counts()) {
-                    *sum += count;
-                }
-            }
+    run_all(SEEDS, simulate, |tally| {
+        for (sum, count) in sum.iter_mut().zip(tally.counts()) {
+            *sum += count;
         }
-    }
+    });
     println!("exercised: {sum:?}");
-    if seeds().count() as u64 >= SEEDS {
+    if seeds(SEEDS).count() as u64 >= SEEDS {
         assert!(
             sum.iter().all(|&count| count > SEEDS / 20),
             "the simulation exercises too little: {sum:?}"
@@ -123,19 +98,10 @@ fn the_simulation_finds_each_planted_bug() {
         Bug::SkipsHeaderSync,
         Bug::IgnoresReserve,
     ];
-    for bug in bugs {
-        plant(Some(bug));
-        let found = (0..SEEDS).find_map(|seed| run(seed).err().map(|broken| (seed, broken)));
-        plant(None);
-        let (seed, broken) = found.unwrap_or_else(|| panic!("no seed finds {bug:?}"));
-        println!(
-            "{bug:?}: seed {seed}: {}",
-            broken.lines().next().unwrap_or_default()
-        );
-    }
+    find_planted(&bugs, plant, SEEDS, simulate);
 }
 
 #[test]
 fn a_seed_gives_the_same_run_every_time() {
-    assert_eq!(run(7).unwrap(), run(7).unwrap());
+    assert_eq!(simulate(7), simulate(7));
 }

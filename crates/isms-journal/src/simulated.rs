@@ -14,9 +14,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use isms_simulation::Random;
+
 use crate::Storage;
 use sectors::Content;
-pub(crate) use sectors::Random;
 
 /// A simulated disk with one directory. Clones are the same disk; a [`fork`](SimulatedDisk::fork) is
 /// another one.

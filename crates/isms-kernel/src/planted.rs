@@ -1,7 +1,4 @@
 //! Bugs that the mutation test plants, to show that the simulator finds them.
-//!
-//! Outside this crate's own tests [`planted`] is the constant `false`: no bug can be switched on in
-//! a build that serves.
 
 /// A bug at a place where a mistake is easily made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,25 +27,4 @@ pub(crate) enum Bug {
     ForgetsDemand,
 }
 
-#[cfg(test)]
-thread_local! {
-    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
-}
-
-/// Plants a bug in every Kernel of this thread, or removes it.
-#[cfg(test)]
-pub(crate) fn plant(bug: Option<Bug>) {
-    PLANTED.set(bug);
-}
-
-/// True when this bug is planted.
-#[cfg(test)]
-pub(crate) fn planted(bug: Bug) -> bool {
-    PLANTED.get() == Some(bug)
-}
-
-/// Never true: bugs are planted in tests only.
-#[cfg(not(test))]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
-}
+isms_simulation::plantable!(Bug);

@@ -8,10 +8,9 @@
 mod actor;
 mod asking;
 mod observer;
-mod random;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use isms_simulation::{find_planted, run_all, seeds};
 
 use crate::planted::{Bug, plant};
 use world::World;
@@ -19,32 +18,12 @@ use world::World;
 const SEEDS: u64 = 300;
 const STEPS: usize = 1500;
 
-fn seeds() -> std::ops::Range<u64> {
-    let variable = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().expect("a number"))
-    };
-    match variable("ISMS_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("ISMS_SIM_SEEDS").unwrap_or(SEEDS),
-    }
-}
-
-/// Runs one seed to its end; the text says which invariant broke.
-fn run(seed: u64) -> Result<Tally, String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed);
-        (0..STEPS).for_each(|_| world.step());
-        world.quiesce();
-        world.tally()
-    }));
-    outcome.map_err(|panic| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic
-            .downcast::<&str>()
-            .map_or("unknown panic".into(), |text| text.to_string()),
-    })
+/// Runs one seed to its end.
+fn simulate(seed: u64) -> Tally {
+    let mut world = World::new(seed);
+    (0..STEPS).for_each(|_| world.step());
+    world.quiesce();
+    world.tally()
 }
 
 /// What a run has exercised.
@@ -61,21 +40,16 @@ struct Tally {
 #[test]
 fn every_seed_keeps_every_invariant() {
     let mut sum = Tally::default();
-    for seed in seeds() {
-        match run(seed) {
-            Err(broken) => panic!("{broken}\nreplay with ISMS_SIM_SEED={seed}"),
-            Ok(tally) => {
-                sum.dispatched += tally.dispatched;
-                sum.replied += tally.replied;
-                sum.failed += tally.failed;
-                sum.chunks += tally.chunks;
-                sum.closed += tally.closed;
-                sum.waited += tally.waited;
-            }
-        }
-    }
+    run_all(SEEDS, simulate, |tally| {
+        sum.dispatched += tally.dispatched;
+        sum.replied += tally.replied;
+        sum.failed += tally.failed;
+        sum.chunks += tally.chunks;
+        sum.closed += tally.closed;
+        sum.waited += tally.waited;
+    });
     println!("exercised: {sum:?}");
-    if seeds().count() as u64 >= SEEDS {
+    if seeds(SEEDS).count() as u64 >= SEEDS {
         let exercised = [
             sum.dispatched,
             sum.replied,
@@ -106,20 +80,11 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::LeaksSlot,
         Bug::ForgetsDemand,
     ];
-    for bug in bugs {
-        plant(Some(bug));
-        let found = (0..SEEDS).find_map(|seed| run(seed).err().map(|broken| (seed, broken)));
-        plant(None);
-        let (seed, broken) = found.unwrap_or_else(|| panic!("no seed finds {bug:?}"));
-        println!(
-            "{bug:?}: seed {seed}: {}",
-            broken.lines().next().unwrap_or_default()
-        );
-    }
+    find_planted(&bugs, plant, SEEDS, simulate);
 }
 
 #[test]
 fn a_seed_gives_the_same_run_every_time() {
-    let text = |seed| format!("{:?}", run(seed).unwrap());
+    let text = |seed| format!("{:?}", simulate(seed));
     assert_eq!(text(7), text(7));
 }

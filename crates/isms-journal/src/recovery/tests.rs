@@ -9,20 +9,10 @@ use crate::{
 
 const FIRST: &str = "segment-00000001";
 
-fn options() -> Options {
-    Options {
-        segment_len: 40 << 10,
-        segments_max: 8,
-        group_len_max: 8000,
-        queue_len_max: 24 << 10,
-        ..Options::new(5)
-    }
-}
-
 /// A log with these groups of one record, each in a batch of its own; not closed.
 fn log_of(payloads: &[&[u8]]) -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
-    let (mut journal, mut writer, _) = open(disk.clone(), &options(), |_| {}).unwrap();
+    let (mut journal, mut writer, _) = open(disk.clone(), &Options::small(5), |_| {}).unwrap();
     for payload in payloads {
         journal.append(Purpose::New, Group::of(1, payload)).unwrap();
         assert_eq!(writer.step(&mut |_| {}), Step::Worked);
@@ -33,7 +23,7 @@ fn log_of(payloads: &[&[u8]]) -> SimulatedDisk {
 fn replayed(disk: &SimulatedDisk) -> Result<(Vec<Vec<u8>>, Report), OpenError> {
     let mut payloads = Vec::new();
     let note = |record: Record<'_>| payloads.push(record.payload.to_vec());
-    let (_, _, report) = open(disk.clone(), &options(), note)?;
+    let (_, _, report) = open(disk.clone(), &Options::small(5), note)?;
     Ok((payloads, report))
 }
 
@@ -131,7 +121,7 @@ fn what_was_cut_never_comes_back() {
 #[test]
 fn an_anchor_tells_damage_to_the_last_batch_from_a_torn_one() {
     let disk = SimulatedDisk::new(1);
-    let (mut journal, mut writer, _) = open(disk.clone(), &options(), |_| {}).unwrap();
+    let (mut journal, mut writer, _) = open(disk.clone(), &Options::small(5), |_| {}).unwrap();
     journal.append(Purpose::New, Group::of(1, b"last")).unwrap();
     while writer.step(&mut |_| {}) != Step::Idle {}
     drop((journal, writer));
@@ -146,7 +136,7 @@ fn an_anchor_tells_damage_to_the_last_batch_from_a_torn_one() {
 #[test]
 fn a_log_that_met_a_failed_sync_acknowledges_nothing_and_says_why() {
     let disk = SimulatedDisk::new(1);
-    let (mut journal, mut writer, _) = open(disk.clone(), &options(), |_| {}).unwrap();
+    let (mut journal, mut writer, _) = open(disk.clone(), &Options::small(5), |_| {}).unwrap();
     journal.append(Purpose::New, Group::of(1, b"one")).unwrap();
     disk.fail_syncs(1);
     let mut events = Vec::new();
@@ -166,7 +156,7 @@ fn a_log_that_met_a_failed_sync_acknowledges_nothing_and_says_why() {
 #[test]
 fn options_that_do_not_fit_together_are_refused() {
     let check = |change: fn(&mut Options)| {
-        let mut options = options();
+        let mut options = Options::small(5);
         change(&mut options);
         options.check().unwrap_err()
     };
@@ -183,6 +173,6 @@ fn options_that_do_not_fit_together_are_refused() {
         check(|it| it.group_len_max = 1 << 30),
         OptionsError::GroupLen { .. }
     ));
-    options().check().unwrap();
+    Options::small(5).check().unwrap();
     Options::new(1).check().unwrap();
 }

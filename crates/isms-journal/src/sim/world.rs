@@ -6,9 +6,11 @@ use super::{
     Tally,
     observer::{BEGIN, END, Entry, Observer, STATE},
 };
+use isms_simulation::Random;
+
 use crate::{
     AppendError, Event, Group, Journal, Lsn, OpenError, Options, Purpose, Record, SimulatedDisk, Step,
-    Writer, format::RECORD_HEADER_LEN, open, simulated::Random,
+    Writer, format::RECORD_HEADER_LEN, open,
 };
 
 /// A rewrite fills groups up to here.
@@ -34,15 +36,8 @@ pub(super) struct World {
     pub(super) tally: Tally,
 }
 
-fn options() -> Options {
-    Options {
-        segment_len: 40 << 10,
-        segments_max: 8,
-        group_len_max: 8000,
-        queue_len_max: 24 << 10,
-        ..Options::new(0x1234_5678_9abc_def0_1122_3344_5566_7788)
-    }
-}
+/// Of the log that is simulated.
+const LOG_ID: u128 = 0x1234_5678_9abc_def0_1122_3344_5566_7788;
 
 impl World {
     pub(super) fn new(seed: u64) -> World {
@@ -91,7 +86,10 @@ impl World {
             self.after_stop();
         }
         let files = self.disk.files().len();
-        assert!(files <= options().segments_max as usize, "{files} files");
+        assert!(
+            files <= Options::small(LOG_ID).segments_max as usize,
+            "{files} files"
+        );
     }
 
     /// Lifts all faults and completes everything.
@@ -342,7 +340,7 @@ impl World {
             self.tally.flips += 1;
             let mut replayed = Vec::new();
             let note = |record: Record<'_>| replayed.push((record.lsn.0, Entry::of(record)));
-            match open(disk, &options(), note) {
+            match open(disk, &Options::small(LOG_ID), note) {
                 Ok((journal, _, _)) => {
                     let lost = self.observer.check(&replayed, journal.next_lsn());
                     assert_eq!(lost, 0, "a flip in {name} at {offset} cut what was synced");
@@ -364,7 +362,7 @@ impl World {
             }
             let mut replayed = Vec::new();
             let note = |record: Record<'_>| replayed.push((record.lsn.0, Entry::of(record)));
-            match open(self.disk.clone(), &options(), note) {
+            match open(self.disk.clone(), &Options::small(LOG_ID), note) {
                 Ok((journal, writer, report)) => {
                     self.opened(&replayed, &journal, report.torn.is_some());
                     self.log = Some((journal, writer));

@@ -1,6 +1,8 @@
-//! The sectors of one simulated file, and numbers from a seed.
+//! The sectors of one simulated file.
 
 use std::collections::BTreeSet;
+
+use isms_simulation::Random;
 
 use crate::format::SECTOR_LEN;
 
@@ -113,30 +115,4 @@ impl Content {
 
 fn range(sector: usize, len: usize) -> std::ops::Range<usize> {
     (sector * SECTOR).min(len)..((sector + 1) * SECTOR).min(len)
-}
-
-/// Numbers that a seed decides: SplitMix64.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1))
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
 }

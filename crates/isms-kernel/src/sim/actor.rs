@@ -9,8 +9,8 @@ use isms_protocol::{
     limits::{CHUNK_LEN_MAX, STREAM_WINDOW},
 };
 
-use super::random::Random;
 use crate::action::PeerId;
+use isms_simulation::Random;
 
 static BYTES: [u8; CHUNK_LEN_MAX] = [0; CHUNK_LEN_MAX];
 

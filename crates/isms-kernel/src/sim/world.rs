@@ -7,13 +7,13 @@ use isms_protocol::{
     kernel::{Register, Slots},
     limits,
 };
+use isms_simulation::Random;
 use sha2::{Digest, Sha256};
 
 use super::{
     Tally,
     actor::Actor,
     observer::{Meant, Observer},
-    random::Random,
 };
 use crate::{
     action::{Action, CloseReason, Event, PeerId},
