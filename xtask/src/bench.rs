@@ -358,7 +358,7 @@ fn compile_noop(folder: &Path) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The first targets: a figure, its bound as a text, and the bound's value from the same run.
+/// The targets: a figure, its bound as a text, and the bound's value from the same run.
 fn targets(figures: &Figures) -> Vec<(&'static str, String, f64)> {
     let of = |name: &str| figures.median(name).unwrap_or(f64::NAN);
     vec![
