@@ -31,7 +31,7 @@ use crate::{
     apptainer::Container,
     linux::{
         descriptor,
-        poll::{self, Watch},
+        poll::{self, Crowd, Watch},
         process, seqpacket, signal,
     },
     native::{Cgroups, Entry, Group, Ids, Limits, Native, Openings, Profile, Sandbox, Start},
@@ -68,6 +68,8 @@ struct Spawner {
     /// Counts Doers; a worker of an earlier one is only still being reaped.
     generation: u64,
     workers: Vec<Worker>,
+    /// The pidfds of those that run, by pid: there may be thousands, of which hardly one exits at a time.
+    running: Crowd,
     images: Images,
     containers: Containers,
     allowed: Allowed,
@@ -147,6 +149,7 @@ impl Spawner {
             doer: None,
             generation: 0,
             workers: Vec::new(),
+            running: Crowd::new().map_err(system("watch over workers"))?,
             images,
             containers,
             allowed,
@@ -180,6 +183,7 @@ impl Spawner {
         let mut watches = vec![
             Watch::new(self.supervisor.as_fd(), false),
             Watch::new(self.termination.as_fd(), false),
+            Watch::new(self.running.as_fd(), false),
         ];
         watches.extend(
             self.doer
@@ -189,7 +193,7 @@ impl Spawner {
         watches.extend(self.images.watches().map(|report| Watch::new(report, false)));
         let mut until = self.heartbeat_due;
         until = until.min(self.images.deadline().unwrap_or(until));
-        for worker in &self.workers {
+        for worker in self.workers.iter().filter(|worker| !worker.is_running()) {
             if worker.is_gone() {
                 until = until.min(Instant::now() + CLEAN_INTERVAL);
                 continue;
@@ -529,15 +533,12 @@ impl Spawner {
     /// Announces workers that run, reaps those that have exited, removes what is left of them.
     fn look_after_workers(&mut self) {
         let (mut news, mut of_probe) = (Vec::new(), Vec::new());
-        for worker in &mut self.workers {
+        let exited = self.running.ready();
+        let has_news =
+            |worker: &&mut Worker| !worker.is_running() || exited.contains(&worker.sandbox.pid().into());
+        for worker in self.workers.iter_mut().filter(has_news) {
+            let told = worker.look(&self.running);
             let of_this_doer = worker.generation == self.generation;
-            let mut told = Vec::new();
-            told.extend(worker.progress());
-            if worker.is_starting() && Instant::now() >= worker.start_deadline() {
-                told.push(worker.time_out());
-            }
-            // An error would mean that it is not our child; nothing could be done about that.
-            told.extend(worker.reap().ok().flatten());
             if worker.generation == PROBES {
                 of_probe.extend(told.into_iter().map(|news| (news, worker.ids)));
             } else if of_this_doer {

@@ -9,6 +9,7 @@ use std::{
 use super::{codec::Event, environment::Backend, images::StagedImage, waiting::Asked};
 use crate::{
     apptainer,
+    linux::poll::Crowd,
     native::{Ends, Exit, Group, Ids, Limits, Progress, Sandbox},
 };
 
@@ -85,6 +86,10 @@ impl Worker {
             }
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.state == State::Gone
     }
@@ -110,9 +115,29 @@ impl Worker {
         }
     }
 
-    /// Gives up a start that takes too long.
-    pub(super) fn time_out(&mut self) -> News {
-        self.fail("the sandbox did not start in time".to_owned())
+    /// Looks what has become of it. While it runs, its pidfd is in `running` under its pid, and a look is worth its
+    /// price when that says so.
+    pub(super) fn look(&mut self, running: &Crowd) -> Vec<News> {
+        let was_running = self.is_running();
+        let mut news = Vec::new();
+        news.extend(self.progress());
+        if self.is_starting() && Instant::now() >= self.start_deadline() {
+            news.push(self.fail("the sandbox did not start in time".to_owned()));
+        }
+        // An error would mean that it is not our child; nothing could be done about that.
+        news.extend(self.reap().ok().flatten());
+        match (was_running, self.is_running()) {
+            (false, true) => {
+                let (pidfd, pid) = (self.sandbox.pidfd(), self.sandbox.pid());
+                if let Err(error) = running.add(pidfd, pid.into()) {
+                    // The Doer has not heard of it yet.
+                    return vec![self.fail(format!("cannot watch over the worker: {error}"))];
+                }
+            }
+            (true, false) => running.remove(self.sandbox.pidfd()),
+            _ => {}
+        }
+        news
     }
 
     fn fail(&mut self, message: String) -> News {
@@ -125,7 +150,7 @@ impl Worker {
     }
 
     /// Looks how far its start has got.
-    pub(super) fn progress(&mut self) -> Option<News> {
+    fn progress(&mut self) -> Option<News> {
         if self.state != State::Starting {
             return None;
         }
@@ -159,7 +184,7 @@ impl Worker {
     }
 
     /// Reaps it if it has exited.
-    pub(super) fn reap(&mut self) -> io::Result<Option<News>> {
+    fn reap(&mut self) -> io::Result<Option<News>> {
         let Some(Exit { code, signal, .. }) = self.sandbox.try_reap()? else {
             return Ok(None);
         };
