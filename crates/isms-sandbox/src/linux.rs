@@ -10,6 +10,7 @@ pub mod lockdown;
 pub mod memfd;
 pub(crate) mod poll;
 pub mod process;
+mod schedule;
 pub mod seqpacket;
 pub mod shared_words;
 pub mod signal;

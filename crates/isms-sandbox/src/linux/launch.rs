@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use super::{check, descriptor, process};
+use super::{check, descriptor, process, schedule};
 
 /// First number of a descriptor given to a child.
 pub const FIRST_DESCRIPTOR: RawFd = 3;
@@ -24,6 +24,8 @@ pub struct Launch {
     pub die_with_parent: bool,
     /// A session of its own, so that the terminal's Ctrl-C does not reach it.
     pub new_session: bool,
+    /// It is on the way of messages: it should run soon after it wakes, beside processes that are busy.
+    pub is_prompt: bool,
 }
 
 /// Arranges that `command` starts as `launch` says. The descriptors stay open in the parent until `command`
@@ -35,6 +37,7 @@ pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
         descriptors,
         die_with_parent,
         new_session,
+        is_prompt,
     } = launch;
     // Above their destinations, so that laying one out never overwrites another.
     let descriptors: Vec<OwnedFd> = descriptors
@@ -45,6 +48,10 @@ pub fn arrange(command: &mut Command, launch: Launch) -> io::Result<()> {
         if new_session {
             // SAFETY: no arguments.
             check(unsafe { libc::setsid() })?;
+        }
+        if is_prompt {
+            // Late is better than not at all.
+            let _ = schedule::be_prompt();
         }
         if die_with_parent {
             process::die_with_parent(parent)?;

@@ -399,8 +399,8 @@ fn start_spawner(directory: &Path, channel: OwnedFd, host: &Host) -> Child {
     command.env(DIRECTORY, directory).stdout(process::Stdio::null());
     let launch = Launch {
         descriptors: vec![channel],
-        die_with_parent: false,
         new_session: true,
+        ..Launch::default()
     };
     launch::arrange(&mut command, launch).unwrap();
     command.spawn().unwrap()

@@ -94,6 +94,7 @@ impl Running {
             descriptors: vec![theirs],
             die_with_parent,
             new_session: true,
+            is_prompt: unit != Unit::Spawner,
         };
         arrange(&mut command, launch).context("cannot arrange its start")?;
         let child = Command::from(command)

@@ -160,6 +160,7 @@ impl Roles {
             descriptors: vec![theirs],
             die_with_parent: true,
             new_session: true,
+            is_prompt: true,
         };
         arrange(&mut command, launch).unwrap();
         let role = Role {
