@@ -207,6 +207,7 @@ fn compose(
             binary: *binary,
             binary_len: *binary_len,
             environment: environment.clone(),
+            concurrency: doee.concurrency,
         };
         let grants = Grants {
             databases: doee.sql.clone(),

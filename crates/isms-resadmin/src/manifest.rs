@@ -58,6 +58,8 @@ pub(crate) struct Doee {
     pub(crate) deadline_ms: u32,
     pub(crate) workers_min: u32,
     pub(crate) workers_max: u32,
+    /// Calls at the same time; 0 for as many as its workers run.
+    pub(crate) concurrency: u32,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
     /// Servers outside that it may send HTTP requests to.
@@ -195,6 +197,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "timeout_ms",
             "deadline_ms",
             "workers",
+            "concurrency",
             "class",
             "isolation",
             "image",
@@ -205,6 +208,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     )?;
     let code = code(section)?;
     let (workers_min, workers_max) = workers(section)?;
+    let concurrency = concurrency(section, workers_min)?;
     let class = class(section, Class::Normal)?;
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
@@ -222,6 +226,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         deadline_ms: section.integer("deadline_ms", 1, 3_600_000, 30_000)? as u32,
         workers_min,
         workers_max,
+        concurrency,
         sql: sql(allow.as_ref(), databases)?,
         http: http(allow.as_ref())?,
         params: params(section)?,
@@ -278,6 +283,18 @@ fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
         return Err(workers.error("min", &format!("is {min}, more than max, which is {max}")));
     }
     Ok((min, max))
+}
+
+fn concurrency(section: &Section<'_>, workers_min: u32) -> Result<u32, ManifestError> {
+    let Some(item) = section.optional("concurrency") else {
+        return Ok(0);
+    };
+    let concurrency = item.integer(1, WORKERS_DEFAULT as i64)? as u32;
+    if concurrency < workers_min {
+        let message = format!("is {concurrency}, less than workers.min, which is {workers_min}");
+        return Err(item.error(&message));
+    }
+    Ok(concurrency)
 }
 
 fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {

@@ -254,6 +254,7 @@ pub(crate) fn doee_spec() -> doer::DoeeSpec {
         binary: ContentHash([0xb1; 32]),
         binary_len: 20_480,
         environment: environment(),
+        concurrency: 4,
     }
 }
 

@@ -6,6 +6,7 @@ mod bad_builds;
 mod bad_doees;
 mod boundaries;
 mod build_network;
+mod call_limits;
 mod data;
 mod deploy;
 mod disk_full;
