@@ -20,6 +20,13 @@ impl Core {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
+            Some(Operation::Calls) => match message.decode_body() {
+                Ok(after) => Message::with_body(header, &self.scheduler.calls(after)),
+                Err(_) => {
+                    let error = WireError::new(ErrorCode::Invalid, "the question cannot be decoded");
+                    return self.refuse(request.sender, request, &error);
+                }
+            },
             Some(Operation::Status) | None => Message::with_body(header, &self.status()),
         };
         self.send_to(request.sender, reply);

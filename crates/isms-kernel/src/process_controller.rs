@@ -10,6 +10,7 @@
 
 mod answers;
 mod authority;
+mod measured;
 mod record;
 mod stop;
 mod streams;
@@ -24,7 +25,7 @@ use isms_protocol::{
 use crate::{
     clock::Moment,
     core::Core,
-    scheduler::{Arrival, Full, QueueIndex, QueueName},
+    scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
 pub(crate) use record::Process;
@@ -171,6 +172,7 @@ impl Core {
             && parent.is_none()
             && let Err(reached) = self.scheduler.accept(header.project, self.now)
         {
+            self.count_refused(&header, Outcome::RateLimited);
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
             return self.refuse(header.sender, &header, &error);
         }
@@ -183,6 +185,7 @@ impl Core {
             service: header.target,
             doee,
         }) else {
+            self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
         };
         let occupied = self

@@ -9,6 +9,8 @@
 //! It knows processes by key only, sends nothing and reads no clock.
 
 mod demand;
+mod measured;
+mod measures;
 #[cfg(test)]
 mod model;
 mod projects;
@@ -18,7 +20,7 @@ mod shares;
 mod tests;
 mod tree;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
 
@@ -29,6 +31,8 @@ use crate::{
     process_controller::ProcessKey,
 };
 
+pub(crate) use measures::{Ended, Outcome};
+use measures::{Measures, RowIndex};
 use projects::{Projects, RateReached, TooManyProjects};
 use shares::Shares;
 pub(crate) use tree::Ticket;
@@ -67,6 +71,8 @@ struct Queue {
     /// What the Doer was last told of this queue.
     demand_told: u32,
     demand_dirty: bool,
+    /// Where its calls are counted, once there were some.
+    measured: Option<RowIndex>,
 }
 
 /// A place in a queue's capacity, and where projects share what its project was charged for it.
@@ -96,6 +102,7 @@ pub(crate) struct Scheduler {
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
+    measures: Measures,
     queue_len_max: usize,
     queue_total_max: usize,
     queue_bytes_max: usize,
@@ -114,6 +121,7 @@ impl Scheduler {
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
+            measures: Measures::default(),
             queue_len_max: config.queue_len_max,
             queue_total_max: config.queue_total_max,
             queue_bytes_max: config.queue_bytes_max,
@@ -137,6 +145,7 @@ impl Scheduler {
             until_aged: 0,
             demand_told: 0,
             demand_dirty: false,
+            measured: None,
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.queues.push(None);
@@ -154,6 +163,9 @@ impl Scheduler {
         };
         if queue.waiting.len() == 0 && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
             self.by_name.remove(&queue.name);
+            if let Some(row) = queue.measured {
+                self.measures.let_go(row);
+            }
             self.queues[index.0 as usize] = None;
             self.free.push(index.0);
         }
@@ -170,7 +182,9 @@ impl Scheduler {
         let weight = self.weight(index, project);
         let queue = self.queue_mut(index);
         let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
-        free.then(|| queue.occupy(class, project, weight, now))
+        let occupied = free.then(|| queue.occupy(class, project, weight, now))?;
+        self.measure_wait(index, class, 0, now);
+        Some(occupied)
     }
 
     /// Lets a call wait. When that needs room, the last waiting calls of lower classes make it:
@@ -237,31 +251,37 @@ impl Scheduler {
         let occupied = self
             .queue_mut(index)
             .occupy(ticket.class, ticket.project, weight, now);
-        let process = self.remove(index, &ticket)?;
-        Some((process, occupied))
+        let waiting = self.take_out(index, &ticket)?;
+        self.measure_wait(index, ticket.class, now.us_since(waiting.since), now);
+        Some((waiting.process, occupied))
     }
 
     /// Takes a call out that will not run.
     pub(crate) fn remove(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<ProcessKey> {
+        self.take_out(index, ticket).map(|waiting| waiting.process)
+    }
+
+    fn take_out(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<Rc<Waiting>> {
         let waiting = self.queue_mut(index).waiting.remove(ticket)?;
         self.waiting -= 1;
         self.waiting_by_class[ticket.class as usize] -= 1;
         self.waiting_bytes -= waiting.bytes;
         self.mark_demand(index);
-        Some(waiting.process)
+        Some(waiting)
     }
 
     /// Frees the capacity of a call that has ended.
     pub(crate) fn release(&mut self, index: QueueIndex, occupied: Occupied, now: Moment) {
-        let queue = self.queue_mut(index);
-        assert!(queue.running > 0, "only what runs is released");
-        queue.running -= 1;
         let Occupied {
             class,
             project,
             since,
             charge,
         } = occupied;
+        self.measure_run(index, class, now.us_since(since), now);
+        let queue = self.queue_mut(index);
+        assert!(queue.running > 0, "only what runs is released");
+        queue.running -= 1;
         if let Some(Charge { expected_us, weight }) = charge {
             let shares = queue.waiting.shares_mut(class);
             shares.end(project, weight, expected_us, now.us_since(since));
@@ -395,6 +415,11 @@ impl Queue {
     /// Calls of many projects run here, of which each should get its share. A Doee version is one project's.
     fn is_shared(&self) -> bool {
         self.name.doee.is_none()
+    }
+
+    /// How its calls go is kept. What other services do, they can measure themselves.
+    fn is_measured(&self) -> bool {
+        !self.name.doee.is_none()
     }
 
     fn occupy(&mut self, class: Class, project: ProjectId, weight: Option<u32>, since: Moment) -> Occupied {

@@ -1,5 +1,8 @@
 //! What the Kernel receives, and its answers.
 
+mod calls;
+
+pub use calls::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Histogram, Outcomes};
 use serde::{Deserialize, Serialize};
 
 use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service, limits};
@@ -12,6 +15,8 @@ crate::service::operations! {
     /// What the header's project gets, instead of what was said of it before: [`ProjectSettings`] → empty. The
     /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
     SetProject = 3, "set-project";
+    /// How the calls of Doees went: [`CallsAfter`] → [`Calls`].
+    Calls = 16, "calls";
 }
 
 /// What a project gets where it shares the platform with others; an administrator decides.

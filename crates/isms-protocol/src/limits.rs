@@ -59,6 +59,13 @@ pub const WEIGHT_MAX: u32 = 10_000;
 /// The highest rate that a limit may have, in calls per second.
 pub const RATE_MAX: u32 = 1_000_000;
 
+/// Doees of which the Kernel keeps how their calls went, each on its own; the rest is summed.
+pub const MEASURED_DOEES_MAX: usize = 1024;
+/// Classes of Doees in one part of the list of how calls went.
+pub const CALLS_LISTED_MAX: usize = 96;
+/// Versions of Doees whose names can be asked for at once.
+pub const NAMED_DOEES_MAX: usize = 256;
+
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;
 /// The most workers of one Doer that an administrator may allow.

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Status(PlatformArgs),
     /// Show workers and processes.
     Ps(PlatformArgs),
+    /// Show how calls go, by function and class: live on a terminal.
+    Top(TopArgs),
     /// Check isolation and the machine; says what is missing and what to do.
     Doctor(PlatformArgs),
     /// Make a folder with a project that deploys as it is.
@@ -89,6 +91,15 @@ pub(crate) struct PlatformArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Print one table of everything since the Kernel started, as is done anyway where no terminal is.
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
 }
 
 #[derive(Debug, Args)]

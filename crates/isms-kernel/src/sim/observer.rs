@@ -55,6 +55,8 @@ pub(super) struct Observer {
     parents_done: BTreeSet<Span>,
     /// What the Doer knows to wait, by Doee version.
     demand: BTreeMap<DoeeVersion, u32>,
+    /// Replies of Doees that their callers have got.
+    pub(super) invokes_done: u64,
     pub(super) aging_us: u64,
     pub(super) tally: Tally,
 }
@@ -79,6 +81,7 @@ impl Observer {
             flows: BTreeMap::new(),
             parents_done: BTreeSet::new(),
             demand: BTreeMap::new(),
+            invokes_done: 0,
             aging_us,
             tally: Tally::default(),
         }
@@ -258,6 +261,8 @@ impl Observer {
             pending.span, header.trace.span.0,
             "an answer belongs to another request"
         );
+        let is_done = header.kind == Kind::Reply && !pending.doee.is_none();
+        self.invokes_done += u64::from(is_done);
         match header.kind {
             Kind::Reply => self.tally.replied += 1,
             _ => self.tally.failed += 1,

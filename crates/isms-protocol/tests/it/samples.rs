@@ -1,5 +1,7 @@
 //! One value of every body and datagram that crosses a process boundary, with all fields set.
 
+mod measures;
+
 use isms_protocol::{
     Class, ContentHash, DecodeError, DoeeVersion, ErrorCode, Flags, Header, Incarnation, Kind, PrincipalId,
     ProcessId, ProjectId, Secret, Service, SpanId, TokenHash, TraceContext, TraceId, WireError, commserver,
@@ -52,6 +54,7 @@ pub(crate) fn header(kind: Kind) -> Header {
 /// Every sample, in the order of the modules and of the operations in them.
 pub(crate) fn all() -> Vec<Sample> {
     let mut samples = kernel_bodies();
+    samples.extend(measures::bodies());
     samples.extend(doer_bodies());
     samples.extend(dbriver_bodies());
     samples.extend(commserver_and_gate_bodies());

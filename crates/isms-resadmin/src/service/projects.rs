@@ -6,7 +6,8 @@ use isms_protocol::{
     commserver::ProjectRoutes,
     dbriver::Grants,
     doer::DoeeSpec,
-    resadmin::{DescribeProject, DoeeSummary, Project},
+    limits::NAMED_DOEES_MAX,
+    resadmin::{DescribeProject, DoeeSummary, NameDoees, NamedDoee, NamedDoees, Project},
 };
 
 use super::Core;
@@ -75,6 +76,25 @@ impl Core {
             routes: routes.collect(),
             settings: self.store.settings(id).await?,
         })
+    }
+
+    /// What versions are called, those of earlier deployments too.
+    pub(super) async fn name_doees(&self, request: NameDoees) -> Result<NamedDoees, WireError> {
+        if request.versions.len() > NAMED_DOEES_MAX {
+            let message = format!("at most {NAMED_DOEES_MAX} versions are named at once");
+            return Err(WireError::new(ErrorCode::Invalid, message));
+        }
+        let mut named = NamedDoees::default();
+        for version in request.versions {
+            if let Some(found) = self.store.version(version).await? {
+                named.doees.push(NamedDoee {
+                    version,
+                    project: found.spec.project_name,
+                    doee: found.spec.name,
+                });
+            }
+        }
+        Ok(named)
     }
 
     /// Removes a project with its data. Its name is free and its routes are gone at once; what is left

@@ -19,6 +19,7 @@ mod hostile;
 mod http_edge;
 mod images;
 mod lifecycle;
+mod measures;
 mod openings;
 mod project;
 mod scaling;
