@@ -42,6 +42,7 @@ impl Core {
             return Err(invalid("settings are of a project".into()));
         }
         let set = self.scheduler.set_project(request.project, settings, self.now);
+        self.scheduler.drain_freed(&mut self.ready);
         set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 

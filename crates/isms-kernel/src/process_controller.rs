@@ -292,6 +292,7 @@ impl Core {
         if let Some(occupied) = process.occupied.take() {
             self.scheduler.release(process.queue, occupied, self.now);
             self.ready.push(process.queue);
+            self.scheduler.drain_freed(&mut self.ready);
         }
     }
 

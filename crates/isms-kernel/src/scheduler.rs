@@ -9,6 +9,7 @@
 //! It knows processes by key only, sends nothing and reads no clock.
 
 mod demand;
+mod limited;
 mod measured;
 mod measures;
 #[cfg(test)]
@@ -82,6 +83,8 @@ pub(crate) struct Occupied {
     project: ProjectId,
     since: Moment,
     charge: Option<Charge>,
+    /// The limit of its project that counts it.
+    limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +105,8 @@ pub(crate) struct Scheduler {
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
+    /// Queues to look at again, see [`Scheduler::drain_freed`].
+    freed: Vec<QueueIndex>,
     measures: Measures,
     queue_len_max: usize,
     queue_total_max: usize,
@@ -121,6 +126,7 @@ impl Scheduler {
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
+            freed: Vec::new(),
             measures: Measures::default(),
             queue_len_max: config.queue_len_max,
             queue_total_max: config.queue_total_max,
@@ -179,10 +185,11 @@ impl Scheduler {
         project: ProjectId,
         now: Moment,
     ) -> Option<Occupied> {
-        let weight = self.weight(index, project);
-        let queue = self.queue_mut(index);
-        let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
-        let occupied = free.then(|| queue.occupy(class, project, weight, now))?;
+        let queue = self.queue(index);
+        if queue.waiting.len() > 0 || queue.running >= queue.capacity {
+            return None;
+        }
+        let occupied = self.occupy(index, class, project, now)?;
         self.measure_wait(index, class, 0, now);
         Some(occupied)
     }
@@ -238,7 +245,7 @@ impl Scheduler {
         let oldest = queue.waiting.oldest()?;
         let aged = queue.until_aged == 0 && now.us_since(oldest.since) >= aging_max_us;
         let ticket = if aged { oldest.ticket } else { first };
-        queue.until_aged = if ticket != first {
+        let until_aged = if ticket != first {
             AGED_ONE_IN - 1
         } else {
             queue.until_aged.saturating_sub(1)
@@ -247,10 +254,8 @@ impl Scheduler {
             true => queue.waiting.last()?.ticket,
             false => ticket,
         };
-        let weight = self.weight(index, ticket.project);
-        let occupied = self
-            .queue_mut(index)
-            .occupy(ticket.class, ticket.project, weight, now);
+        let occupied = self.occupy(index, ticket.class, ticket.project, now)?;
+        self.queue_mut(index).until_aged = until_aged;
         let waiting = self.take_out(index, &ticket)?;
         self.measure_wait(index, ticket.class, now.us_since(waiting.since), now);
         Some((waiting.process, occupied))
@@ -277,6 +282,7 @@ impl Scheduler {
             project,
             since,
             charge,
+            limit,
         } = occupied;
         self.measure_run(index, class, now.us_since(since), now);
         let queue = self.queue_mut(index);
@@ -286,6 +292,54 @@ impl Scheduler {
             let shares = queue.waiting.shares_mut(class);
             shares.end(project, weight, expected_us, now.us_since(since));
         }
+        if let Some(limit) = limit {
+            self.projects.end(project, limit, &mut self.freed);
+            if !self.freed.is_empty() {
+                self.freed.push(index);
+            }
+        }
+    }
+
+    /// Takes out the queues that may have become able to run a call because another one of the same project has
+    /// ended, or its settings have changed: the one whose first call is the most urgent comes last.
+    pub(crate) fn drain_freed(&mut self, freed: &mut Vec<QueueIndex>) {
+        if self.freed.is_empty() {
+            return;
+        }
+        let mut queues = std::mem::take(&mut self.freed);
+        queues.sort_by_key(|&index| std::cmp::Reverse(self.urgency(index)));
+        freed.append(&mut queues);
+        self.freed = queues;
+    }
+
+    /// The order of queues of one project; one in which nothing waits is last.
+    fn urgency(&self, index: QueueIndex) -> impl Ord + use<> {
+        let queue = self.queues[index.0 as usize].as_ref();
+        let first = queue
+            .and_then(|queue| queue.waiting.first())
+            .map(|first| first.ticket);
+        match first {
+            Some(first) => (false, first.class, first.virtual_deadline, first.sequence),
+            None => (true, Class::Batch, Moment(u64::MAX), u64::MAX),
+        }
+    }
+
+    /// Occupies capacity that is there, unless as many calls of the project run as may. What projects share has their
+    /// weights instead.
+    fn occupy(
+        &mut self,
+        index: QueueIndex,
+        class: Class,
+        project: ProjectId,
+        now: Moment,
+    ) -> Option<Occupied> {
+        let shared = self.queue(index).is_shared();
+        let (weight, limit) = match shared {
+            true => (Some(self.projects.weight(project)), None),
+            false => (None, self.projects.begin(project, index).ok()?),
+        };
+        let occupied = self.queue_mut(index).occupy(class, project, weight, now);
+        Some(Occupied { limit, ..occupied })
     }
 
     /// Sets what a project gets. It counts for calls that begin from now on.
@@ -295,14 +349,7 @@ impl Scheduler {
         settings: ProjectSettings,
         now: Moment,
     ) -> Result<(), TooManyProjects> {
-        self.projects.set(project, settings, now)
-    }
-
-    /// What a project weighs, in a queue that projects share.
-    fn weight(&self, index: QueueIndex, project: ProjectId) -> Option<u32> {
-        self.queue(index)
-            .is_shared()
-            .then(|| self.projects.weight(project))
+        self.projects.set(project, settings, now, &mut self.freed)
     }
 
     /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
@@ -317,6 +364,9 @@ impl Scheduler {
 
     /// Forgets capacity and running calls of a service whose connection was lost; what waits stays.
     pub(crate) fn service_lost(&mut self, service: Service) {
+        if service == Service::Doer {
+            self.projects.forget_running();
+        }
         for index in self.queues_of(service) {
             let queue = self.queue_mut(index);
             (queue.capacity, queue.running) = (0, 0);
@@ -433,6 +483,7 @@ impl Queue {
             project,
             since,
             charge,
+            limit: None,
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct ProjectSettings {
     /// Calls of its Doees that are accepted in a second, at most [`limits::RATE_MAX`]; 0 for no limit. As many as
     /// that may come at once.
     pub rate_max: u32,
+    /// Calls of its Doees that run at the same time, at most [`limits::CONCURRENCY_MAX`]; 0 for no limit. The others
+    /// wait.
+    pub concurrency_max: u32,
 }
 
 impl Default for ProjectSettings {
@@ -35,6 +38,7 @@ impl Default for ProjectSettings {
         ProjectSettings {
             weight: limits::WEIGHT_DEFAULT,
             rate_max: 0,
+            concurrency_max: 0,
         }
     }
 }
@@ -42,12 +46,19 @@ impl Default for ProjectSettings {
 impl ProjectSettings {
     /// Checks every number against its bounds.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let ProjectSettings { weight, rate_max } = *self;
+        let ProjectSettings {
+            weight,
+            rate_max,
+            concurrency_max,
+        } = *self;
         if !(1..=limits::WEIGHT_MAX).contains(&weight) {
             return Err(SettingsError::Weight { weight });
         }
         if rate_max > limits::RATE_MAX {
             return Err(SettingsError::Rate { rate_max });
+        }
+        if concurrency_max > limits::CONCURRENCY_MAX {
+            return Err(SettingsError::Concurrency { concurrency_max });
         }
         Ok(())
     }
@@ -67,6 +78,12 @@ pub enum SettingsError {
     Rate {
         /// What was asked for.
         rate_max: u32,
+    },
+    /// The number of calls at the same time is out of bounds.
+    #[error("`concurrency_max` is {concurrency_max}; it is 0 (no limit) to {max}", max = limits::CONCURRENCY_MAX)]
+    Concurrency {
+        /// What was asked for.
+        concurrency_max: u32,
     },
 }
 

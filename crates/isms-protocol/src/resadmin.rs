@@ -130,6 +130,8 @@ pub struct ChangeProject {
     pub weight: Option<u32>,
     /// See [`ProjectSettings::rate_max`].
     pub rate_max: Option<u32>,
+    /// See [`ProjectSettings::concurrency_max`].
+    pub concurrency_max: Option<u32>,
 }
 
 /// Asks for the names of versions of Doees, at most [`crate::limits::NAMED_DOEES_MAX`].

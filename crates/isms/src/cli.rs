@@ -139,6 +139,9 @@ pub(crate) struct ProjectArgs {
     /// Calls of its functions that are accepted in a second; 0 lifts the limit.
     #[arg(long, value_name = "N")]
     pub(crate) rate_max: Option<u32>,
+    /// Calls of its functions that run at the same time, the others wait; 0 lifts the limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency_max: Option<u32>,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
 }

@@ -298,7 +298,13 @@ fn answer_resadmin(call: &FakeCall) -> Answered {
             let asked: ChangeProject = call.message.decode_body().unwrap();
             let weight = asked.weight.unwrap_or(100);
             let rate_max = asked.rate_max.unwrap_or(0);
-            call.reply(&kernel::ProjectSettings { weight, rate_max }, "");
+            let concurrency_max = asked.concurrency_max.unwrap_or(0);
+            let settings = kernel::ProjectSettings {
+                weight,
+                rate_max,
+                concurrency_max,
+            };
+            call.reply(&settings, "");
         }
         Operation::NameDoees => call.reply(&crate::calls::names(&call.message.decode_body().unwrap()), ""),
         Operation::ListTokens => call.reply(&Tokens { tokens: principals() }, ""),
@@ -345,6 +351,7 @@ fn project(id: ProjectId, name: &str) -> Project {
         settings: kernel::ProjectSettings {
             weight: 300,
             rate_max: 0,
+            concurrency_max: 4,
         },
     }
 }

@@ -249,6 +249,10 @@ impl World {
         if message.header.kind == Kind::Request {
             let header = &message.header;
             if let Some(mut meant) = self.meant.remove(&header.trace.span.0) {
+                if header.target == Service::Kernel && sender == Service::Resadmin && !meant.must_fail {
+                    let settings = message.decode_body().expect("the simulation encodes settings");
+                    self.observer.settings_told(header.project, &settings);
+                }
                 meant.deadline = (header.remaining_us != 0).then(|| self.now.after_us(header.remaining_us));
                 self.observer.asked(sender, header, meant, self.now);
             }

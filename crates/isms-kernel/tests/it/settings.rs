@@ -1,7 +1,7 @@
 //! What projects get where they share: who may say so, and what makes no sense.
 
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, ProjectId, Service,
+    Class, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service,
     kernel::{Operation, ProjectSettings},
 };
 
@@ -89,4 +89,67 @@ async fn calls_beyond_a_projects_rate_are_refused_and_those_of_others_are_not() 
         ..invoke(21)
     }));
     while doer.expect_request().await.header.project == PROJECT {}
+}
+
+#[tokio::test]
+async fn calls_beyond_what_a_project_may_run_at_the_same_time_wait_and_run_one_after_another() {
+    let mut kernel = Kernel::start();
+    let mut resadmin = kernel.service(Service::Resadmin).await;
+    let mut edge = kernel.service(Service::Commserver).await;
+    let mut doer = kernel.service(Service::Doer).await;
+    let other = DoeeVersion::from_bytes([4; 16]);
+    for doee in [invoke(0).target_doee, other] {
+        let mut slots = slots(100);
+        slots.header.target_doee = doee;
+        doer.send(slots);
+    }
+    let mut narrow = set(Service::Resadmin, 1, 100);
+    let settings = ProjectSettings {
+        concurrency_max: 1,
+        ..ProjectSettings::default()
+    };
+    narrow.body = isms_protocol::encode(&settings).into();
+    resadmin.send(narrow);
+    resadmin.expect(Kind::Reply).await;
+    edge.send(Message::bare(invoke(1)));
+    let mut running = doer.expect_request().await.header;
+    // Both Doees of the project wait; what is more urgent of them is first, whichever Doee it is.
+    edge.send(Message::bare(invoke(2)));
+    edge.send(Message::bare(Header {
+        target_doee: other,
+        class: Class::High,
+        ..invoke(3)
+    }));
+    edge.send(Message::bare(Header {
+        class: Class::Batch,
+        ..invoke(4)
+    }));
+    // Another project is not held up, and its call shows that those before it were not dispatched.
+    let theirs = ProjectId::from_bytes([8; 16]);
+    let free = DoeeVersion::from_bytes([3; 16]);
+    let mut slots = slots(1);
+    slots.header.target_doee = free;
+    doer.send(slots);
+    edge.send(Message::bare(Header {
+        project: theirs,
+        target_doee: free,
+        ..invoke(5)
+    }));
+    assert_eq!(doer.expect_request().await.header.project, theirs);
+    for next in [Class::High, Class::Normal, Class::Batch] {
+        doer.send(Message::bare(running.answer(Kind::Reply)));
+        running = doer.expect_request().await.header;
+        edge.expect(Kind::Reply).await;
+        assert_eq!(running.class, next);
+    }
+    // Without the limit all run.
+    for call in 6..9 {
+        edge.send(Message::bare(invoke(call)));
+    }
+    let mut freed = set(Service::Resadmin, 2, 100);
+    freed.body = isms_protocol::encode(&ProjectSettings::default()).into();
+    resadmin.send(freed);
+    for _ in 6..9 {
+        doer.expect_request().await;
+    }
 }

@@ -148,6 +148,7 @@ fn kernel_bodies() -> Vec<Sample> {
             &kernel::ProjectSettings {
                 weight: 300,
                 rate_max: 50,
+                concurrency_max: 8,
             },
         ),
     ]
@@ -471,6 +472,7 @@ fn resadmin_questions() -> Vec<Sample> {
             &resadmin::ChangeProject {
                 weight: Some(300),
                 rate_max: Some(50),
+                concurrency_max: Some(8),
             },
         ),
     ]
@@ -520,6 +522,7 @@ fn resadmin_answers() -> Vec<Sample> {
                 settings: kernel::ProjectSettings {
                     weight: 300,
                     rate_max: 50,
+                    concurrency_max: 8,
                 },
             },
         ),

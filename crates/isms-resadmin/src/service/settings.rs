@@ -27,6 +27,7 @@ impl Core {
             let settings = ProjectSettings {
                 weight: change.weight.unwrap_or(before.weight),
                 rate_max: change.rate_max.unwrap_or(before.rate_max),
+                concurrency_max: change.concurrency_max.unwrap_or(before.concurrency_max),
             };
             let invalid = |error: isms_protocol::kernel::SettingsError| {
                 WireError::new(ErrorCode::Invalid, error.to_string())
@@ -37,7 +38,7 @@ impl Core {
             }
             settings
         };
-        tracing::info!(%project, %principal, weight = settings.weight, rate_max = settings.rate_max, "project's settings were changed");
+        tracing::info!(%project, %principal, weight = settings.weight, rate_max = settings.rate_max, concurrency_max = settings.concurrency_max, "project's settings were changed");
         self.tell_settings(project).await?;
         Ok(settings)
     }

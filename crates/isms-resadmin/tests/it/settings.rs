@@ -119,6 +119,17 @@ async fn what_is_out_of_bounds_or_of_nobody_changes_nothing() {
             "`rate_max` is 1000001; it is 0 (no limit) to 1000000".into()
         )
     );
+    let broad = ChangeProject {
+        concurrency_max: Some(16_385),
+        ..ChangeProject::default()
+    };
+    assert_eq!(
+        failure(change(&harness, one, broad).await),
+        (
+            ErrorCode::Invalid,
+            "`concurrency_max` is 16385; it is 0 (no limit) to 16384".into()
+        )
+    );
     let nobody = ProjectId::from_bytes([9; 16]);
     assert_eq!(
         failure(change(&harness, nobody, weighing(7)).await).0,

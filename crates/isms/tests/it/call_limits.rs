@@ -85,3 +85,38 @@ fn calls_of_a_doee_beyond_its_concurrency_wait_in_the_kernel_and_not_in_the_doer
     finish_all(&platform, calls, 2);
     assert!(platform.workers("narrow").len() <= 2);
 }
+
+#[test]
+fn calls_of_a_project_beyond_its_concurrency_wait_in_the_kernel_and_those_of_others_do_not() {
+    let Some(platform) = Platform::start() else { return };
+    for name in ["narrow", "broad"] {
+        platform.deploy(Project::c_with(name, "workers = { min = 1, max = 4 }", READ_ALL).path());
+    }
+    let set = |most: &str| {
+        let output = platform.isms(&["project", "--json", "narrow", "--concurrency-max", most]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(set("1")["concurrency_max"], 1);
+    let calls: Vec<OpenCall> = (0..4).map(|_| OpenCall::new(&platform, "/narrow/")).collect();
+    eventually("one call runs and three wait", || {
+        let (queued, running) = queued_and_running(&platform);
+        assert!(running <= 1, "{running} calls run");
+        ((queued, running) == (3, 1)).then_some(())
+    });
+    assert_eq!(platform.request("POST", "/broad/", "x").text(), "ok");
+    finish_all(&platform, calls, 1);
+
+    // A higher limit counts for what waits already.
+    let calls: Vec<OpenCall> = (0..3).map(|_| OpenCall::new(&platform, "/narrow/")).collect();
+    eventually("two calls that wait", || {
+        (queued_and_running(&platform).0 == 2).then_some(())
+    });
+    set("3");
+    eventually("three calls that run", || {
+        (queued_and_running(&platform) == (0, 3)).then_some(())
+    });
+    finish_all(&platform, calls, 3);
+    let refused = platform.isms(&["project", "narrow", "--concurrency-max", "16385"]);
+    assert!(!refused.status.success());
+}
