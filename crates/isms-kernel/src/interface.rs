@@ -2,7 +2,7 @@
 
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
-    kernel::{Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
+    kernel::{DoeeRates, Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
 };
 
 use crate::{core::Core, process_controller::Process};
@@ -17,6 +17,10 @@ impl Core {
         let reply = match Operation::from_u16(request.operation) {
             Some(Operation::Processes) => Message::with_body(header, &self.list_processes()),
             Some(Operation::SetProject) => match self.set_project(request, message) {
+                Ok(()) => Message::bare(header),
+                Err(error) => return self.refuse(request.sender, request, &error),
+            },
+            Some(Operation::SetRates) => match self.set_rates(request, message) {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
@@ -43,6 +47,16 @@ impl Core {
         }
         let set = self.scheduler.set_project(request.project, settings, self.now);
         self.scheduler.drain_freed(&mut self.ready);
+        set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
+    }
+
+    fn set_rates(&mut self, request: &Header, message: &Message) -> Result<(), WireError> {
+        let rates = message.decode_body::<DoeeRates>().ok();
+        let rates = rates.filter(|rates| rates.is_valid() && !request.project.is_none());
+        let invalid = || WireError::new(ErrorCode::Invalid, "the rates make no sense");
+        let set = self
+            .scheduler
+            .set_rates(request.project, &rates.ok_or_else(invalid)?, self.now);
         set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 

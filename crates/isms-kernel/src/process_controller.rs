@@ -170,7 +170,9 @@ impl Core {
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
         if is_invoke
             && parent.is_none()
-            && let Err(reached) = self.scheduler.accept(header.project, self.now)
+            && let Err(reached) = self
+                .scheduler
+                .accept(header.project, header.target_doee, self.now)
         {
             self.count_refused(&header, Outcome::RateLimited);
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());

@@ -16,6 +16,7 @@ mod measures;
 mod model;
 mod projects;
 mod rate;
+mod rates;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,11 @@ mod tree;
 
 use std::{collections::HashMap, rc::Rc};
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
+use isms_protocol::{
+    Class, DoeeVersion, ProjectId, Service,
+    kernel::{DoeeRates, ProjectSettings},
+    limits,
+};
 
 use crate::{
     clock::Moment,
@@ -35,6 +40,7 @@ use crate::{
 pub(crate) use measures::{Ended, Outcome};
 use measures::{Measures, RowIndex};
 use projects::{Projects, RateReached, TooManyProjects};
+use rates::Rates;
 use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
@@ -105,6 +111,7 @@ pub(crate) struct Scheduler {
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
+    rates: Rates,
     /// Queues to look at again, see [`Scheduler::drain_freed`].
     freed: Vec<QueueIndex>,
     measures: Measures,
@@ -126,6 +133,7 @@ impl Scheduler {
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
+            rates: Rates::default(),
             freed: Vec::new(),
             measures: Measures::default(),
             queue_len_max: config.queue_len_max,
@@ -352,9 +360,34 @@ impl Scheduler {
         self.projects.set(project, settings, now, &mut self.freed)
     }
 
-    /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
-    pub(crate) fn accept(&mut self, project: ProjectId, now: Moment) -> Result<(), RateReached> {
-        self.projects.accept(project, now)
+    /// Counts a call of a Doee that comes in from outside, and refuses it when the Doee or its project has had too
+    /// many. What is refused counts for neither.
+    pub(crate) fn accept(
+        &mut self,
+        project: ProjectId,
+        doee: DoeeVersion,
+        now: Moment,
+    ) -> Result<(), RateReached> {
+        let Some(bucket) = self.rates.bucket(doee) else {
+            return self.projects.accept(project, now);
+        };
+        if !bucket.holds_one(now) {
+            let per_s = bucket.rate_max();
+            return Err(RateReached::OfDoee { per_s });
+        }
+        self.projects.accept(project, now)?;
+        bucket.take(now);
+        Ok(())
+    }
+
+    /// Sets how many calls of the Doees of a project are accepted.
+    pub(crate) fn set_rates(
+        &mut self,
+        project: ProjectId,
+        rates: &DoeeRates,
+        now: Moment,
+    ) -> Result<(), TooManyProjects> {
+        self.rates.set(project, rates, now)
     }
 
     /// Sets how many calls of a queue may run in all.

@@ -1,8 +1,10 @@
 //! What the Kernel receives, and its answers.
 
 mod calls;
+mod rates;
 
 pub use calls::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Histogram, Outcomes};
+pub use rates::{CallRate, DoeeRate, DoeeRates};
 use serde::{Deserialize, Serialize};
 
 use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service, limits};
@@ -17,6 +19,9 @@ crate::service::operations! {
     SetProject = 3, "set-project";
     /// How the calls of Doees went: [`CallsAfter`] → [`Calls`].
     Calls = 16, "calls";
+    /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
+    /// before: [`DoeeRates`] → empty.
+    SetRates = 17, "set-rates";
 }
 
 /// What a project gets where it shares the platform with others; an administrator decides.

@@ -12,7 +12,8 @@ use isms_protocol::{
     Class, HostPort, HostPortError,
     commserver::Auth,
     doer::{Language, Parameter},
-    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_DEFAULT},
+    kernel::CallRate,
+    limits::{HTTP_BODY_LEN_DEFAULT, RATE_MAX, WORKERS_DEFAULT},
 };
 
 pub(crate) use environment::Environment;
@@ -23,7 +24,7 @@ pub(crate) use route::Route;
 /// Bytes of a manifest.
 pub(crate) const MANIFEST_LEN_MAX: usize = 64 * 1024;
 /// Doees of a project.
-const DOEES_MAX: usize = 128;
+const DOEES_MAX: usize = isms_protocol::limits::DOEES_MAX;
 /// Triggers of a project.
 const TRIGGERS_MAX: usize = 256;
 /// Databases of a project.
@@ -60,6 +61,8 @@ pub(crate) struct Doee {
     pub(crate) workers_max: u32,
     /// Calls at the same time; 0 for as many as its workers run.
     pub(crate) concurrency: u32,
+    /// Calls that are accepted in a second, if that has a limit.
+    pub(crate) rate: Option<CallRate>,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
     /// Servers outside that it may send HTTP requests to.
@@ -198,6 +201,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "deadline_ms",
             "workers",
             "concurrency",
+            "rate",
             "class",
             "isolation",
             "image",
@@ -227,6 +231,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         workers_min,
         workers_max,
         concurrency,
+        rate: rate(section)?,
         sql: sql(allow.as_ref(), databases)?,
         http: http(allow.as_ref())?,
         params: params(section)?,
@@ -295,6 +300,21 @@ fn concurrency(section: &Section<'_>, workers_min: u32) -> Result<u32, ManifestE
         return Err(item.error(&message));
     }
     Ok(concurrency)
+}
+
+fn rate(section: &Section<'_>) -> Result<Option<CallRate>, ManifestError> {
+    let Some(item) = section.optional("rate") else {
+        return Ok(None);
+    };
+    let rate = item.section()?;
+    rate.check_keys(&["per_s", "burst"], &[])?;
+    let max = i64::from(RATE_MAX);
+    let per_s = rate.required("per_s")?.integer(1, max)?;
+    let burst = rate.integer("burst", 1, max, per_s)?;
+    Ok(Some(CallRate {
+        per_s: per_s as u32,
+        burst: burst as u32,
+    }))
 }
 
 fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {

@@ -167,7 +167,9 @@ fn answer_kernel(call: &FakeCall) {
             let after: CallsAfter = call.message.decode_body().unwrap();
             call.reply(&crate::calls::part(after), "");
         }
-        kernel::Operation::SetProject => panic!("only Resadmin sets what a project gets"),
+        kernel::Operation::SetProject | kernel::Operation::SetRates => {
+            panic!("only Resadmin sets what a project gets")
+        }
         kernel::Operation::Status => {
             let service = ServiceStatus {
                 service: Service::Doer,

@@ -26,11 +26,15 @@ struct Known {
     limited: Option<Limited>,
 }
 
-/// A project has had as many calls as it may have in this time.
+/// There were as many calls as there may be in this time.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the project may have {rate_max} calls a second and has had them; try again later")]
-pub(crate) struct RateReached {
-    rate_max: u32,
+pub(crate) enum RateReached {
+    /// Of a project.
+    #[error("the project may have {rate_max} calls a second and has had them; try again later")]
+    OfProject { rate_max: u32 },
+    /// Of a Doee.
+    #[error("the function may have {per_s} calls a second and has had them; try again later")]
+    OfDoee { per_s: u32 },
 }
 
 /// As many calls of the project run as may at the same time.
@@ -131,7 +135,7 @@ impl Projects {
         };
         match bucket.take(now) {
             true => Ok(()),
-            false => Err(RateReached {
+            false => Err(RateReached::OfProject {
                 rate_max: bucket.rate_max(),
             }),
         }
@@ -164,7 +168,7 @@ mod tests {
             rate_max: 2,
             ..ProjectSettings::default()
         };
-        let reached = Err(RateReached { rate_max: 2 });
+        let reached = Err(RateReached::OfProject { rate_max: 2 });
         projects.set(one, slow, Moment(0), &mut Vec::new()).unwrap();
         let mut ask = |project, us| projects.accept(project, Moment(us));
         assert_eq!([ask(one, 0), ask(one, 0)], [Ok(()), Ok(())]);

@@ -2,7 +2,7 @@
 
 use isms_protocol::{
     Class, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service,
-    kernel::{Operation, ProjectSettings},
+    kernel::{CallRate, DoeeRate, DoeeRates, Operation, ProjectSettings},
 };
 
 use crate::{
@@ -152,4 +152,57 @@ async fn calls_beyond_what_a_project_may_run_at_the_same_time_wait_and_run_one_a
     for _ in 6..9 {
         doer.expect_request().await;
     }
+}
+
+fn set_rates(call: u64, doees: &[(DoeeVersion, u32, u32)]) -> Message {
+    let header = Header {
+        project: PROJECT,
+        ..request(
+            Service::Resadmin,
+            Service::Kernel,
+            Operation::SetRates as u16,
+            call,
+        )
+    };
+    let rate = |&(doee, per_s, burst)| DoeeRate {
+        doee,
+        rate: CallRate { per_s, burst },
+    };
+    let doees = doees.iter().map(rate).collect();
+    Message::with_body(header, &DoeeRates { doees })
+}
+
+#[tokio::test]
+async fn calls_beyond_a_doees_rate_are_refused_and_those_of_the_projects_others_are_not() {
+    let mut kernel = Kernel::start();
+    let mut resadmin = kernel.service(Service::Resadmin).await;
+    let mut edge = kernel.service(Service::Commserver).await;
+    let mut doer = kernel.service(Service::Doer).await;
+    doer.send(slots(100));
+    let doee = invoke(0).target_doee;
+    for (call, per_s, burst) in [(1, 0, 1), (2, 1, 0), (3, 1_000_001, 1)] {
+        resadmin.send(set_rates(call, &[(doee, per_s, burst)]));
+        resadmin.expect_error(ErrorCode::Invalid).await;
+    }
+    resadmin.send(set_rates(4, &[(doee, 1, 3)]));
+    resadmin.expect(Kind::Reply).await;
+    edge.send(set_rates(99, &[]));
+    edge.expect_error(ErrorCode::Forbidden).await;
+    for call in 1..=20 {
+        edge.send(Message::bare(invoke(call)));
+    }
+    for _ in 0..3 {
+        doer.expect_request().await;
+    }
+    let refused = edge.expect_error(ErrorCode::RateLimited).await;
+    assert!(refused.header.call > 3);
+    let other = DoeeVersion::from_bytes([4; 16]);
+    let mut slots = slots(1);
+    slots.header.target_doee = other;
+    doer.send(slots);
+    edge.send(Message::bare(Header {
+        target_doee: other,
+        ..invoke(21)
+    }));
+    while doer.expect_request().await.header.target_doee != other {}
 }

@@ -125,7 +125,7 @@ macro_rules! assert_operations {
 #[test]
 fn operations_keep_their_numbers_and_names() {
     assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project",
-        16 Calls "calls");
+        16 Calls "calls", 17 SetRates "set-rates");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");

@@ -61,6 +61,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         workers_min: 0,
         workers_max: 8,
         concurrency: 0,
+        rate: None,
         sql: vec!["readings".into()],
         http: vec![],
         params: vec![
@@ -160,6 +161,39 @@ fn a_doees_concurrency_is_read_and_is_not_less_than_the_workers_that_are_kept() 
         concurrency("concurrency = 0"),
         Err("project.toml:5: doee.a.concurrency: is 0; allowed: 1 to 256".into())
     );
+}
+
+#[test]
+fn a_doees_rate_has_a_burst_of_a_second_unless_it_says_another() {
+    let rate = |keys: &str| {
+        let text = format!("[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{keys}\n");
+        let manifest = parse(&text).map_err(|error| error.to_string());
+        manifest.map(|mut manifest| manifest.doees.remove(0).rate)
+    };
+    let expected = |per_s, burst| Ok(Some(CallRate { per_s, burst }));
+    assert_eq!(rate(""), Ok(None));
+    assert_eq!(rate("rate = { per_s = 50 }"), expected(50, 50));
+    assert_eq!(rate("rate = { per_s = 1, burst = 9 }"), expected(1, 9));
+    for (keys, error) in [
+        (
+            "rate = { burst = 9 }",
+            "project.toml:5: doee.a.rate.per_s: is missing",
+        ),
+        (
+            "rate = { per_s = 0 }",
+            "project.toml:5: doee.a.rate.per_s: is 0; allowed: 1 to 1000000",
+        ),
+        (
+            "rate = { per_s = 1, burst = 0 }",
+            "project.toml:5: doee.a.rate.burst: is 0; allowed: 1 to 1000000",
+        ),
+        (
+            "rate = 5",
+            "project.toml:5: doee.a.rate: is a whole number, expected a table",
+        ),
+    ] {
+        assert_eq!(rate(keys), Err(error.to_owned()));
+    }
 }
 
 /// The environment of a Doee `a` with these keys.

@@ -154,6 +154,7 @@ impl Core {
             self.peers.retire(project, version).await;
         }
         self.tell_settings(project).await?;
+        self.tell_rates(project).await?;
         self.peers.drop_databases(project).await?;
         self.store.end_deletion(project).await?;
         Ok(self.sweep_images().await?)

@@ -159,7 +159,7 @@ async fn a_deleted_project_is_gone_with_all_that_belongs_to_it() {
     let retire = format!("retire {}", one.doees[0].version);
     assert_eq!(
         harness.asked(),
-        ["routes one r2 0", &retire, "set-project 100", "drop"]
+        ["routes one r2 0", &retire, "set-project 100", "set-rates", "drop"]
     );
     assert_eq!(
         failure(harness.describe("one").await),
@@ -234,6 +234,6 @@ async fn a_store_of_a_later_release_is_refused() {
         .await
         .map(drop);
     let source = std::error::Error::source(&error.expect_err("is refused")).map(ToString::to_string);
-    let message = "the store has format 99, this release knows 3; use the release that wrote it";
+    let message = "the store has format 99, this release knows 4; use the release that wrote it";
     assert_eq!(source.as_deref(), Some(message));
 }

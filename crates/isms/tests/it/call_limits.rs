@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    harness::{Http, Platform, eventually},
+    harness::{Http, Platform, eventually, signal},
     project::Project,
 };
 
@@ -119,4 +119,35 @@ fn calls_of_a_project_beyond_its_concurrency_wait_in_the_kernel_and_those_of_oth
     finish_all(&platform, calls, 3);
     let refused = platform.isms(&["project", "narrow", "--concurrency-max", "16385"]);
     assert!(!refused.status.success());
+}
+
+#[test]
+fn calls_beyond_a_doees_rate_are_429_also_by_a_kernel_that_comes_anew_and_until_the_manifest_lifts_it() {
+    let Some(platform) = Platform::start() else { return };
+    let deploy = |rate: &str| {
+        platform.deploy(Project::c_with("slow", rate, "return say(call, \"ok\");").path());
+    };
+    deploy("rate = { per_s = 1, burst = 3 }");
+    let answers: Vec<u16> = (0..40).map(|_| platform.get("/slow/").status).collect();
+    assert_eq!(answers[..3], [200, 200, 200]);
+    let refused = eventually("a refusal", || {
+        let answer = platform.get("/slow/");
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.text().contains("the function may have 1 calls a second"));
+
+    let before = platform.process("kernel").unwrap();
+    signal(before.pid, rustix::process::Signal::KILL);
+    eventually("a refusal by the new Kernel", || {
+        let is_new = platform
+            .process("kernel")
+            .is_some_and(|kernel| kernel.pid != before.pid);
+        (is_new && platform.get("/slow/").status == 429).then_some(())
+    });
+    deploy("");
+    for _ in 0..20 {
+        assert_eq!(platform.get("/slow/").status, 200);
+    }
 }

@@ -1,4 +1,4 @@
-//! How calls of Doees went, and what these are called.
+//! How calls of Doees went, how many are accepted, and what Doees are called.
 
 use isms_protocol::{Class, kernel, resadmin};
 
@@ -8,6 +8,15 @@ pub(super) fn bodies() -> Vec<Sample> {
     vec![
         sample("kernel/calls-after", &kernel::CallsAfter { row: 7 }),
         sample("kernel/calls", &calls()),
+        sample(
+            "kernel/doee-rates",
+            &kernel::DoeeRates {
+                doees: vec![kernel::DoeeRate {
+                    doee: version(),
+                    rate: kernel::CallRate { per_s: 5, burst: 9 },
+                }],
+            },
+        ),
         sample(
             "resadmin/name-doees",
             &resadmin::NameDoees {
