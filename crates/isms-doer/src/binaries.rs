@@ -66,6 +66,7 @@ pub(crate) async fn load(doer: Rc<Doer>, version: DoeeVersion) {
             timeout: Duration::from_millis(doee.spec.timeout_ms.into()),
             workers_min: doee.spec.workers_min,
             workers_max: doee.spec.workers_max,
+            concurrency: doee.spec.concurrency,
         };
         doer.state.borrow_mut().doees.insert(version, Rc::new(doee));
         Ok(limits)

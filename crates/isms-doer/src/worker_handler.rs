@@ -47,8 +47,25 @@ pub(crate) struct DoeeLimits {
     pub(crate) timeout: Duration,
     pub(crate) workers_min: u32,
     pub(crate) workers_max: u32,
+    /// Calls at the same time; 0 for as many as its workers run.
+    pub(crate) concurrency: u32,
     /// What its workers consist of.
     pub(crate) environment: Environment,
+}
+
+impl DoeeLimits {
+    /// Calls that it takes in all, however many its workers could run or be sent ahead.
+    fn calls_max(&self) -> u32 {
+        match self.concurrency {
+            0 => u32::MAX,
+            concurrency => concurrency,
+        }
+    }
+
+    /// Workers of it; each runs one call at a time, so more than it has calls would idle.
+    fn workers_most(&self) -> u32 {
+        self.workers_max.max(1).min(self.calls_max())
+    }
 }
 
 /// Numbers that the administrator may change.
@@ -386,7 +403,7 @@ impl WorkerHandler {
                 _ if patient => serving.min(backlog),
                 _ => 0,
             };
-            for _ in 0..wanted.min(limits.workers_max.max(1).saturating_sub(serving)) {
+            for _ in 0..wanted.min(limits.workers_most().saturating_sub(serving)) {
                 if !self.acquire(version, limits.environment, now, actions) {
                     break;
                 }
@@ -403,7 +420,7 @@ impl WorkerHandler {
         };
         let capacity = match doee.readiness {
             Readiness::Loading => 0,
-            Readiness::Ready => room,
+            Readiness::Ready => room.min(doee.limits.map_or(u32::MAX, |limits| limits.calls_max())),
             Readiness::Failed { .. } => FAILED_CAPACITY,
         };
         if doee.published != capacity {

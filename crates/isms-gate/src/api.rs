@@ -1,5 +1,6 @@
 //! The management API: checks that every request passes, and the asking of other services.
 
+mod calls;
 mod deploy;
 mod images;
 mod invoke;
@@ -24,6 +25,7 @@ use crate::{
     Config,
     host::HostPolicy,
     log_store::LogStore,
+    names::NameCache,
     page,
     routes::{self, Access, Action, Match},
 };
@@ -37,6 +39,7 @@ pub(crate) struct Gate {
     link: Link,
     authenticator: Authenticator,
     logs: Arc<LogStore>,
+    names: NameCache,
     followers: Arc<Semaphore>,
     hosts: HostPolicy,
     trace_ids: TraceIds,
@@ -94,6 +97,7 @@ impl Gate {
         Gate {
             authenticator: Authenticator::new(link.clone(), Service::Gate),
             followers: Arc::new(Semaphore::new(config.logs.followers_max)),
+            names: NameCache::default(),
             trace_ids: TraceIds::default(),
             config,
             link,
@@ -152,6 +156,8 @@ impl Call<'_> {
             Action::Processes => self.processes().await,
             Action::Workers => self.workers().await,
             Action::Isolation => self.isolation().await,
+            Action::Calls => self.calls().await,
+            Action::Metrics => self.metrics().await,
             Action::ListProjects => self.list_projects().await,
             Action::ShowProject => self.show_project().await,
             Action::ChangeProject => self.change_project(body).await,

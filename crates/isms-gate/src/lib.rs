@@ -15,6 +15,8 @@ mod error;
 mod host;
 mod inbox;
 mod log_store;
+mod metrics;
+mod names;
 mod page;
 mod routes;
 mod view;

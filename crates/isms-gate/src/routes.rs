@@ -32,6 +32,8 @@ pub(crate) enum Action {
     Processes,
     Workers,
     Isolation,
+    Calls,
+    Metrics,
     ListProjects,
     ShowProject,
     ChangeProject,
@@ -68,6 +70,8 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
     route(Method::GET, "/api/v1/processes", READ, Action::Processes),
     route(Method::GET, "/api/v1/workers", READ, Action::Workers),
     route(Method::GET, "/api/v1/isolation", READ, Action::Isolation),
+    route(Method::GET, "/api/v1/calls", READ, Action::Calls),
+    route(Method::GET, "/metrics", READ, Action::Metrics),
     route(Method::GET, "/api/v1/projects", READ, Action::ListProjects),
     route(
         Method::GET,

@@ -3,12 +3,12 @@
 use isms_protocol::{
     DoeeVersion, ProcessId, ProjectId,
     doer::{WorkerStatus, Workers},
-    kernel::{ProcessStatus, Processes, Status},
+    kernel::{BUCKETS_US, ClassCalls, ProcessStatus, Processes, Status},
     resadmin::{DoeeSummary, Project},
 };
 use serde_json::{Value, json};
 
-use crate::log_store::Usage;
+use crate::{log_store::Usage, metrics::Measured};
 
 /// Whether a list shows how much there is in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,39 @@ fn worker(worker: &WorkerStatus) -> Value {
         "age_ms": worker.age_ms,
         "backend": worker.backend.name(),
         "image": worker.image.map(|image| image.to_string()),
+    })
+}
+
+/// How the calls of Doees went. A Doee without a version is the sum of those that have no row of their own.
+pub(crate) fn calls(measured: &[Measured]) -> Value {
+    let calls: Vec<Value> = measured.iter().map(calls_of_doee).collect();
+    json!({ "buckets_us": BUCKETS_US, "calls": calls })
+}
+
+fn calls_of_doee(one: &Measured) -> Value {
+    let calls = &one.calls;
+    json!({
+        "project": project_id(calls.project),
+        "project_name": one.names.as_ref().map(|names| &names.project),
+        "doee": one.names.as_ref().map(|names| &names.doee),
+        "version": version_id(calls.doee),
+        "queued": calls.queued,
+        "running": calls.running,
+        "classes": calls.classes.iter().map(calls_of_class).collect::<Vec<Value>>(),
+    })
+}
+
+fn calls_of_class(calls: &ClassCalls) -> Value {
+    json!({
+        "class": calls.class,
+        "outcomes": calls.outcomes,
+        "deadlines": {
+            "met": calls.deadlines_met,
+            "missed_queued": calls.outcomes.expired,
+            "missed_running": calls.deadlines_missed,
+        },
+        "waited": calls.waited,
+        "ran": calls.ran,
     })
 }
 

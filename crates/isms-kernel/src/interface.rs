@@ -2,7 +2,7 @@
 
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
-    kernel::{Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
+    kernel::{DoeeRates, Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
 };
 
 use crate::{core::Core, process_controller::Process};
@@ -20,6 +20,17 @@ impl Core {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
+            Some(Operation::SetRates) => match self.set_rates(request, message) {
+                Ok(()) => Message::bare(header),
+                Err(error) => return self.refuse(request.sender, request, &error),
+            },
+            Some(Operation::Calls) => match message.decode_body() {
+                Ok(after) => Message::with_body(header, &self.scheduler.calls(after)),
+                Err(_) => {
+                    let error = WireError::new(ErrorCode::Invalid, "the question cannot be decoded");
+                    return self.refuse(request.sender, request, &error);
+                }
+            },
             Some(Operation::Status) | None => Message::with_body(header, &self.status()),
         };
         self.send_to(request.sender, reply);
@@ -35,6 +46,17 @@ impl Core {
             return Err(invalid("settings are of a project".into()));
         }
         let set = self.scheduler.set_project(request.project, settings, self.now);
+        self.scheduler.drain_freed(&mut self.ready);
+        set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
+    }
+
+    fn set_rates(&mut self, request: &Header, message: &Message) -> Result<(), WireError> {
+        let rates = message.decode_body::<DoeeRates>().ok();
+        let rates = rates.filter(|rates| rates.is_valid() && !request.project.is_none());
+        let invalid = || WireError::new(ErrorCode::Invalid, "the rates make no sense");
+        let set = self
+            .scheduler
+            .set_rates(request.project, &rates.ok_or_else(invalid)?, self.now);
         set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 

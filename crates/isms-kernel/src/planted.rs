@@ -23,6 +23,10 @@ pub(crate) enum Bug {
     KeepsChildren,
     /// The end of a reply's stream frees no slot.
     LeaksSlot,
+    /// One call more than a project's limit runs.
+    OverLimit,
+    /// A queue that a project's limit holds up is not looked at again.
+    LeavesHeldUp,
     /// A Doer that registers anew is not told what waits.
     ForgetsDemand,
 }

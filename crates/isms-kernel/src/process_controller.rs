@@ -10,6 +10,7 @@
 
 mod answers;
 mod authority;
+mod measured;
 mod record;
 mod stop;
 mod streams;
@@ -24,7 +25,7 @@ use isms_protocol::{
 use crate::{
     clock::Moment,
     core::Core,
-    scheduler::{Arrival, Full, QueueIndex, QueueName},
+    scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
 pub(crate) use record::Process;
@@ -169,8 +170,11 @@ impl Core {
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
         if is_invoke
             && parent.is_none()
-            && let Err(reached) = self.scheduler.accept(header.project, self.now)
+            && let Err(reached) = self
+                .scheduler
+                .accept(header.project, header.target_doee, self.now)
         {
+            self.count_refused(&header, Outcome::RateLimited);
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
             return self.refuse(header.sender, &header, &error);
         }
@@ -183,6 +187,7 @@ impl Core {
             service: header.target,
             doee,
         }) else {
+            self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
         };
         let occupied = self
@@ -289,6 +294,7 @@ impl Core {
         if let Some(occupied) = process.occupied.take() {
             self.scheduler.release(process.queue, occupied, self.now);
             self.ready.push(process.queue);
+            self.scheduler.drain_freed(&mut self.ready);
         }
     }
 

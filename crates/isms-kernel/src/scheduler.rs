@@ -9,18 +9,26 @@
 //! It knows processes by key only, sends nothing and reads no clock.
 
 mod demand;
+mod limited;
+mod measured;
+mod measures;
 #[cfg(test)]
 mod model;
 mod projects;
 mod rate;
+mod rates;
 mod shares;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
+use isms_protocol::{
+    Class, DoeeVersion, ProjectId, Service,
+    kernel::{DoeeRates, ProjectSettings},
+    limits,
+};
 
 use crate::{
     clock::Moment,
@@ -29,7 +37,10 @@ use crate::{
     process_controller::ProcessKey,
 };
 
+pub(crate) use measures::{Ended, Outcome};
+use measures::{Measures, RowIndex};
 use projects::{Projects, RateReached, TooManyProjects};
+use rates::Rates;
 use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
@@ -67,6 +78,8 @@ struct Queue {
     /// What the Doer was last told of this queue.
     demand_told: u32,
     demand_dirty: bool,
+    /// Where its calls are counted, once there were some.
+    measured: Option<RowIndex>,
 }
 
 /// A place in a queue's capacity, and where projects share what its project was charged for it.
@@ -76,6 +89,8 @@ pub(crate) struct Occupied {
     project: ProjectId,
     since: Moment,
     charge: Option<Charge>,
+    /// The limit of its project that counts it.
+    limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +111,10 @@ pub(crate) struct Scheduler {
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
+    rates: Rates,
+    /// Queues to look at again, see [`Scheduler::drain_freed`].
+    freed: Vec<QueueIndex>,
+    measures: Measures,
     queue_len_max: usize,
     queue_total_max: usize,
     queue_bytes_max: usize,
@@ -114,6 +133,9 @@ impl Scheduler {
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
+            rates: Rates::default(),
+            freed: Vec::new(),
+            measures: Measures::default(),
             queue_len_max: config.queue_len_max,
             queue_total_max: config.queue_total_max,
             queue_bytes_max: config.queue_bytes_max,
@@ -137,6 +159,7 @@ impl Scheduler {
             until_aged: 0,
             demand_told: 0,
             demand_dirty: false,
+            measured: None,
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.queues.push(None);
@@ -154,6 +177,9 @@ impl Scheduler {
         };
         if queue.waiting.len() == 0 && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
             self.by_name.remove(&queue.name);
+            if let Some(row) = queue.measured {
+                self.measures.let_go(row);
+            }
             self.queues[index.0 as usize] = None;
             self.free.push(index.0);
         }
@@ -167,10 +193,13 @@ impl Scheduler {
         project: ProjectId,
         now: Moment,
     ) -> Option<Occupied> {
-        let weight = self.weight(index, project);
-        let queue = self.queue_mut(index);
-        let free = queue.waiting.len() == 0 && queue.running < queue.capacity;
-        free.then(|| queue.occupy(class, project, weight, now))
+        let queue = self.queue(index);
+        if queue.waiting.len() > 0 || queue.running >= queue.capacity {
+            return None;
+        }
+        let occupied = self.occupy(index, class, project, now)?;
+        self.measure_wait(index, class, 0, now);
+        Some(occupied)
     }
 
     /// Lets a call wait. When that needs room, the last waiting calls of lower classes make it:
@@ -224,7 +253,7 @@ impl Scheduler {
         let oldest = queue.waiting.oldest()?;
         let aged = queue.until_aged == 0 && now.us_since(oldest.since) >= aging_max_us;
         let ticket = if aged { oldest.ticket } else { first };
-        queue.until_aged = if ticket != first {
+        let until_aged = if ticket != first {
             AGED_ONE_IN - 1
         } else {
             queue.until_aged.saturating_sub(1)
@@ -233,39 +262,92 @@ impl Scheduler {
             true => queue.waiting.last()?.ticket,
             false => ticket,
         };
-        let weight = self.weight(index, ticket.project);
-        let occupied = self
-            .queue_mut(index)
-            .occupy(ticket.class, ticket.project, weight, now);
-        let process = self.remove(index, &ticket)?;
-        Some((process, occupied))
+        let occupied = self.occupy(index, ticket.class, ticket.project, now)?;
+        self.queue_mut(index).until_aged = until_aged;
+        let waiting = self.take_out(index, &ticket)?;
+        self.measure_wait(index, ticket.class, now.us_since(waiting.since), now);
+        Some((waiting.process, occupied))
     }
 
     /// Takes a call out that will not run.
     pub(crate) fn remove(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<ProcessKey> {
+        self.take_out(index, ticket).map(|waiting| waiting.process)
+    }
+
+    fn take_out(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<Rc<Waiting>> {
         let waiting = self.queue_mut(index).waiting.remove(ticket)?;
         self.waiting -= 1;
         self.waiting_by_class[ticket.class as usize] -= 1;
         self.waiting_bytes -= waiting.bytes;
         self.mark_demand(index);
-        Some(waiting.process)
+        Some(waiting)
     }
 
     /// Frees the capacity of a call that has ended.
     pub(crate) fn release(&mut self, index: QueueIndex, occupied: Occupied, now: Moment) {
-        let queue = self.queue_mut(index);
-        assert!(queue.running > 0, "only what runs is released");
-        queue.running -= 1;
         let Occupied {
             class,
             project,
             since,
             charge,
+            limit,
         } = occupied;
+        self.measure_run(index, class, now.us_since(since), now);
+        let queue = self.queue_mut(index);
+        assert!(queue.running > 0, "only what runs is released");
+        queue.running -= 1;
         if let Some(Charge { expected_us, weight }) = charge {
             let shares = queue.waiting.shares_mut(class);
             shares.end(project, weight, expected_us, now.us_since(since));
         }
+        if let Some(limit) = limit {
+            self.projects.end(project, limit, &mut self.freed);
+            if !self.freed.is_empty() {
+                self.freed.push(index);
+            }
+        }
+    }
+
+    /// Takes out the queues that may have become able to run a call because another one of the same project has
+    /// ended, or its settings have changed: the one whose first call is the most urgent comes last.
+    pub(crate) fn drain_freed(&mut self, freed: &mut Vec<QueueIndex>) {
+        if self.freed.is_empty() {
+            return;
+        }
+        let mut queues = std::mem::take(&mut self.freed);
+        queues.sort_by_key(|&index| std::cmp::Reverse(self.urgency(index)));
+        freed.append(&mut queues);
+        self.freed = queues;
+    }
+
+    /// The order of queues of one project; one in which nothing waits is last.
+    fn urgency(&self, index: QueueIndex) -> impl Ord + use<> {
+        let queue = self.queues[index.0 as usize].as_ref();
+        let first = queue
+            .and_then(|queue| queue.waiting.first())
+            .map(|first| first.ticket);
+        match first {
+            Some(first) => (false, first.class, first.virtual_deadline, first.sequence),
+            None => (true, Class::Batch, Moment(u64::MAX), u64::MAX),
+        }
+    }
+
+    /// Occupies capacity that is there, unless as many calls of the project run as may. What projects share has their
+    /// weights instead.
+    fn occupy(
+        &mut self,
+        index: QueueIndex,
+        class: Class,
+        project: ProjectId,
+        now: Moment,
+    ) -> Option<Occupied> {
+        let shared = self.queue(index).is_shared();
+        let (weight, limit) = match shared {
+            true => (Some(self.projects.weight(project)), None),
+            false => (None, self.projects.begin(project, index).ok()?),
+        };
+        let occupied = self.queue_mut(index).occupy(class, project, weight, now);
+        Some(Occupied { limit, ..occupied })
     }
 
     /// Sets what a project gets. It counts for calls that begin from now on.
@@ -275,19 +357,37 @@ impl Scheduler {
         settings: ProjectSettings,
         now: Moment,
     ) -> Result<(), TooManyProjects> {
-        self.projects.set(project, settings, now)
+        self.projects.set(project, settings, now, &mut self.freed)
     }
 
-    /// What a project weighs, in a queue that projects share.
-    fn weight(&self, index: QueueIndex, project: ProjectId) -> Option<u32> {
-        self.queue(index)
-            .is_shared()
-            .then(|| self.projects.weight(project))
+    /// Counts a call of a Doee that comes in from outside, and refuses it when the Doee or its project has had too
+    /// many. What is refused counts for neither.
+    pub(crate) fn accept(
+        &mut self,
+        project: ProjectId,
+        doee: DoeeVersion,
+        now: Moment,
+    ) -> Result<(), RateReached> {
+        let Some(bucket) = self.rates.bucket(doee) else {
+            return self.projects.accept(project, now);
+        };
+        if !bucket.holds_one(now) {
+            let per_s = bucket.rate_max();
+            return Err(RateReached::OfDoee { per_s });
+        }
+        self.projects.accept(project, now)?;
+        bucket.take(now);
+        Ok(())
     }
 
-    /// Counts a call of a Doee that comes in from outside, and refuses it when its project has had too many.
-    pub(crate) fn accept(&mut self, project: ProjectId, now: Moment) -> Result<(), RateReached> {
-        self.projects.accept(project, now)
+    /// Sets how many calls of the Doees of a project are accepted.
+    pub(crate) fn set_rates(
+        &mut self,
+        project: ProjectId,
+        rates: &DoeeRates,
+        now: Moment,
+    ) -> Result<(), TooManyProjects> {
+        self.rates.set(project, rates, now)
     }
 
     /// Sets how many calls of a queue may run in all.
@@ -297,6 +397,9 @@ impl Scheduler {
 
     /// Forgets capacity and running calls of a service whose connection was lost; what waits stays.
     pub(crate) fn service_lost(&mut self, service: Service) {
+        if service == Service::Doer {
+            self.projects.forget_running();
+        }
         for index in self.queues_of(service) {
             let queue = self.queue_mut(index);
             (queue.capacity, queue.running) = (0, 0);
@@ -397,6 +500,11 @@ impl Queue {
         self.name.doee.is_none()
     }
 
+    /// How its calls go is kept. What other services do, they can measure themselves.
+    fn is_measured(&self) -> bool {
+        !self.name.doee.is_none()
+    }
+
     fn occupy(&mut self, class: Class, project: ProjectId, weight: Option<u32>, since: Moment) -> Occupied {
         self.running += 1;
         let charge = weight.map(|weight| Charge {
@@ -408,6 +516,7 @@ impl Queue {
             project,
             since,
             charge,
+            limit: None,
         }
     }
 }

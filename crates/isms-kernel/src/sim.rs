@@ -79,6 +79,8 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::KeepsChildren,
         Bug::LeaksSlot,
         Bug::ForgetsDemand,
+        Bug::OverLimit,
+        Bug::LeavesHeldUp,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);
 }

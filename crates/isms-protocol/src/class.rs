@@ -33,6 +33,16 @@ impl Class {
         }
     }
 
+    /// Its name, in manifests and everywhere else.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Realtime => "realtime",
+            Class::High => "high",
+            Class::Normal => "normal",
+            Class::Batch => "batch",
+        }
+    }
+
     /// The lower of two classes: a child never runs in a higher class than its parent.
     pub fn capped_by(self, cap: Class) -> Class {
         self.max(cap)

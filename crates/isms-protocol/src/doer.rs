@@ -201,6 +201,9 @@ pub struct DoeeSpec {
     /// What its workers consist of.
     #[serde(default)]
     pub environment: Environment,
+    /// Calls of it that run at the same time; 0 for as many as its workers run.
+    #[serde(default)]
+    pub concurrency: u32,
 }
 
 /// What a worker consists of, as a manifest asks for it. Body of [`Operation::TryEnvironment`].

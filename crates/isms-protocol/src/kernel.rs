@@ -1,5 +1,10 @@
 //! What the Kernel receives, and its answers.
 
+mod calls;
+mod rates;
+
+pub use calls::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Histogram, Outcomes};
+pub use rates::{CallRate, DoeeRate, DoeeRates};
 use serde::{Deserialize, Serialize};
 
 use crate::{Class, DoeeVersion, Generation, Incarnation, ProcessId, ProjectId, Secret, Service, limits};
@@ -12,6 +17,11 @@ crate::service::operations! {
     /// What the header's project gets, instead of what was said of it before: [`ProjectSettings`] → empty. The
     /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
     SetProject = 3, "set-project";
+    /// How the calls of Doees went: [`CallsAfter`] → [`Calls`].
+    Calls = 16, "calls";
+    /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
+    /// before: [`DoeeRates`] → empty.
+    SetRates = 17, "set-rates";
 }
 
 /// What a project gets where it shares the platform with others; an administrator decides.
@@ -23,6 +33,9 @@ pub struct ProjectSettings {
     /// Calls of its Doees that are accepted in a second, at most [`limits::RATE_MAX`]; 0 for no limit. As many as
     /// that may come at once.
     pub rate_max: u32,
+    /// Calls of its Doees that run at the same time, at most [`limits::CONCURRENCY_MAX`]; 0 for no limit. The others
+    /// wait.
+    pub concurrency_max: u32,
 }
 
 impl Default for ProjectSettings {
@@ -30,6 +43,7 @@ impl Default for ProjectSettings {
         ProjectSettings {
             weight: limits::WEIGHT_DEFAULT,
             rate_max: 0,
+            concurrency_max: 0,
         }
     }
 }
@@ -37,12 +51,19 @@ impl Default for ProjectSettings {
 impl ProjectSettings {
     /// Checks every number against its bounds.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let ProjectSettings { weight, rate_max } = *self;
+        let ProjectSettings {
+            weight,
+            rate_max,
+            concurrency_max,
+        } = *self;
         if !(1..=limits::WEIGHT_MAX).contains(&weight) {
             return Err(SettingsError::Weight { weight });
         }
         if rate_max > limits::RATE_MAX {
             return Err(SettingsError::Rate { rate_max });
+        }
+        if concurrency_max > limits::CONCURRENCY_MAX {
+            return Err(SettingsError::Concurrency { concurrency_max });
         }
         Ok(())
     }
@@ -62,6 +83,12 @@ pub enum SettingsError {
     Rate {
         /// What was asked for.
         rate_max: u32,
+    },
+    /// The number of calls at the same time is out of bounds.
+    #[error("`concurrency_max` is {concurrency_max}; it is 0 (no limit) to {max}", max = limits::CONCURRENCY_MAX)]
+    Concurrency {
+        /// What was asked for.
+        concurrency_max: u32,
     },
 }
 

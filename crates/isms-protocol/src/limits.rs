@@ -59,6 +59,17 @@ pub const WEIGHT_MAX: u32 = 10_000;
 /// The highest rate that a limit may have, in calls per second.
 pub const RATE_MAX: u32 = 1_000_000;
 
+/// Doees of one project.
+pub const DOEES_MAX: usize = 128;
+/// The highest limit of calls that run at the same time: as many as a service may have outstanding.
+pub const CONCURRENCY_MAX: u32 = REQUEST_CREDIT_MAX;
+/// Doees of which the Kernel keeps how their calls went, each on its own; the rest is summed.
+pub const MEASURED_DOEES_MAX: usize = 1024;
+/// Classes of Doees in one part of the list of how calls went.
+pub const CALLS_LISTED_MAX: usize = 96;
+/// Versions of Doees whose names can be asked for at once.
+pub const NAMED_DOEES_MAX: usize = 256;
+
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;
 /// The most workers of one Doer that an administrator may allow.

@@ -37,6 +37,8 @@ crate::service::operations! {
     UploadImage = 14, "upload-image";
     /// Changes what the header's project gets: [`ChangeProject`] → `kernel::ProjectSettings`.
     ChangeProject = 15, "change-project";
+    /// What versions of Doees are called: [`NameDoees`] → [`NamedDoees`].
+    NameDoees = 16, "name-doees";
 }
 
 /// Asks who a token is.
@@ -128,6 +130,33 @@ pub struct ChangeProject {
     pub weight: Option<u32>,
     /// See [`ProjectSettings::rate_max`].
     pub rate_max: Option<u32>,
+    /// See [`ProjectSettings::concurrency_max`].
+    pub concurrency_max: Option<u32>,
+}
+
+/// Asks for the names of versions of Doees, at most [`crate::limits::NAMED_DOEES_MAX`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameDoees {
+    /// The versions, of whatever projects and deployments.
+    pub versions: Vec<DoeeVersion>,
+}
+
+/// Answer of [`Operation::NameDoees`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedDoees {
+    /// Those that exist.
+    pub doees: Vec<NamedDoee>,
+}
+
+/// What a version of a Doee is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedDoee {
+    /// Which.
+    pub version: DoeeVersion,
+    /// Name of its project.
+    pub project: String,
+    /// Its own.
+    pub doee: String,
 }
 
 /// A Doee as deployed.

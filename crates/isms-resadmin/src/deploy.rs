@@ -109,8 +109,13 @@ async fn deploy(
     let parts: Vec<_> = binaries.into_iter().zip(environments).collect();
     let new = compose(core, project, &manifest, &parts, &before, text);
     let after = core.store.record(new).await?;
+    // Before anybody is led to the new versions.
+    if before.has_rates() || after.has_rates() {
+        tell_rates(core, project).await;
+    }
     if let Err(source) = core.peers.set_routes(project, &after.routes).await {
         core.store.revert(project, before.routes.revision).await?;
+        tell_rates(core, project).await;
         return Err(DeployError::Routes { source });
     }
     tracing::info!(%project, revision = after.routes.revision, %principal, "project was deployed");
@@ -127,6 +132,13 @@ async fn deploy(
         revision: after.routes.revision,
         routes,
     })
+}
+
+/// A Kernel that does not take them is told again when it registers this service anew.
+async fn tell_rates(core: &Core, project: ProjectId) {
+    if let Err(error) = core.tell_rates(project).await {
+        tracing::warn!(%project, %error, "the Kernel did not take the rates of a project's Doees");
+    }
 }
 
 fn check_listener(events: &mpsc::Sender<DeployEvent>) -> Result<(), DeployError> {
@@ -207,6 +219,7 @@ fn compose(
             binary: *binary,
             binary_len: *binary_len,
             environment: environment.clone(),
+            concurrency: doee.concurrency,
         };
         let grants = Grants {
             databases: doee.sql.clone(),
@@ -230,6 +243,7 @@ fn compose(
             settings,
             deadline_ms,
             image: environment.image,
+            rate: doee.rate,
         });
     }
     let routes = ProjectRoutes {

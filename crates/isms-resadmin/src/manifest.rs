@@ -12,7 +12,8 @@ use isms_protocol::{
     Class, HostPort, HostPortError,
     commserver::Auth,
     doer::{Language, Parameter},
-    limits::{HTTP_BODY_LEN_DEFAULT, WORKERS_DEFAULT},
+    kernel::CallRate,
+    limits::{HTTP_BODY_LEN_DEFAULT, RATE_MAX, WORKERS_DEFAULT},
 };
 
 pub(crate) use environment::Environment;
@@ -23,7 +24,7 @@ pub(crate) use route::Route;
 /// Bytes of a manifest.
 pub(crate) const MANIFEST_LEN_MAX: usize = 64 * 1024;
 /// Doees of a project.
-const DOEES_MAX: usize = 128;
+const DOEES_MAX: usize = isms_protocol::limits::DOEES_MAX;
 /// Triggers of a project.
 const TRIGGERS_MAX: usize = 256;
 /// Databases of a project.
@@ -58,6 +59,10 @@ pub(crate) struct Doee {
     pub(crate) deadline_ms: u32,
     pub(crate) workers_min: u32,
     pub(crate) workers_max: u32,
+    /// Calls at the same time; 0 for as many as its workers run.
+    pub(crate) concurrency: u32,
+    /// Calls that are accepted in a second, if that has a limit.
+    pub(crate) rate: Option<CallRate>,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
     /// Servers outside that it may send HTTP requests to.
@@ -195,6 +200,8 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "timeout_ms",
             "deadline_ms",
             "workers",
+            "concurrency",
+            "rate",
             "class",
             "isolation",
             "image",
@@ -205,6 +212,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     )?;
     let code = code(section)?;
     let (workers_min, workers_max) = workers(section)?;
+    let concurrency = concurrency(section, workers_min)?;
     let class = class(section, Class::Normal)?;
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
@@ -222,6 +230,8 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         deadline_ms: section.integer("deadline_ms", 1, 3_600_000, 30_000)? as u32,
         workers_min,
         workers_max,
+        concurrency,
+        rate: rate(section)?,
         sql: sql(allow.as_ref(), databases)?,
         http: http(allow.as_ref())?,
         params: params(section)?,
@@ -278,6 +288,33 @@ fn workers(section: &Section<'_>) -> Result<(u32, u32), ManifestError> {
         return Err(workers.error("min", &format!("is {min}, more than max, which is {max}")));
     }
     Ok((min, max))
+}
+
+fn concurrency(section: &Section<'_>, workers_min: u32) -> Result<u32, ManifestError> {
+    let Some(item) = section.optional("concurrency") else {
+        return Ok(0);
+    };
+    let concurrency = item.integer(1, WORKERS_DEFAULT as i64)? as u32;
+    if concurrency < workers_min {
+        let message = format!("is {concurrency}, less than workers.min, which is {workers_min}");
+        return Err(item.error(&message));
+    }
+    Ok(concurrency)
+}
+
+fn rate(section: &Section<'_>) -> Result<Option<CallRate>, ManifestError> {
+    let Some(item) = section.optional("rate") else {
+        return Ok(None);
+    };
+    let rate = item.section()?;
+    rate.check_keys(&["per_s", "burst"], &[])?;
+    let max = i64::from(RATE_MAX);
+    let per_s = rate.required("per_s")?.integer(1, max)?;
+    let burst = rate.integer("burst", 1, max, per_s)?;
+    Ok(Some(CallRate {
+        per_s: per_s as u32,
+        burst: burst as u32,
+    }))
 }
 
 fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {

@@ -10,7 +10,7 @@ use isms_protocol::{
     dbriver::{self, Prepare, Prepared},
     doer::{self, Build, BuildReply, Environment},
     encode,
-    kernel::{self, ProjectSettings},
+    kernel::{self, DoeeRates, ProjectSettings},
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -158,6 +158,17 @@ impl Peers {
             .ask(Message::with_body(header, settings), Bytes::new(), 0)
             .await
         {
+            Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
+            answered => answered.map(drop),
+        }
+    }
+
+    /// Tells the Kernel how many calls of a project's Doees are accepted. One that is not there is told when it is
+    /// back.
+    pub(crate) async fn set_rates(&self, project: ProjectId, rates: &DoeeRates) -> Result<(), WireError> {
+        let operation = kernel::Operation::SetRates as u16;
+        let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
+        match self.ask(Message::with_body(header, rates), Bytes::new(), 0).await {
             Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
             answered => answered.map(drop),
         }

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use isms_protocol::{
     DecodeError, ErrorCode, Header, WireError, encode,
     resadmin::{
-        Authenticate, CreateToken, Deploy, DeployEvent, DescribeProject, Operation, Projects, RevokeToken,
-        Right,
+        Authenticate, CreateToken, Deploy, DeployEvent, DescribeProject, NameDoees, Operation, Projects,
+        RevokeToken, Right,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -168,6 +168,7 @@ impl Service {
                 Ok(Reply::Body(Bytes::new()))
             }
             Operation::DescribeProject => reply(&core.describe(decoded::<DescribeProject>(body)?).await?),
+            Operation::NameDoees => reply(&core.name_doees(decoded::<NameDoees>(body)?).await?),
             Operation::CreateToken => reply(&core.create_token(header, decoded::<CreateToken>(body)?).await?),
             Operation::ListTokens => reply(&core.tokens(header).await?),
             Operation::RevokeToken => {

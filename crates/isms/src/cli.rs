@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Status(PlatformArgs),
     /// Show workers and processes.
     Ps(PlatformArgs),
+    /// Show how calls go, by function and class: live on a terminal.
+    Top(TopArgs),
     /// Check isolation and the machine; says what is missing and what to do.
     Doctor(PlatformArgs),
     /// Make a folder with a project that deploys as it is.
@@ -92,6 +94,15 @@ pub(crate) struct PlatformArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Print one table of everything since the Kernel started, as is done anyway where no terminal is.
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct NewArgs {
     /// Name of the project and of its folder: small letters, digits, hyphens.
     pub(crate) name: String,
@@ -128,6 +139,9 @@ pub(crate) struct ProjectArgs {
     /// Calls of its functions that are accepted in a second; 0 lifts the limit.
     #[arg(long, value_name = "N")]
     pub(crate) rate_max: Option<u32>,
+    /// Calls of its functions that run at the same time, the others wait; 0 lifts the limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency_max: Option<u32>,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
 }

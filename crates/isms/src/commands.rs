@@ -19,6 +19,7 @@ mod project;
 mod ps;
 mod status;
 mod token;
+mod top;
 mod up;
 
 /// Runs what the user typed.
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Down(args) => down::run(&args),
         Command::Status(args) => on_runtime(status::run(&args)),
         Command::Ps(args) => on_runtime(ps::run(&args)),
+        Command::Top(args) => on_runtime(top::run(&args)),
         Command::Doctor(args) => on_runtime(doctor::run(&args)),
         Command::New(args) => new::run(&args),
         Command::Deploy(args) => on_runtime(deploy::run(&args)),

@@ -124,6 +124,15 @@ impl Drop for Bar {
     }
 }
 
+/// A short duration with one unit.
+pub(crate) fn duration_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
 /// A duration with one unit.
 pub(crate) fn duration_ms(ms: u64) -> String {
     match ms {
@@ -167,6 +176,9 @@ mod tests {
 
     #[test]
     fn durations_have_one_unit() {
+        assert_eq!(duration_us(999), "999 µs");
+        assert_eq!(duration_us(1_500), "1.5 ms");
+        assert_eq!(duration_us(61_000_000), "61.0 s");
         assert_eq!(duration_ms(12), "12 ms");
         assert_eq!(duration_ms(1_500), "1.5 s");
         assert_eq!(duration_ms(7_200_000), "2 h");

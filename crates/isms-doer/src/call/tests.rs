@@ -218,6 +218,7 @@ fn spec(workers_max: u32) -> DoeeSpec {
         binary: ContentHash(Sha256::digest(BINARY).into()),
         binary_len: BINARY.len() as u64,
         environment: isms_protocol::doer::Environment::default(),
+        concurrency: 0,
     }
 }
 

@@ -14,6 +14,7 @@ const LIMITS: DoeeLimits = DoeeLimits {
     timeout: Duration::from_millis(500),
     workers_min: 0,
     workers_max: 4,
+    concurrency: 0,
     environment: Environment::WORKER,
 };
 
@@ -207,6 +208,39 @@ fn demand_that_lasts_doubles_the_workers_up_to_the_maximum() {
         .expect(Event::Tick, &[spawn(2), publish(2)]);
     scene.expect(Event::Tick, &[spawn(3), spawn(4), publish(4)]);
     scene.expect(Event::Tick, &[]);
+}
+
+#[test]
+fn a_doee_with_a_concurrency_gets_neither_more_calls_nor_more_workers() {
+    let mut scene = Scene::new(0);
+    let queued = 9;
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued,
+    });
+    let mut actions = scene.on(loaded(DoeeLimits {
+        concurrency: 2,
+        ..LIMITS
+    }));
+    for worker in 1..=2 {
+        actions.extend(scene.on(Event::Empty {
+            worker: WorkerId(worker),
+        }));
+        actions.extend(scene.on(Event::Initialized {
+            worker: WorkerId(worker),
+        }));
+        actions.extend(scene.after(SCALE_UP_AFTER).on(Event::Tick));
+        actions.extend(scene.on(Event::Tick));
+    }
+    let spawned = actions
+        .iter()
+        .filter(|action| matches!(action, Action::Spawn { .. }));
+    assert!(spawned.count() <= 2, "{actions:?}");
+    let published = actions.iter().filter_map(|action| match action {
+        Action::Publish { capacity, .. } => Some(*capacity),
+        _ => None,
+    });
+    assert_eq!(published.max(), Some(2), "{actions:?}");
 }
 
 #[test]

@@ -57,7 +57,10 @@ impl Call<'_> {
         json(StatusCode::OK, &isolation)
     }
 
-    async fn ask_kernel<T: DeserializeOwned>(&self, operation: kernel::Operation) -> Result<T, Problem> {
+    pub(super) async fn ask_kernel<T: DeserializeOwned>(
+        &self,
+        operation: kernel::Operation,
+    ) -> Result<T, Problem> {
         self.ask_bare(self.header(Service::Kernel, operation as u16, ProjectId::NONE, ASK_TIMEOUT))
             .await
     }

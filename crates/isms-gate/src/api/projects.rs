@@ -25,6 +25,8 @@ struct Change {
     weight: Option<u32>,
     #[serde(default)]
     rate_max: Option<u32>,
+    #[serde(default)]
+    concurrency_max: Option<u32>,
 }
 
 impl Call<'_> {
@@ -64,6 +66,7 @@ impl Call<'_> {
         let change = ChangeProject {
             weight: change.weight,
             rate_max: change.rate_max,
+            concurrency_max: change.concurrency_max,
         };
         let settings: ProjectSettings = self.ask(header, &change).await?;
         json(StatusCode::OK, &settings)

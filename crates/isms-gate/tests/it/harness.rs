@@ -16,7 +16,7 @@ use isms_http::{
 use isms_protocol::{
     Class, ContentHash, DoeeVersion, ErrorCode, Message, PrincipalId, ProcessId, ProjectId, Service,
     doer::{self, Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
-    kernel::{self, ProcessStatus, Processes, ServiceStatus, Status},
+    kernel::{self, CallsAfter, ProcessStatus, Processes, ServiceStatus, Status},
     resadmin::{
         Authenticate, ChangeProject, CreatedToken, DescribeProject, DoeeSummary, Operation, Principal,
         Project, ProjectSummary, Projects, Right, Tokens,
@@ -162,7 +162,14 @@ fn answer(call: &FakeCall, seen: &Seen) -> Answered {
 
 fn answer_kernel(call: &FakeCall) {
     match kernel::Operation::from_u16(call.message.header.operation).unwrap() {
-        kernel::Operation::SetProject => panic!("only Resadmin sets what a project gets"),
+        kernel::Operation::Calls => {
+            // In two parts, the first of which ends with row 1.
+            let after: CallsAfter = call.message.decode_body().unwrap();
+            call.reply(&crate::calls::part(after), "");
+        }
+        kernel::Operation::SetProject | kernel::Operation::SetRates => {
+            panic!("only Resadmin sets what a project gets")
+        }
         kernel::Operation::Status => {
             let service = ServiceStatus {
                 service: Service::Doer,
@@ -293,8 +300,15 @@ fn answer_resadmin(call: &FakeCall) -> Answered {
             let asked: ChangeProject = call.message.decode_body().unwrap();
             let weight = asked.weight.unwrap_or(100);
             let rate_max = asked.rate_max.unwrap_or(0);
-            call.reply(&kernel::ProjectSettings { weight, rate_max }, "");
+            let concurrency_max = asked.concurrency_max.unwrap_or(0);
+            let settings = kernel::ProjectSettings {
+                weight,
+                rate_max,
+                concurrency_max,
+            };
+            call.reply(&settings, "");
         }
+        Operation::NameDoees => call.reply(&crate::calls::names(&call.message.decode_body().unwrap()), ""),
         Operation::ListTokens => call.reply(&Tokens { tokens: principals() }, ""),
         Operation::CreateToken => {
             call.reply(
@@ -339,6 +353,7 @@ fn project(id: ProjectId, name: &str) -> Project {
         settings: kernel::ProjectSettings {
             weight: 300,
             rate_max: 0,
+            concurrency_max: 4,
         },
     }
 }

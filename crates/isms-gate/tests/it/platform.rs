@@ -100,7 +100,7 @@ async fn projects_are_listed_and_shown_within_the_tokens_scope() {
         "doees": [{ "name": "d", "version": VERSION_ID, "binary": "cd".repeat(32), "deadline_ms": 5000 }],
         "databases": ["readings"],
         "routes": ["GET /"],
-            "settings": { "weight": 300, "rate_max": 0 },
+            "settings": { "weight": 300, "rate_max": 0, "concurrency_max": 4 },
     });
     assert_eq!(
         gate.fetch("reader-a", "GET /api/v1/projects/a").await.json(),

@@ -15,10 +15,10 @@ async fn an_administrator_changes_what_a_project_gets_and_everybody_sees_it() {
         .send(
             "admin",
             "PATCH /api/v1/projects/a",
-            br#"{"weight":7,"rate_max":9}"#,
+            br#"{"weight":7,"rate_max":9,"concurrency_max":3}"#,
         )
         .await;
-    let shown = json!({ "weight": 7, "rate_max": 9 });
+    let shown = json!({ "weight": 7, "rate_max": 9, "concurrency_max": 3 });
     assert_eq!((response.status, response.json()), (200, shown));
     let seen = gate.seen.requests.lock().unwrap().last().unwrap().clone();
     assert_eq!(seen.header.operation, Operation::ChangeProject as u16);
@@ -28,11 +28,15 @@ async fn an_administrator_changes_what_a_project_gets_and_everybody_sees_it() {
         asked,
         ChangeProject {
             weight: Some(7),
-            rate_max: Some(9)
+            rate_max: Some(9),
+            concurrency_max: Some(3)
         }
     );
     let shown = gate.fetch("reader-a", "GET /api/v1/projects/a").await.json();
-    assert_eq!(shown["settings"], json!({ "weight": 300, "rate_max": 0 }));
+    assert_eq!(
+        shown["settings"],
+        json!({ "weight": 300, "rate_max": 0, "concurrency_max": 4 })
+    );
 }
 
 #[tokio::test]

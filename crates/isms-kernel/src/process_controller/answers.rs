@@ -3,7 +3,7 @@
 use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, Service, WireError};
 
 use super::{
-    ProcessKey,
+    ProcessKey, measured,
     record::{Process, State},
 };
 use crate::{
@@ -167,6 +167,10 @@ impl Core {
             _ => &mut self.counters.failed,
         };
         *counter += 1;
+        let outcome = measured::outcome(answer.header.kind, code);
+        if let Some(ended) = measured::ended(process, outcome) {
+            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        }
         if let Some(registration) = self.services.registration_mut(caller) {
             registration.unanswered = registration.unanswered.saturating_sub(1);
         }

@@ -6,10 +6,11 @@
 
 use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, Service, limits::CANCEL_GRACE};
 
-use super::{ProcessKey, record::State};
+use super::{ProcessKey, measured, record::State};
 use crate::{
     core::Core,
     planted::{Bug, planted},
+    scheduler::Outcome,
 };
 
 impl Core {
@@ -82,6 +83,10 @@ impl Core {
             return;
         };
         self.counters.cancelled += u64::from(process.caller_waits);
+        let ended = measured::ended(process, Outcome::Cancelled);
+        if let Some(ended) = ended.filter(|_| process.caller_waits) {
+            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        }
         self.detach(key);
         self.stop(key, ErrorCode::Cancelled);
     }

@@ -12,6 +12,8 @@ const QUEUES: usize = 3;
 /// The queue that projects share; each of the others is of a Doee version.
 const SHARED: usize = 0;
 const PROJECTS: u8 = 3;
+/// Whose the Doee versions are.
+const OWNER: ProjectId = ProjectId::from_bytes([1; 16]);
 const AGING_US: u64 = 1_000;
 
 #[derive(Clone, Debug)]
@@ -40,6 +42,9 @@ enum Move {
     Weight {
         project: u8,
         weight: u32,
+    },
+    Limit {
+        concurrency_max: u32,
     },
     Pass {
         us: u64,
@@ -70,6 +75,8 @@ struct Run {
     since: Moment,
     weight: u32,
     expected_us: u64,
+    /// The limit that counts it.
+    limit: Option<u64>,
 }
 
 #[derive(Default)]
@@ -78,6 +85,9 @@ struct Model {
     had: BTreeMap<(Class, ProjectId), Had>,
     floor: BTreeMap<Class, u64>,
     weights: BTreeMap<ProjectId, u32>,
+    /// What may run of the owner's Doees at the same time, and the number of that limit.
+    limit: Option<(u32, u64)>,
+    limits_set: u64,
     capacity: [u32; QUEUES],
     running: [Vec<Run>; QUEUES],
     until_aged: [u32; QUEUES],
@@ -194,7 +204,35 @@ impl Model {
             since: now,
             weight,
             expected_us,
+            limit: self.limit.filter(|_| queue != SHARED).map(|(_, number)| number),
         });
+    }
+
+    /// Whether the project has as many calls of its Doees as may run under its limit.
+    fn is_held_up(&self, queue: usize) -> bool {
+        let Some((max, number)) = self.limit.filter(|_| queue != SHARED) else {
+            return false;
+        };
+        let running = self.running.iter().flatten();
+        let counted = running.filter(|run| run.limit == Some(number)).count();
+        counted >= max as usize
+    }
+
+    /// Whether a call could be taken out of a queue.
+    fn has_next(&self, queue: usize) -> bool {
+        let has_room = self.running[queue].len() < self.capacity[queue] as usize;
+        has_room && self.of(queue).next().is_some() && !self.is_held_up(queue)
+    }
+
+    fn set_limit(&mut self, concurrency_max: u32) {
+        self.limit = match (concurrency_max, self.limit) {
+            (0, _) => None,
+            (max, Some((_, number))) => Some((max, number)),
+            (max, None) => {
+                self.limits_set += 1;
+                Some((max, self.limits_set))
+            }
+        };
     }
 
     fn release(&mut self, queue: usize, nth: usize, now: Moment) {
@@ -204,6 +242,7 @@ impl Model {
             since,
             weight,
             expected_us,
+            limit: _,
         } = self.running[queue].remove(nth);
         if queue == SHARED {
             let ran_us = now.us_since(since);
@@ -268,7 +307,7 @@ impl Model {
     }
 
     fn take(&mut self, queue: usize, now: Moment) -> Option<ProcessKey> {
-        if self.running[queue].len() >= self.capacity[queue] as usize {
+        if !self.has_next(queue) {
             return None;
         }
         let first = self.of(queue).min_by_key(|entry| self.order(entry))?.clone();
@@ -297,9 +336,22 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (queue.clone(), any::<usize>()).prop_map(|(queue, nth)| Move::Release { queue, nth }),
         1 => (queue, 0..4u32).prop_map(|(queue, capacity)| Move::Capacity { queue, capacity }),
         1 => (0..PROJECTS, 1..1000u32).prop_map(|(project, weight)| Move::Weight { project, weight }),
+        1 => (0..4u32).prop_map(|concurrency_max| Move::Limit { concurrency_max }),
         2 => (0..900u64).prop_map(|us| Move::Pass { us }),
     ];
     prop::collection::vec(one, 1..200)
+}
+
+/// Tells the scheduler all that a project gets.
+fn set(scheduler: &mut Scheduler, model: &Model, project: ProjectId, now: Moment) {
+    let weight = model.weights.get(&project).copied();
+    let limit = model.limit.filter(|_| project == OWNER);
+    let settings = ProjectSettings {
+        weight: weight.unwrap_or(limits::WEIGHT_DEFAULT),
+        concurrency_max: limit.map_or(0, |(max, _)| max),
+        ..ProjectSettings::default()
+    };
+    scheduler.set_project(project, settings, now).unwrap();
 }
 
 fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
@@ -315,6 +367,8 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
         .collect();
     let mut occupied: [Vec<Occupied>; QUEUES] = Default::default();
     let mut now = Moment(0);
+    // Queues out of which nothing could be taken because of the limit, and that were not named since.
+    let mut held_up = [false; QUEUES];
     for (number, one) in moves.into_iter().enumerate() {
         match one {
             Move::Wait {
@@ -326,7 +380,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             } => {
                 let project = match queue {
                     SHARED => ProjectId::from_bytes([project; 16]),
-                    _ => ProjectId::NONE,
+                    _ => OWNER,
                 };
                 let deadline = deadline_us.map(|us| now.after_us(us));
                 let process = ProcessKey::from_call(number as u64);
@@ -345,6 +399,9 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             }
             Move::Take { queue } => {
                 let taken = scheduler.take(queues[queue], now);
+                held_up[queue] = model.is_held_up(queue)
+                    && model.running[queue].len() < model.capacity[queue] as usize
+                    && model.of(queue).next().is_some();
                 prop_assert_eq!(taken.map(|(process, _)| process), model.take(queue, now));
                 occupied[queue].extend(taken.map(|(_, occupied)| occupied));
             }
@@ -369,14 +426,21 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Weight { project, weight } => {
                 let project = ProjectId::from_bytes([project; 16]);
                 model.weights.insert(project, weight);
-                let settings = ProjectSettings {
-                    weight,
-                    ..ProjectSettings::default()
-                };
-                scheduler.set_project(project, settings, now).unwrap();
+                set(&mut scheduler, &model, project, now);
+            }
+            Move::Limit { concurrency_max } => {
+                model.set_limit(concurrency_max);
+                set(&mut scheduler, &model, OWNER, now);
             }
             Move::Pass { us } => now = now.after_us(us),
             Move::Remove { .. } | Move::Release { .. } => {}
+        }
+        let mut freed = Vec::new();
+        scheduler.drain_freed(&mut freed);
+        for queue in 0..QUEUES {
+            held_up[queue] &= !freed.contains(&queues[queue]);
+            let starves = held_up[queue] && model.has_next(queue);
+            prop_assert!(!starves, "queue {queue} waits for a place that is free");
         }
         prop_assert_eq!(scheduler.waiting(), model.waiting.len());
         let bytes = model.waiting.iter().map(|entry| entry.bytes).sum::<usize>();

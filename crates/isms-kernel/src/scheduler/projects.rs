@@ -7,27 +7,39 @@ use std::collections::HashMap;
 
 use isms_protocol::{ProjectId, kernel::ProjectSettings, limits};
 
-use super::rate::Bucket;
+use super::{QueueIndex, limited::Limited, rate::Bucket};
 use crate::clock::Moment;
 
 /// The projects that have settings of their own.
 #[derive(Default)]
 pub(super) struct Projects {
     known: HashMap<ProjectId, Known>,
+    /// Limits of what runs at the same time that were ever set.
+    limits_set: u64,
 }
 
 struct Known {
     settings: ProjectSettings,
     /// What is left of its rate, if that has a limit.
     bucket: Option<Bucket>,
+    /// What runs of it, if that has a limit.
+    limited: Option<Limited>,
 }
 
-/// A project has had as many calls as it may have in this time.
+/// There were as many calls as there may be in this time.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the project may have {rate_max} calls a second and has had them; try again later")]
-pub(crate) struct RateReached {
-    rate_max: u32,
+pub(crate) enum RateReached {
+    /// Of a project.
+    #[error("the project may have {rate_max} calls a second and has had them; try again later")]
+    OfProject { rate_max: u32 },
+    /// Of a Doee.
+    #[error("the function may have {per_s} calls a second and has had them; try again later")]
+    OfDoee { per_s: u32 },
 }
+
+/// As many calls of the project run as may at the same time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LimitReached;
 
 /// More projects have settings than a platform has projects.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,25 +52,79 @@ impl Projects {
         project: ProjectId,
         settings: ProjectSettings,
         now: Moment,
+        freed: &mut Vec<QueueIndex>,
     ) -> Result<(), TooManyProjects> {
+        // Under the new settings more of what waits may run; whoever looks finds out.
+        let before = self.known.get_mut(&project);
+        let limited = before.and_then(|known| known.limited.take());
+        let limited = limited.map(|mut limited| {
+            limited.free(freed);
+            limited
+        });
         if settings == ProjectSettings::default() {
             self.known.remove(&project);
             return Ok(());
         }
+        let limited = (settings.concurrency_max > 0).then(|| {
+            limited.unwrap_or_else(|| {
+                self.limits_set += 1;
+                Limited::new(self.limits_set)
+            })
+        });
         if let Some(known) = self.known.get_mut(&project) {
             // Who is told the same again, as after a restart of Resadmin, has not earned another second's worth.
             if known.settings.rate_max != settings.rate_max {
                 known.bucket = Bucket::new(settings.rate_max, now);
             }
             known.settings = settings;
+            known.limited = limited;
             return Ok(());
         }
         if self.known.len() >= limits::PROJECTS_MAX {
             return Err(TooManyProjects);
         }
         let bucket = Bucket::new(settings.rate_max, now);
-        self.known.insert(project, Known { settings, bucket });
+        let known = Known {
+            settings,
+            bucket,
+            limited,
+        };
+        self.known.insert(project, known);
         Ok(())
+    }
+
+    /// A call of a project that waits in a queue, or would, is about to run: under which of its limits it does, if it
+    /// has one. When that is reached, the queue is looked at again as soon as a call of the project has ended.
+    pub(super) fn begin(
+        &mut self,
+        project: ProjectId,
+        queue: QueueIndex,
+    ) -> Result<Option<u64>, LimitReached> {
+        let Some(known) = self.known.get_mut(&project) else {
+            return Ok(None);
+        };
+        let Some(limited) = &mut known.limited else {
+            return Ok(None);
+        };
+        limited.begin(known.settings.concurrency_max, queue).map(Some)
+    }
+
+    /// A call of a project has ended that began under this limit; what waits for that comes to `freed`.
+    pub(super) fn end(&mut self, project: ProjectId, limit: u64, freed: &mut Vec<QueueIndex>) {
+        let known = self.known.get_mut(&project);
+        if let Some(limited) = known.and_then(|known| known.limited.as_mut()) {
+            limited.end(limit, freed);
+        }
+    }
+
+    /// Nothing runs any more of what projects limit.
+    pub(super) fn forget_running(&mut self) {
+        for known in self.known.values_mut() {
+            if let Some(limited) = &mut known.limited {
+                self.limits_set += 1;
+                limited.forget_running(self.limits_set);
+            }
+        }
     }
 
     /// Counts a call that comes in from outside.
@@ -69,7 +135,7 @@ impl Projects {
         };
         match bucket.take(now) {
             true => Ok(()),
-            false => Err(RateReached {
+            false => Err(RateReached::OfProject {
                 rate_max: bucket.rate_max(),
             }),
         }
@@ -102,18 +168,18 @@ mod tests {
             rate_max: 2,
             ..ProjectSettings::default()
         };
-        let reached = Err(RateReached { rate_max: 2 });
-        projects.set(one, slow, Moment(0)).unwrap();
+        let reached = Err(RateReached::OfProject { rate_max: 2 });
+        projects.set(one, slow, Moment(0), &mut Vec::new()).unwrap();
         let mut ask = |project, us| projects.accept(project, Moment(us));
         assert_eq!([ask(one, 0), ask(one, 0)], [Ok(()), Ok(())]);
         assert_eq!(ask(one, 0), reached);
         assert_eq!(ask(one, 499_999), reached);
         assert!((0..100).all(|_| ask(two, 0) == Ok(())));
-        projects.set(one, slow, Moment(499_999)).unwrap();
+        projects.set(one, slow, Moment(499_999), &mut Vec::new()).unwrap();
         assert_eq!(projects.accept(one, Moment(499_999)), reached);
         assert_eq!(projects.accept(one, Moment(500_000)), Ok(()));
         projects
-            .set(one, ProjectSettings::default(), Moment(500_000))
+            .set(one, ProjectSettings::default(), Moment(500_000), &mut Vec::new())
             .unwrap();
         assert_eq!(projects.accept(one, Moment(500_000)), Ok(()));
     }
@@ -123,17 +189,19 @@ mod tests {
         let mut projects = Projects::default();
         let number = |number: usize| ProjectId::from_bytes((number as u128 + 1).to_be_bytes());
         let heavy = weighing(300);
-        let now = Moment(0);
+        let set = |projects: &mut Projects, project, settings| {
+            projects.set(project, settings, Moment(0), &mut Vec::new())
+        };
         for project in 0..limits::PROJECTS_MAX {
-            assert_eq!(projects.set(number(project), heavy, now), Ok(()));
+            assert_eq!(set(&mut projects, number(project), heavy), Ok(()));
         }
         let last = number(limits::PROJECTS_MAX);
-        assert_eq!(projects.set(last, heavy, now), Err(TooManyProjects));
-        assert_eq!(projects.set(last, ProjectSettings::default(), now), Ok(()));
-        assert_eq!(projects.set(number(0), weighing(7), now), Ok(()));
+        assert_eq!(set(&mut projects, last, heavy), Err(TooManyProjects));
+        assert_eq!(set(&mut projects, last, ProjectSettings::default()), Ok(()));
+        assert_eq!(set(&mut projects, number(0), weighing(7)), Ok(()));
         assert_eq!((projects.weight(number(0)), projects.weight(last)), (7, 100));
-        assert_eq!(projects.set(number(0), ProjectSettings::default(), now), Ok(()));
-        assert_eq!(projects.set(last, heavy, now), Ok(()));
+        assert_eq!(set(&mut projects, number(0), ProjectSettings::default()), Ok(()));
+        assert_eq!(set(&mut projects, last, heavy), Ok(()));
         assert_eq!((projects.weight(number(0)), projects.weight(last)), (100, 300));
     }
 }

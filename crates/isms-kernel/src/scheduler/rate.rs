@@ -1,4 +1,4 @@
-//! A limit of calls per second: a bucket that fills at the rate and holds what comes in one second.
+//! A limit of calls per second: a bucket that fills at the rate and holds what may come at once.
 //!
 //! Counts in millionths of a call, so that nothing is lost by rounding, however often it is asked.
 
@@ -11,18 +11,29 @@ const CALL: u64 = 1_000_000;
 #[derive(Debug)]
 pub(super) struct Bucket {
     rate_max: u32,
+    burst: u32,
     level: u64,
     filled_at: Moment,
 }
 
 impl Bucket {
-    /// A full one; `None` for a rate of 0, which is no limit.
+    /// A full one, that holds what comes in one second; `None` for a rate of 0, which is no limit.
     pub(super) fn new(rate_max: u32, now: Moment) -> Option<Bucket> {
-        (rate_max > 0).then_some(Bucket {
+        (rate_max > 0).then(|| Bucket::with_burst(rate_max, rate_max, now))
+    }
+
+    /// A full one, that holds so many.
+    pub(super) fn with_burst(rate_max: u32, burst: u32, now: Moment) -> Bucket {
+        Bucket {
             rate_max,
-            level: u64::from(rate_max) * CALL,
+            burst,
+            level: u64::from(burst) * CALL,
             filled_at: now,
-        })
+        }
+    }
+
+    pub(super) fn burst(&self) -> u32 {
+        self.burst
     }
 
     pub(super) fn rate_max(&self) -> u32 {
@@ -31,15 +42,23 @@ impl Bucket {
 
     /// Takes a call out, if one is in it.
     pub(super) fn take(&mut self, now: Moment) -> bool {
-        let rate = u64::from(self.rate_max);
-        let flowed = now.us_since(self.filled_at).saturating_mul(rate);
-        self.filled_at = self.filled_at.max(now);
-        self.level = self.level.saturating_add(flowed).min(rate * CALL);
-        let taken = self.level >= CALL;
+        let taken = self.holds_one(now);
         if taken {
             self.level -= CALL;
         }
         taken
+    }
+
+    /// Whether a call is in it.
+    pub(super) fn holds_one(&mut self, now: Moment) -> bool {
+        let rate = u64::from(self.rate_max);
+        let flowed = now.us_since(self.filled_at).saturating_mul(rate);
+        self.filled_at = self.filled_at.max(now);
+        self.level = self
+            .level
+            .saturating_add(flowed)
+            .min(u64::from(self.burst) * CALL);
+        self.level >= CALL
     }
 }
 

@@ -57,6 +57,7 @@ impl World {
             _ => ProjectSettings {
                 weight: 1 + self.random.below(1_000) as u32,
                 rate_max: self.random.below(40) as u32,
+                concurrency_max: self.random.below(4) as u32,
             },
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isms_protocol::{
     Class, DoeeVersion, Flags, Header, Kind, Message, ProjectId, Service, doer,
-    kernel::{Demand, Slots, StreamCredit},
+    kernel::{Demand, ProjectSettings, Slots, StreamCredit},
 };
 
 use super::Tally;
@@ -35,6 +35,8 @@ struct Running {
     span: Span,
     doee: DoeeVersion,
     replied: bool,
+    /// Whose call it is, and the limit of its project under which it began.
+    limit: Option<(ProjectId, u64)>,
 }
 
 /// Bytes of one stream, as they passed the edge.
@@ -55,6 +57,11 @@ pub(super) struct Observer {
     parents_done: BTreeSet<Span>,
     /// What the Doer knows to wait, by Doee version.
     demand: BTreeMap<DoeeVersion, u32>,
+    /// Calls of Doees of a project that may run at the same time, and the number of that limit.
+    limits: BTreeMap<ProjectId, (u32, u64)>,
+    limits_set: u64,
+    /// Replies of Doees that their callers have got.
+    pub(super) invokes_done: u64,
     pub(super) aging_us: u64,
     pub(super) tally: Tally,
 }
@@ -79,6 +86,9 @@ impl Observer {
             flows: BTreeMap::new(),
             parents_done: BTreeSet::new(),
             demand: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            limits_set: 0,
+            invokes_done: 0,
             aging_us,
             tally: Tally::default(),
         }
@@ -232,12 +242,15 @@ impl Observer {
         {
             panic!("class order: {class:?} ran before {higher:?}");
         }
+        let limit = self.limits.get(&header.project).filter(|_| !doee.is_none());
+        let limit = limit.map(|(_, number)| (header.project, *number));
         self.running.insert(
             (to, header.call),
             Running {
                 span,
                 doee,
                 replied: false,
+                limit,
             },
         );
         let running = self
@@ -249,6 +262,37 @@ impl Observer {
             running.count() <= capacity as usize,
             "{to} was given more than its capacity of {capacity}"
         );
+        if let Some((project, _)) = limit {
+            self.check_limit(project);
+        }
+    }
+
+    /// Holds when a call begins: what ran before its project's limit was lowered may still run.
+    fn check_limit(&self, project: ProjectId) {
+        let Some(&(max, number)) = self.limits.get(&project) else {
+            return;
+        };
+        let counted = self
+            .running
+            .values()
+            .filter(|run| run.limit == Some((project, number)));
+        assert!(
+            counted.count() <= max as usize,
+            "more than {max} calls of {project} run at the same time"
+        );
+    }
+
+    /// The Kernel is told what a project gets.
+    pub(super) fn settings_told(&mut self, project: ProjectId, settings: &ProjectSettings) {
+        let max = settings.concurrency_max;
+        if max == 0 {
+            self.limits.remove(&project);
+        } else if let Some((before, _)) = self.limits.get_mut(&project) {
+            *before = max;
+        } else {
+            self.limits_set += 1;
+            self.limits.insert(project, (max, self.limits_set));
+        }
     }
 
     fn answered(&mut self, to: Service, header: &Header) {
@@ -258,6 +302,8 @@ impl Observer {
             pending.span, header.trace.span.0,
             "an answer belongs to another request"
         );
+        let is_done = header.kind == Kind::Reply && !pending.doee.is_none();
+        self.invokes_done += u64::from(is_done);
         match header.kind {
             Kind::Reply => self.tally.replied += 1,
             _ => self.tally.failed += 1,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use isms_protocol::{
     DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, Secret, Service, gate,
-    kernel::{Register, Slots},
+    kernel::{CallsAfter, Register, Slots},
     limits,
 };
 use isms_simulation::Random;
@@ -140,6 +140,19 @@ impl World {
         self.observer.check_quiet();
         self.pass(0);
         self.check_empty();
+        self.check_measures();
+    }
+
+    /// Each reply of a Doee was counted once, and what ran is what waited before.
+    fn check_measures(&self) {
+        let calls = self.core.scheduler.calls(CallsAfter::default());
+        let classes: Vec<_> = calls.doees.iter().flat_map(|doee| &doee.classes).collect();
+        let done: u64 = classes.iter().map(|class| class.outcomes.done).sum();
+        assert_eq!(done, self.observer.invokes_done, "replies were not counted once");
+        for class in classes {
+            let [waited, ran] = [&class.waited, &class.ran].map(|times| times.counts.iter().sum::<u64>());
+            assert!(ran <= waited, "{ran} calls ran of {waited} that began: {class:?}");
+        }
     }
 
     fn check_empty(&mut self) {
@@ -236,6 +249,10 @@ impl World {
         if message.header.kind == Kind::Request {
             let header = &message.header;
             if let Some(mut meant) = self.meant.remove(&header.trace.span.0) {
+                if header.target == Service::Kernel && sender == Service::Resadmin && !meant.must_fail {
+                    let settings = message.decode_body().expect("the simulation encodes settings");
+                    self.observer.settings_told(header.project, &settings);
+                }
                 meant.deadline = (header.remaining_us != 0).then(|| self.now.after_us(header.remaining_us));
                 self.observer.asked(sender, header, meant, self.now);
             }

@@ -9,6 +9,7 @@ mod attacks;
 mod calls;
 mod endings;
 mod harness;
+mod measures;
 mod registration;
 mod settings;
 mod streams;

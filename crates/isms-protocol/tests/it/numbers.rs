@@ -124,7 +124,8 @@ macro_rules! assert_operations {
 
 #[test]
 fn operations_keep_their_numbers_and_names() {
-    assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project");
+    assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project",
+        16 Calls "calls", 17 SetRates "set-rates");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
@@ -136,7 +137,7 @@ fn operations_keep_their_numbers_and_names() {
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
         13 Image "image", 14 UploadImage "upload-image",
-        15 ChangeProject "change-project");
+        15 ChangeProject "change-project", 16 NameDoees "name-doees");
 }
 
 #[test]
@@ -176,6 +177,56 @@ fn a_full_part_of_the_list_of_workers_fits_a_message() {
         more: true,
     };
     assert!(HEADER_LEN + encode(&workers).len() <= limits::MESSAGE_LEN_MAX);
+}
+
+#[test]
+fn full_parts_of_the_lists_of_calls_and_of_names_fit_a_message() {
+    let most = u64::MAX;
+    let histogram = kernel::Histogram {
+        counts: vec![most; kernel::BUCKETS_US.len() + 1],
+        sum_us: most,
+    };
+    let class = kernel::ClassCalls {
+        class: Class::Realtime,
+        outcomes: kernel::Outcomes {
+            done: most,
+            failed: most,
+            crashed: most,
+            unavailable: most,
+            refused: most,
+            rate_limited: most,
+            cancelled: most,
+            expired: most,
+            timed_out: most,
+        },
+        deadlines_met: most,
+        deadlines_missed: most,
+        waited: histogram.clone(),
+        ran: histogram,
+    };
+    let doee = kernel::DoeeCalls {
+        doee: DoeeVersion::generate(),
+        project: ProjectId::generate(),
+        queued: u32::MAX,
+        running: u32::MAX,
+        classes: vec![class],
+    };
+    let calls = kernel::Calls {
+        doees: vec![doee; limits::CALLS_LISTED_MAX],
+        next: u32::MAX,
+    };
+    assert!(HEADER_LEN + encode(&calls).len() <= limits::MESSAGE_LEN_MAX);
+
+    let name = "n".repeat(limits::NAME_LEN_MAX);
+    let named = resadmin::NamedDoee {
+        version: DoeeVersion::generate(),
+        project: name.clone(),
+        doee: name,
+    };
+    let names = resadmin::NamedDoees {
+        doees: vec![named; limits::NAMED_DOEES_MAX],
+    };
+    assert!(HEADER_LEN + encode(&names).len() <= limits::MESSAGE_LEN_MAX);
 }
 
 #[test]

@@ -33,8 +33,16 @@ fn without_last(body: &impl Serialize, last: &impl Serialize) -> Vec<u8> {
 
 #[test]
 fn bodies_from_before_images_are_read_as_asking_for_none() {
-    let spec = samples::doee_spec();
-    let read: doer::DoeeSpec = decode(&without_last(&spec, &spec.environment)).unwrap();
+    let spec = doer::DoeeSpec {
+        concurrency: 0,
+        ..samples::doee_spec()
+    };
+    let unlimited = without_last(&spec, &spec.concurrency);
+    assert_eq!(decode::<doer::DoeeSpec>(&unlimited).unwrap(), spec);
+    let environment = encode(&spec.environment);
+    let mut older = unlimited[..unlimited.len() - environment.len()].to_vec();
+    older[0] -= 1;
+    let read: doer::DoeeSpec = decode(&older).unwrap();
     let environment = doer::Environment::default();
     assert_eq!(read, doer::DoeeSpec { environment, ..spec });
     let build = doer::Build {

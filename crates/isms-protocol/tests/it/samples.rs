@@ -1,5 +1,7 @@
 //! One value of every body and datagram that crosses a process boundary, with all fields set.
 
+mod measures;
+
 use isms_protocol::{
     Class, ContentHash, DecodeError, DoeeVersion, ErrorCode, Flags, Header, Incarnation, Kind, PrincipalId,
     ProcessId, ProjectId, Secret, Service, SpanId, TokenHash, TraceContext, TraceId, WireError, commserver,
@@ -52,6 +54,7 @@ pub(crate) fn header(kind: Kind) -> Header {
 /// Every sample, in the order of the modules and of the operations in them.
 pub(crate) fn all() -> Vec<Sample> {
     let mut samples = kernel_bodies();
+    samples.extend(measures::bodies());
     samples.extend(doer_bodies());
     samples.extend(dbriver_bodies());
     samples.extend(commserver_and_gate_bodies());
@@ -145,6 +148,7 @@ fn kernel_bodies() -> Vec<Sample> {
             &kernel::ProjectSettings {
                 weight: 300,
                 rate_max: 50,
+                concurrency_max: 8,
             },
         ),
     ]
@@ -254,6 +258,7 @@ pub(crate) fn doee_spec() -> doer::DoeeSpec {
         binary: ContentHash([0xb1; 32]),
         binary_len: 20_480,
         environment: environment(),
+        concurrency: 4,
     }
 }
 
@@ -467,6 +472,7 @@ fn resadmin_questions() -> Vec<Sample> {
             &resadmin::ChangeProject {
                 weight: Some(300),
                 rate_max: Some(50),
+                concurrency_max: Some(8),
             },
         ),
     ]
@@ -516,6 +522,7 @@ fn resadmin_answers() -> Vec<Sample> {
                 settings: kernel::ProjectSettings {
                     weight: 300,
                     rate_max: 50,
+                    concurrency_max: 8,
                 },
             },
         ),

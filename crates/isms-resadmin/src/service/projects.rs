@@ -6,7 +6,8 @@ use isms_protocol::{
     commserver::ProjectRoutes,
     dbriver::Grants,
     doer::DoeeSpec,
-    resadmin::{DescribeProject, DoeeSummary, Project},
+    limits::NAMED_DOEES_MAX,
+    resadmin::{DescribeProject, DoeeSummary, NameDoees, NamedDoee, NamedDoees, Project},
 };
 
 use super::Core;
@@ -77,6 +78,25 @@ impl Core {
         })
     }
 
+    /// What versions are called, those of earlier deployments too.
+    pub(super) async fn name_doees(&self, request: NameDoees) -> Result<NamedDoees, WireError> {
+        if request.versions.len() > NAMED_DOEES_MAX {
+            let message = format!("at most {NAMED_DOEES_MAX} versions are named at once");
+            return Err(WireError::new(ErrorCode::Invalid, message));
+        }
+        let mut named = NamedDoees::default();
+        for version in request.versions {
+            if let Some(found) = self.store.version(version).await? {
+                named.doees.push(NamedDoee {
+                    version,
+                    project: found.spec.project_name,
+                    doee: found.spec.name,
+                });
+            }
+        }
+        Ok(named)
+    }
+
     /// Removes a project with its data. Its name is free and its routes are gone at once; what is left
     /// to delete when it fails is deleted at the next start.
     pub(super) async fn delete_project(
@@ -134,6 +154,7 @@ impl Core {
             self.peers.retire(project, version).await;
         }
         self.tell_settings(project).await?;
+        self.tell_rates(project).await?;
         self.peers.drop_databases(project).await?;
         self.store.end_deletion(project).await?;
         Ok(self.sweep_images().await?)

@@ -22,7 +22,8 @@ pub(super) fn check_sender(sender: Service, operation: Operation) -> Result<(), 
         | Operation::RevokeToken
         | Operation::Image
         | Operation::UploadImage
-        | Operation::ChangeProject => &[Service::Gate],
+        | Operation::ChangeProject
+        | Operation::NameDoees => &[Service::Gate],
     };
     if allowed.contains(&sender) {
         return Ok(());

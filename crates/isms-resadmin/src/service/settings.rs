@@ -5,11 +5,12 @@
 
 use isms_protocol::{
     ErrorCode, PrincipalId, ProjectId, WireError,
-    kernel::ProjectSettings,
+    kernel::{DoeeRate, DoeeRates, ProjectSettings},
     resadmin::{ChangeProject, Right},
 };
 
 use super::{Core, projects::unknown};
+use crate::store::DeployedDoee;
 
 impl Core {
     /// Changes what a project gets.
@@ -27,6 +28,7 @@ impl Core {
             let settings = ProjectSettings {
                 weight: change.weight.unwrap_or(before.weight),
                 rate_max: change.rate_max.unwrap_or(before.rate_max),
+                concurrency_max: change.concurrency_max.unwrap_or(before.concurrency_max),
             };
             let invalid = |error: isms_protocol::kernel::SettingsError| {
                 WireError::new(ErrorCode::Invalid, error.to_string())
@@ -37,7 +39,7 @@ impl Core {
             }
             settings
         };
-        tracing::info!(%project, %principal, weight = settings.weight, rate_max = settings.rate_max, "project's settings were changed");
+        tracing::info!(%project, %principal, weight = settings.weight, rate_max = settings.rate_max, concurrency_max = settings.concurrency_max, "project's settings were changed");
         self.tell_settings(project).await?;
         Ok(settings)
     }
@@ -49,8 +51,25 @@ impl Core {
         self.peers.set_project(project, &settings).await
     }
 
+    /// Tells the Kernel how many calls of a project's Doees are accepted.
+    pub(crate) async fn tell_rates(&self, project: ProjectId) -> Result<(), WireError> {
+        let _turn = self.settings_turn.lock().await;
+        let current = self.store.current(project).await?.unwrap_or_default();
+        let rate = |doee: &DeployedDoee| {
+            Some(DoeeRate {
+                doee: doee.version,
+                rate: doee.rate?,
+            })
+        };
+        let doees = current.doees.iter().filter_map(rate).collect();
+        self.peers.set_rates(project, &DoeeRates { doees }).await
+    }
+
     /// Tells a Kernel that has just come, and knows of nobody, what all projects get.
     pub(super) async fn tell_all_settings(&self) -> Result<(), WireError> {
+        for project in self.store.projects_with_rates().await? {
+            self.tell_rates(project).await?;
+        }
         for project in self.store.projects_with_settings().await? {
             self.tell_settings(project).await?;
         }

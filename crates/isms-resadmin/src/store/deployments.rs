@@ -2,7 +2,7 @@
 
 use isms_protocol::{
     ContentHash, DoeeVersion, ProjectId, commserver::ProjectRoutes, dbriver::Grants, doer::DoeeSpec, encode,
-    limits::PROJECTS_MAX, resadmin::ProjectSummary,
+    kernel::CallRate, limits::PROJECTS_MAX, resadmin::ProjectSummary,
 };
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
@@ -27,6 +27,8 @@ pub(crate) struct DeployedDoee {
     pub(crate) deadline_ms: u32,
     /// The image that its workers run in.
     pub(crate) image: Option<ContentHash>,
+    /// How many calls of it are accepted, if that has a limit. It is not among what makes the version.
+    pub(crate) rate: Option<CallRate>,
 }
 
 /// The deployment that serves.
@@ -35,6 +37,13 @@ pub(crate) struct Deployment {
     pub(crate) routes: ProjectRoutes,
     pub(crate) databases: Vec<String>,
     pub(crate) doees: Vec<DeployedDoee>,
+}
+
+impl Deployment {
+    /// True when a Doee has a limit of calls per second.
+    pub(crate) fn has_rates(&self) -> bool {
+        self.doees.iter().any(|doee| doee.rate.is_some())
+    }
 }
 
 /// A deployment that is to be recorded; the store fills in the revision.
@@ -115,7 +124,7 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let rows = sqlx::query(
-            "SELECT name, version, binary, settings, deadline_ms, image FROM deployed_doees
+            "SELECT name, version, binary, settings, deadline_ms, image, rate FROM deployed_doees
              JOIN doee_versions USING (version) WHERE deployed_doees.project = ? AND revision = ? ORDER BY name",
         )
         .bind(id(project))
@@ -131,6 +140,10 @@ impl Store {
                 deadline_ms: row.try_get(4)?,
                 image: match row.try_get::<Option<Vec<u8>>, _>(5)? {
                     Some(_) => Some(ContentHash(bytes(row, 5, "image")?)),
+                    None => None,
+                },
+                rate: match row.try_get::<Option<Vec<u8>>, _>(6)? {
+                    Some(_) => Some(decoded(row, 6, "rate")?),
                     None => None,
                 },
             })
@@ -379,8 +392,8 @@ async fn insert_deployed(
     doee: &DeployedDoee,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms, image)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms, image, rate)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id(project))
     .bind(revision)
@@ -389,6 +402,7 @@ async fn insert_deployed(
     .bind(doee.settings.0.to_vec())
     .bind(doee.deadline_ms)
     .bind(doee.image.map(|image| image.0.to_vec()))
+    .bind(doee.rate.map(|rate| encode(&rate)))
     .execute(&mut **transaction)
     .await?;
     Ok(())

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::StoreError;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     // `current` is the revision that serves, 0 for none; `deleting` hides a project whose data goes.
     "CREATE TABLE projects (
         id BLOB PRIMARY KEY,
@@ -83,6 +83,8 @@ const MIGRATIONS: [&str; 3] = [
     ALTER TABLE deployed_doees ADD COLUMN image BLOB;",
     // What a project gets; nothing stands for the defaults.
     "ALTER TABLE projects ADD COLUMN settings BLOB;",
+    // How many calls of it are accepted; nothing stands for any number.
+    "ALTER TABLE deployed_doees ADD COLUMN rate BLOB;",
 ];
 
 /// Applies what is missing; the file's format is the number of migrations applied.

@@ -34,6 +34,19 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
+    /// Projects of which a Doee that serves has a limit of calls per second.
+    pub(crate) async fn projects_with_rates(&self) -> Result<Vec<ProjectId>, StoreError> {
+        let mut connection = self.connection.lock().await;
+        let rows = sqlx::query(
+            "SELECT DISTINCT id FROM projects JOIN deployed_doees ON id = project AND current = revision
+             WHERE rate IS NOT NULL AND deleting = 0",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let id = |row: &SqliteRow| bytes(row, 0, "project id").map(ProjectId::from_bytes);
+        rows.iter().map(id).collect()
+    }
+
     /// Projects that somebody has set something of, back to the defaults included.
     pub(crate) async fn projects_with_settings(&self) -> Result<Vec<ProjectId>, StoreError> {
         let mut connection = self.connection.lock().await;

@@ -239,6 +239,15 @@ impl Peers {
                 let settings: ProjectSettings = request.message.decode_body().expect("decodes");
                 (format!("set-project {}", settings.weight), PeerAnswer::default())
             }
+            (Role::Kernel, number) if number == kernel::Operation::SetRates as u16 => {
+                let rates: kernel::DoeeRates = request.message.decode_body().expect("decodes");
+                let rates: Vec<_> = rates
+                    .doees
+                    .iter()
+                    .map(|doee| format!(" {}/{}", doee.rate.per_s, doee.rate.burst))
+                    .collect();
+                (format!("set-rates{}", rates.concat()), PeerAnswer::default())
+            }
             other => panic!("nobody asks for {other:?}"),
         };
         let failing = self.failing.lock().expect("not poisoned");

@@ -1,8 +1,8 @@
 //! Projects over their life: apart from each other, over restarts, until they are deleted.
 
 use isms_protocol::{
-    ErrorCode, Header, Service as Role,
-    resadmin::{Operation, ProjectSummary, Projects},
+    DoeeVersion, ErrorCode, Header, Service as Role, limits,
+    resadmin::{NameDoees, NamedDoee, NamedDoees, Operation, ProjectSummary, Projects},
 };
 
 use crate::harness::{Harness, failure, header, of_version, shared_object};
@@ -42,6 +42,42 @@ async fn projects_share_neither_builds_nor_versions() {
             "the function is not part of the project".into()
         )
     );
+}
+
+#[tokio::test]
+async fn versions_have_names_that_of_an_earlier_deployment_too_and_what_does_not_exist_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = Harness::open(directory.path()).await;
+    let mut versions = Vec::new();
+    for source in [&b"int a;"[..], b"int b;"] {
+        let manifest = b"[project]\nname = \"one\"\n[doee.a]\nlanguage = \"c\"\nsource = \"a\"\n";
+        harness
+            .deploy_well(&[("project.toml", manifest), ("a/a.c", source)])
+            .await;
+        versions.push(harness.describe("one").await.unwrap().doees[0].version);
+    }
+    assert_ne!(versions[0], versions[1]);
+    let ask = async |role, versions: Vec<DoeeVersion>| {
+        harness
+            .body::<_, NamedDoees>(&header(role, Operation::NameDoees), &NameDoees { versions })
+            .await
+    };
+    let named = |version| NamedDoee {
+        version,
+        project: "one".into(),
+        doee: "a".into(),
+    };
+    let expected = versions.iter().copied().map(named).collect();
+    versions.push(DoeeVersion::from_bytes([9; 16]));
+    assert_eq!(
+        ask(Role::Gate, versions).await,
+        Ok(NamedDoees { doees: expected })
+    );
+    let (code, _) = failure(ask(Role::Commserver, Vec::new()).await);
+    assert_eq!(code, ErrorCode::Forbidden);
+    let too_many = vec![DoeeVersion::NONE; limits::NAMED_DOEES_MAX + 1];
+    let (code, _) = failure(ask(Role::Gate, too_many).await);
+    assert_eq!(code, ErrorCode::Invalid);
 }
 
 #[tokio::test]
@@ -123,7 +159,7 @@ async fn a_deleted_project_is_gone_with_all_that_belongs_to_it() {
     let retire = format!("retire {}", one.doees[0].version);
     assert_eq!(
         harness.asked(),
-        ["routes one r2 0", &retire, "set-project 100", "drop"]
+        ["routes one r2 0", &retire, "set-project 100", "set-rates", "drop"]
     );
     assert_eq!(
         failure(harness.describe("one").await),
@@ -198,6 +234,6 @@ async fn a_store_of_a_later_release_is_refused() {
         .await
         .map(drop);
     let source = std::error::Error::source(&error.expect_err("is refused")).map(ToString::to_string);
-    let message = "the store has format 99, this release knows 3; use the release that wrote it";
+    let message = "the store has format 99, this release knows 4; use the release that wrote it";
     assert_eq!(source.as_deref(), Some(message));
 }

@@ -119,6 +119,17 @@ async fn what_is_out_of_bounds_or_of_nobody_changes_nothing() {
             "`rate_max` is 1000001; it is 0 (no limit) to 1000000".into()
         )
     );
+    let broad = ChangeProject {
+        concurrency_max: Some(16_385),
+        ..ChangeProject::default()
+    };
+    assert_eq!(
+        failure(change(&harness, one, broad).await),
+        (
+            ErrorCode::Invalid,
+            "`concurrency_max` is 16385; it is 0 (no limit) to 16384".into()
+        )
+    );
     let nobody = ProjectId::from_bytes([9; 16]);
     assert_eq!(
         failure(change(&harness, nobody, weighing(7)).await).0,
@@ -160,4 +171,39 @@ async fn a_projects_own_administrator_does_not_decide_what_it_gets() {
     };
     let refused = harness.body::<_, ProjectSettings>(&header, &weighing(7)).await;
     assert_eq!(failure(refused).0, ErrorCode::Forbidden);
+}
+
+fn manifest(rate: &str) -> String {
+    format!("[project]\nname = \"one\"\n[doee.a]\nlanguage = \"c\"\nsource = \"a\"\n{rate}\n")
+}
+
+#[tokio::test]
+async fn rates_of_doees_are_told_before_their_routes_and_to_each_kernel_that_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = Harness::open(directory.path()).await;
+    let deploy = async |harness: &Harness, rate: &str| {
+        let manifest = manifest(rate);
+        let files = [("project.toml", manifest.as_bytes()), ("a/a.c", &b"int a;"[..])];
+        harness.deploy_well(&files).await;
+        let asked = harness.asked().into_iter();
+        let told = asked.filter(|asked| asked.starts_with("set-rates") || asked.starts_with("routes"));
+        let version = harness.describe("one").await.unwrap().doees[0].version;
+        (told.collect::<Vec<_>>(), version)
+    };
+    let (told, first) = deploy(&harness, "").await;
+    assert_eq!(told, ["routes one r1 0"], "a Kernel need not be told of nothing");
+    let (told, second) = deploy(&harness, "rate = { per_s = 5, burst = 9 }").await;
+    assert_eq!(told, ["set-rates 5/9", "routes one r2 0"]);
+    assert_eq!(first, second, "another rate is no other version");
+    drop(harness);
+
+    let harness = Harness::open(directory.path()).await;
+    harness.service.tell_settings().await.unwrap();
+    assert_eq!(harness.asked(), ["set-rates 5/9"]);
+    harness.fail("set-rates", ErrorCode::Unavailable);
+    let (told, _) = deploy(&harness, "").await;
+    assert_eq!(told, ["set-rates", "routes one r3 0"]);
+    harness.heal();
+    harness.service.tell_settings().await.unwrap();
+    assert!(harness.asked().is_empty());
 }

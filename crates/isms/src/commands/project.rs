@@ -32,7 +32,11 @@ pub(crate) async fn run(args: &ProjectArgs) -> Result<()> {
 
 /// What the user wants to be another than it is.
 fn change(args: &ProjectArgs) -> Map<String, Value> {
-    let settings = [("weight", args.weight), ("rate_max", args.rate_max)];
+    let settings = [
+        ("weight", args.weight),
+        ("rate_max", args.rate_max),
+        ("concurrency_max", args.concurrency_max),
+    ];
     let given = settings
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
