@@ -25,6 +25,12 @@ pub(crate) enum Bug {
     LeaksSlot,
     /// A Doer that registers anew is not told what waits.
     ForgetsDemand,
+    /// An asynchronous call is told of to who did not make it.
+    TellsAnybody,
+    /// An asynchronous call is cancelled when its caller is lost.
+    DiesWithCaller,
+    /// Results are kept for ever.
+    KeepsResults,
 }
 
 isms_simulation::plantable!(Bug);

@@ -199,6 +199,7 @@ fn answer_kernel(call: &FakeCall) {
                 "",
             );
         }
+        operation => panic!("the fake kernel knows nothing of {operation:?}"),
     }
 }
 
