@@ -29,6 +29,8 @@ pub(crate) enum Bug {
     TellsAnybody,
     /// An asynchronous call is cancelled when its caller is lost.
     DiesWithCaller,
+    /// An asynchronous call makes room for another one.
+    EvictsAccepted,
     /// Results are kept for ever.
     KeepsResults,
 }

@@ -25,6 +25,7 @@ use isms_protocol::{
 use crate::{
     clock::Moment,
     core::Core,
+    planted::{Bug, planted},
     scheduler::{Arrival, Full, QueueIndex, QueueName},
 };
 use authority::Admitted;
@@ -270,6 +271,7 @@ impl Core {
             deadline,
             now: self.now,
             bytes: message.len(),
+            acknowledged: is_async && !planted(Bug::EvictsAccepted),
         };
         let mut evicted = Vec::new();
         let placed = self.scheduler.wait(queue, arrival, &mut evicted);

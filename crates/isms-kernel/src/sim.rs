@@ -84,6 +84,7 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::ForgetsDemand,
         Bug::TellsAnybody,
         Bug::DiesWithCaller,
+        Bug::EvictsAccepted,
         Bug::KeepsResults,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);

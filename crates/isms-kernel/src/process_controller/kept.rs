@@ -159,6 +159,21 @@ impl Results {
         self.by_id.values().all(Record::has_ended)
     }
 
+    /// True when an accepted call was refused after all.
+    #[cfg(test)]
+    pub(crate) fn any_refused(&self) -> bool {
+        let code = |record: &Record| {
+            let answer = record
+                .answer
+                .as_ref()
+                .filter(|answer| answer.header.sender == Service::Kernel)?;
+            Some(answer.decode_body::<WireError>().ok()?.code)
+        };
+        self.by_id
+            .values()
+            .any(|record| record.has_ended() && code(record) == Some(ErrorCode::Busy))
+    }
+
     #[cfg(test)]
     pub(crate) fn len_and_bytes(&self) -> (usize, usize) {
         let sum: usize = self.by_id.values().map(Record::bytes).sum();

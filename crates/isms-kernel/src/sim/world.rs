@@ -44,8 +44,8 @@ impl World {
     pub(super) fn new(seed: u64) -> World {
         let config = Config {
             request_credit: CREDIT,
-            queue_len_max: 10,
-            queue_total_max: 24,
+            queue_len_max: 6,
+            queue_total_max: 14,
             queue_bytes_max: 24 * 1024,
             aging_max_ms: 2_000,
             results_max: 12,
@@ -428,6 +428,10 @@ impl World {
             }
         }
         self.observer.check();
+        assert!(
+            !self.core.results.any_refused(),
+            "an asynchronous call was acknowledged and then refused"
+        );
         let (count, bytes) = self.core.results.len_and_bytes();
         assert!(
             count <= 12 && bytes <= 1024 * 1024 + 12 * 512,
