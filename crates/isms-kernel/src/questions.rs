@@ -256,7 +256,7 @@ impl Core {
     fn not_found(&mut self, header: &Header) {
         let error = WireError::new(
             ErrorCode::NotFound,
-            "there is no such process, or its result is no longer kept",
+            "there is no such process, or its result is no longer kept; results are also lost with the kernel",
         );
         self.send_to(header.sender, Message::error_answer(header, &error));
     }

@@ -65,6 +65,8 @@ pub const ASYNC_BODY_LEN_MAX: usize = 1024 * 1024;
 pub const RESULTS_MAX: usize = 250_000;
 /// Bytes of them all, as the Kernel counts them: bodies, and [`RESULT_COST`] for each.
 pub const RESULTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of both bounds one project may use one part in so many.
+pub const RESULTS_SHARE: usize = 4;
 /// What the record of an asynchronous call counts beside its bodies.
 pub const RESULT_COST: usize = 512;
 /// How long a result is kept, unless the administrator says otherwise, in s.

@@ -4,16 +4,16 @@
 //! request's stream, and its result. So a journal has one place to write from and to read into.
 //!
 //! Invariants: a call is acknowledged only when it has its place and all of its bytes are here; it ends exactly
-//! once; its record is forgotten `keep_s` after that and not before; records together are bounded in number and
-//! in bytes; nobody but its project and principal learns that a record exists.
+//! once; its record is forgotten `keep_s` after that and not before; records together and those of one project are
+//! bounded in number and in bytes; nobody but its project and principal learns that a record exists.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service, WireError,
     kernel::{ProcessState, Progress, StreamCredit},
-    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX, RESULT_COST, STREAM_WINDOW},
+    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX, RESULT_COST, RESULTS_SHARE, STREAM_WINDOW},
 };
 
 use super::{
@@ -33,6 +33,8 @@ pub(crate) struct Results {
     /// When which record is forgotten.
     expiries: BTreeSet<(Moment, ProcessId)>,
     bytes: usize,
+    /// What each project has of both; none that has nothing.
+    by_project: HashMap<ProjectId, Used>,
     count_max: usize,
     bytes_max: usize,
     keep_us: u64,
@@ -58,6 +60,12 @@ pub(crate) struct Record {
     pub(crate) waiters: Vec<(Service, u64)>,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Used {
+    count: usize,
+    bytes: usize,
+}
+
 #[derive(Clone, Copy)]
 struct Ended {
     at: Moment,
@@ -74,6 +82,7 @@ impl Results {
             by_id: HashMap::new(),
             expiries: BTreeSet::new(),
             bytes: 0,
+            by_project: HashMap::new(),
             count_max: config.results_max,
             bytes_max: config.results_bytes_max,
             keep_us: u64::from(config.results_keep_s) * 1_000_000,
@@ -82,24 +91,48 @@ impl Results {
 
     /// Makes the record of a call, if there is room.
     fn open(&mut self, id: ProcessId, record: Record) -> Result<(), NoRoom> {
-        if self.by_id.len() >= self.count_max {
+        let used = self.by_project.get(&record.project).map_or(0, |used| used.count);
+        if self.by_id.len() >= self.count_max || used >= part(self.count_max) {
             return Err(NoRoom);
         }
-        self.charge(RESULT_COST)?;
+        self.charge(record.project, RESULT_COST)?;
+        self.by_project.entry(record.project).or_default().count += 1;
         self.by_id.insert(id, record);
         Ok(())
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        let sum = self.bytes.checked_add(bytes).filter(|&sum| sum <= self.bytes_max);
-        self.bytes = sum.ok_or(NoRoom)?;
+    /// Takes bytes of what all may have, and of the project's part of it.
+    fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
+        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
+        if self.bytes + bytes > self.bytes_max || used + bytes > part(self.bytes_max) {
+            return Err(NoRoom);
+        }
+        self.add(project, bytes);
         Ok(())
+    }
+
+    fn add(&mut self, project: ProjectId, bytes: usize) {
+        self.bytes += bytes;
+        self.by_project.entry(project).or_default().bytes += bytes;
+    }
+
+    fn free(&mut self, project: ProjectId, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(used) = self.by_project.get_mut(&project) {
+            used.bytes -= bytes;
+        }
     }
 
     /// Removes a record and frees its bytes.
     fn forget(&mut self, id: ProcessId) {
         if let Some(record) = self.by_id.remove(&id) {
-            self.bytes -= record.bytes();
+            self.free(record.project, record.bytes());
+            if let Entry::Occupied(mut used) = self.by_project.entry(record.project) {
+                used.get_mut().count -= 1;
+                if used.get().count == 0 {
+                    used.remove();
+                }
+            }
             if let Some(ended) = record.ended {
                 self.expiries.remove(&(ended.at.after_us(self.keep_us), id));
             }
@@ -124,7 +157,8 @@ impl Results {
     }
 
     /// The record of a process, for whom it concerns. Who has a principal and no project asks in all of its
-    /// projects; who has neither learns nothing.
+    /// projects; who has neither learns nothing. What nobody in particular asked for is told in its project to
+    /// who knows its id.
     pub(crate) fn readable(
         &self,
         id: ProcessId,
@@ -134,7 +168,8 @@ impl Results {
         let same_project =
             |record: &&Record| record.project == project || (project.is_none() && !principal.is_none());
         let record = self.by_id.get(&id).filter(same_project)?;
-        (record.principal == principal || planted(Bug::TellsAnybody)).then_some(record)
+        let of_nobody = record.principal.is_none() && record.project == project;
+        (record.principal == principal || of_nobody || planted(Bug::TellsAnybody)).then_some(record)
     }
 
     /// What is told of a record.
@@ -174,10 +209,30 @@ impl Results {
             .any(|record| record.has_ended() && code(record) == Some(ErrorCode::Busy))
     }
 
+    /// No project has more than its part, but for the reasons of its calls' ends.
+    #[cfg(test)]
+    pub(crate) fn check_parts(&self) {
+        for (project, used) in &self.by_project {
+            assert!(
+                used.count <= part(self.count_max)
+                    && used.bytes <= part(self.bytes_max) + used.count * RESULT_COST,
+                "{project} has too much of what is kept"
+            );
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn len_and_bytes(&self) -> (usize, usize) {
         let sum: usize = self.by_id.values().map(Record::bytes).sum();
         assert_eq!(sum, self.bytes, "bytes of results are miscounted");
+        let of_projects = self.by_project.values().fold((0, 0), |(count, bytes), used| {
+            (count + used.count, bytes + used.bytes)
+        });
+        assert_eq!(
+            of_projects,
+            (self.by_id.len(), sum),
+            "results of projects are miscounted"
+        );
         (self.by_id.len(), self.bytes)
     }
 }
@@ -257,7 +312,8 @@ impl Core {
         if record.request.len() + bytes.len() > ASYNC_BODY_LEN_MAX {
             return self.give_up(key, ErrorCode::TooLarge);
         }
-        if self.results.charge(bytes.len()).is_err() {
+        let project = process.header.project;
+        if self.results.charge(project, bytes.len()).is_err() {
             return self.give_up(key, ErrorCode::Busy);
         }
         let record = self.results.by_id.get_mut(&process.header.process);
@@ -268,7 +324,9 @@ impl Core {
     /// Sends of an asynchronous call's body what its callee has allowed.
     pub(super) fn feed(&mut self, key: ProcessKey) {
         while let Some(process) = self.table.get_mut(key).filter(|process| process.request.open) {
-            let id = process.header.process;
+            let Header {
+                process: id, project, ..
+            } = process.header;
             let Some(record) = self.results.by_id.get_mut(&id) else {
                 return;
             };
@@ -276,7 +334,7 @@ impl Core {
             if left == 0 {
                 let freed = std::mem::take(&mut record.request).len();
                 record.sent = 0;
-                self.results.bytes -= freed;
+                self.results.free(project, freed);
                 return self.end_request_stream(key, Flags::NONE);
             }
             let len = left.min(CHUNK_LEN_MAX).min(process.request.credit() as usize);
@@ -302,7 +360,7 @@ impl Core {
             (_, Some(ErrorCode::Expired | ErrorCode::TimedOut)) => Progress::Expired,
             _ => Progress::Failed,
         };
-        if self.results.charge(answer.len()).is_err() {
+        if self.results.charge(process.header.project, answer.len()).is_err() {
             self.end_record(id, ErrorCode::LimitReached);
             if streams {
                 self.stop(key, ErrorCode::LimitReached);
@@ -329,7 +387,7 @@ impl Core {
             return;
         };
         let too_large = record.stream.len() + bytes.len() > ASYNC_BODY_LEN_MAX;
-        if too_large || self.results.charge(bytes.len()).is_err() {
+        if too_large || self.results.charge(process.header.project, bytes.len()).is_err() {
             let code = match too_large {
                 true => ErrorCode::TooLarge,
                 false => ErrorCode::LimitReached,
@@ -367,7 +425,7 @@ impl Core {
         };
         let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
         (record.answer, record.stream) = (None, Vec::new());
-        self.results.bytes -= freed;
+        let project = record.project;
         let header = Header {
             process: id,
             ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
@@ -379,8 +437,10 @@ impl Core {
             _ => Progress::Failed,
         };
         // The reason is short, and every call must end with one: it may exceed the bytes by so much.
-        self.results.bytes += answer.len();
+        let added = answer.len();
         record.answer = Some(answer);
+        self.results.free(project, freed);
+        self.results.add(project, added);
         self.ended(id, progress);
     }
 
@@ -400,8 +460,9 @@ impl Core {
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
         let freed = std::mem::take(&mut record.request).len();
         record.sent = 0;
-        self.results.bytes -= freed;
+        let project = record.project;
         let waiters = std::mem::take(&mut record.waiters);
+        self.results.free(project, freed);
         self.results
             .expiries
             .insert((self.now.after_us(self.results.keep_us), id));
@@ -428,6 +489,11 @@ impl Core {
         };
         self.send_to(header.target, Message::with_body(header, &StreamCredit { bytes }));
     }
+}
+
+/// Of what all may have, what one project may.
+fn part(max: usize) -> usize {
+    max.div_ceil(RESULTS_SHARE)
 }
 
 fn explanation(code: ErrorCode) -> String {

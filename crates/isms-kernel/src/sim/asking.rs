@@ -153,7 +153,7 @@ impl World {
             class: header.class,
             project: header.project,
             parent: None,
-            must_fail: !same_project || header.principal != owner,
+            must_fail: !same_project || header.principal != owner && !owner.is_none(),
             deadline: None,
             about: Some(process),
         };

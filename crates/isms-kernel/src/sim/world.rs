@@ -48,7 +48,7 @@ impl World {
             queue_total_max: 14,
             queue_bytes_max: 24 * 1024,
             aging_max_ms: 2_000,
-            results_max: 12,
+            results_max: 40,
             results_bytes_max: 1024 * 1024,
             results_keep_s: KEEP_S,
             ..Config::default()
@@ -432,9 +432,10 @@ impl World {
             !self.core.results.any_refused(),
             "an asynchronous call was acknowledged and then refused"
         );
+        self.core.results.check_parts();
         let (count, bytes) = self.core.results.len_and_bytes();
         assert!(
-            count <= 12 && bytes <= 1024 * 1024 + 12 * 512,
+            count <= 40 && bytes <= 1024 * 1024 + 40 * 512,
             "results are not bounded: {count}, {bytes} bytes"
         );
     }

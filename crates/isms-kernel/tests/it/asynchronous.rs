@@ -250,6 +250,29 @@ async fn only_its_project_and_principal_know_of_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_nobody_in_particular_has_called_is_told_in_its_project_only() {
+    let (_kernel, mut edge, _doer) = roles().await;
+    edge.send(Message::bare(Header {
+        principal: PrincipalId::NONE,
+        ..asynchronous(1)
+    }));
+    let process = edge.expect(Kind::Reply).await.header.process;
+    let somebody = question(Operation::Process, process, 0, 2);
+    assert_eq!(state(&mut edge, somebody.clone()).await, Progress::Running);
+    for project in [ProjectId::NONE, ProjectId::from_bytes([9; 16])] {
+        let header = Header {
+            project,
+            ..somebody.header
+        };
+        edge.send(Message {
+            header,
+            ..somebody.clone()
+        });
+        edge.expect_error(ErrorCode::NotFound).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_queued_and_a_running_call_are_cancelled() {
     let (_kernel, mut edge, mut doer) = roles().await;
     edge.send(Message::bare(asynchronous(1)));
