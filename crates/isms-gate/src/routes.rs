@@ -40,6 +40,9 @@ pub(crate) enum Action {
     ShowImage,
     UploadImage,
     Invoke,
+    ShowProcess,
+    ProcessResult,
+    CancelProcess,
     Logs,
     ListTokens,
     CreateToken,
@@ -105,6 +108,19 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
         "/api/v1/projects/{project}/doees/{doee}/invoke",
         INVOKE,
         Action::Invoke,
+    ),
+    route(Method::GET, "/api/v1/processes/{id}", INVOKE, Action::ShowProcess),
+    route(
+        Method::GET,
+        "/api/v1/processes/{id}/result",
+        INVOKE,
+        Action::ProcessResult,
+    ),
+    route(
+        Method::DELETE,
+        "/api/v1/processes/{id}",
+        INVOKE,
+        Action::CancelProcess,
     ),
     route(
         Method::GET,
@@ -192,6 +208,9 @@ mod tests {
         check("PATCH /api/v1/projects/p", "ChangeProject p");
         check("DELETE /api/v1/projects/p", "DeleteProject p");
         check("POST /api/v1/projects/p/doees/d/invoke", "Invoke p d");
+        check("GET /api/v1/processes/i", "ShowProcess i");
+        check("GET /api/v1/processes/i/result", "ProcessResult i");
+        check("POST /api/v1/processes/i", "allow DELETE, GET, HEAD");
         check("HEAD /api/v1/projects/p/images/i", "ShowImage p i");
         check("PATCH /api/v1/projects/p/images/i", "UploadImage p i");
         check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD, PATCH");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod asynchronous;
 mod deploy;
 mod harness;
 mod images;
