@@ -3,12 +3,15 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use isms_http::{Authenticator, Body, Incoming, Problem, TraceIds, Upload, check_right};
+use isms_http::{
+    Authenticator, Body, Incoming, Preferences, Problem, TraceIds, Upload, accepted, check_right,
+};
 use isms_ipc::Link;
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, PrincipalId, Service,
+    ErrorCode, Flags, Header, Kind, Message, PrincipalId, Service,
     commserver::Auth,
     doer::{Operation, Trigger},
+    limits::ASYNC_BODY_LEN_MAX,
     resadmin::{Principal, Right},
 };
 use tokio::time::Instant;
@@ -16,17 +19,18 @@ use tokio::time::Instant;
 use crate::{
     invocation::{Authorization, InvocationRef, visible_fields},
     path::RequestPath,
+    process,
     response::respond,
     router::{Match, Route},
-    table::{Lookup, RouteTable},
+    table::{Lookup, ProjectEntry, RouteTable},
 };
 
 /// All that requests share.
 pub(crate) struct Edge {
-    link: Link,
-    table: Arc<RouteTable>,
-    authenticator: Authenticator,
-    trace_ids: TraceIds,
+    pub(crate) link: Link,
+    pub(crate) table: Arc<RouteTable>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) trace_ids: TraceIds,
 }
 
 /// Answers a request, with a problem if need be.
@@ -51,6 +55,9 @@ impl Edge {
         let (parts, body) = request.into_parts();
         let path = RequestPath::parse(parts.uri.path())
             .map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
+        if process::is_meant(&path) {
+            return self.about_process(&parts, &path).await;
+        }
         let route = match self.find(&parts.method, &path)? {
             Match::Found(route) => route,
             Match::OtherMethods(allow) => return other_method(&parts.method, &allow),
@@ -61,17 +68,17 @@ impl Edge {
                 ));
             }
         };
-        if !self.link.is_registered() {
-            return Err(Problem::new(
-                ErrorCode::Unavailable,
-                "the kernel is not there; it is being restarted",
-            ));
-        }
+        self.check_kernel()?;
         let principal = self.authenticate(&route, &parts.headers).await?;
         let deadline = received + route.deadline;
+        let Preferences { respond_async, .. } = Preferences::of(&parts.headers);
+        let (kept, len_max) = match respond_async {
+            true => (Flags::ASYNC, route.body_len_max.min(ASYNC_BODY_LEN_MAX as u64)),
+            false => (Flags::NONE, route.body_len_max),
+        };
         let upload = Upload {
             body,
-            len_max: route.body_len_max,
+            len_max,
             deadline,
         };
         let call = Call {
@@ -80,16 +87,35 @@ impl Edge {
             route: &route,
             principal: principal.as_deref(),
             deadline,
+            kept,
         };
         let exchange = upload
             .call(&self.link, |len| call.message(len, &self.trace_ids))
             .await?;
+        if respond_async {
+            let process = exchange.message().header.process;
+            return Ok(accepted(process, &process::location(&path, process)));
+        }
         respond(exchange)
     }
 
+    pub(crate) fn check_kernel(&self) -> Result<(), Problem> {
+        if self.link.is_registered() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ErrorCode::Unavailable,
+            "the kernel is not there; it is being restarted",
+        ))
+    }
+
     fn find(&self, method: &Method, path: &RequestPath<'_>) -> Result<Match, Problem> {
+        Ok(self.project(path)?.router.find(method, &path.segments))
+    }
+
+    pub(crate) fn project(&self, path: &RequestPath<'_>) -> Result<Arc<ProjectEntry>, Problem> {
         match self.table.lookup(&path.project) {
-            Lookup::Project(entry) => Ok(entry.router.find(method, &path.segments)),
+            Lookup::Project(entry) => Ok(entry),
             Lookup::Unknown => Err(Problem::new(ErrorCode::NotFound, "there is no such project")),
             Lookup::NotLoaded => Err(Problem::new(
                 ErrorCode::Unavailable,
@@ -115,7 +141,7 @@ impl Edge {
 }
 
 /// A known path under a method that has no route.
-fn other_method(method: &Method, allow: &str) -> Result<Response<Body>, Problem> {
+pub(crate) fn other_method(method: &Method, allow: &str) -> Result<Response<Body>, Problem> {
     let allow = HeaderValue::from_str(allow).unwrap_or(HeaderValue::from_static("OPTIONS"));
     if *method != Method::OPTIONS {
         let detail = "the path has no route for this method; `allow` names those that it has";
@@ -133,6 +159,8 @@ struct Call<'a> {
     route: &'a Route,
     principal: Option<&'a Principal>,
     deadline: Instant,
+    /// Says that the Kernel is to keep the call.
+    kept: Flags,
 }
 
 impl Call<'_> {
@@ -140,13 +168,14 @@ impl Call<'_> {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let header = Header {
             operation: Operation::Invoke as u16,
+            flags: self.kept,
             class: self.route.class,
             // 0 would mean "no deadline".
             remaining_us: (remaining.as_micros() as u64).max(1),
             project: self.route.project,
             target_doee: self.route.version,
             principal: self.principal.map_or(PrincipalId::NONE, |principal| principal.id),
-            trace: trace_ids.context(only_value(&self.parts.headers, "traceparent")),
+            trace: trace_ids.context(traceparent(self.parts)),
             ..Header::new(Kind::Request, Service::Commserver, Service::Doer)
         };
         let authorization = match self.route.auth {
@@ -176,8 +205,8 @@ impl Call<'_> {
 }
 
 /// The field's value if it is there exactly once.
-fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
+pub(crate) fn traceparent(parts: &Parts) -> Option<&[u8]> {
+    let mut values = parts.headers.get_all("traceparent").iter();
     let first = values.next()?;
     values.next().is_none().then_some(first.as_bytes())
 }

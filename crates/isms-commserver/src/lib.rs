@@ -16,6 +16,7 @@ mod error;
 mod invocation;
 mod keeper;
 mod path;
+mod process;
 mod response;
 mod router;
 mod table;

@@ -34,7 +34,8 @@ struct Inner {
 /// The routes of one project.
 #[derive(Debug)]
 pub(crate) struct ProjectEntry {
-    project: ProjectId,
+    /// Which project.
+    pub(crate) project: ProjectId,
     revision: u64,
     /// The routes.
     pub(crate) router: Router,

@@ -6,6 +6,7 @@ mod images;
 mod invoke;
 mod logs;
 mod platform;
+mod process;
 mod projects;
 mod tokens;
 
@@ -166,6 +167,9 @@ impl Call<'_> {
             Action::ShowImage => self.show_image().await,
             Action::UploadImage => self.upload_image(body).await,
             Action::Invoke => self.invoke(body).await,
+            Action::ShowProcess => self.show_process().await,
+            Action::ProcessResult => self.process_result().await,
+            Action::CancelProcess => self.cancel_process().await,
             Action::Logs => self.logs().await,
             Action::ListTokens => self.list_tokens().await,
             Action::CreateToken => self.create_token(body).await,

@@ -42,6 +42,9 @@ pub(crate) enum Action {
     ShowImage,
     UploadImage,
     Invoke,
+    ShowProcess,
+    ProcessResult,
+    CancelProcess,
     Logs,
     ListTokens,
     CreateToken,
@@ -109,6 +112,19 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
         "/api/v1/projects/{project}/doees/{doee}/invoke",
         INVOKE,
         Action::Invoke,
+    ),
+    route(Method::GET, "/api/v1/processes/{id}", INVOKE, Action::ShowProcess),
+    route(
+        Method::GET,
+        "/api/v1/processes/{id}/result",
+        INVOKE,
+        Action::ProcessResult,
+    ),
+    route(
+        Method::DELETE,
+        "/api/v1/processes/{id}",
+        INVOKE,
+        Action::CancelProcess,
     ),
     route(
         Method::GET,
@@ -196,6 +212,9 @@ mod tests {
         check("PATCH /api/v1/projects/p", "ChangeProject p");
         check("DELETE /api/v1/projects/p", "DeleteProject p");
         check("POST /api/v1/projects/p/doees/d/invoke", "Invoke p d");
+        check("GET /api/v1/processes/i", "ShowProcess i");
+        check("GET /api/v1/processes/i/result", "ProcessResult i");
+        check("POST /api/v1/processes/i", "allow DELETE, GET, HEAD");
         check("HEAD /api/v1/projects/p/images/i", "ShowImage p i");
         check("PATCH /api/v1/projects/p/images/i", "UploadImage p i");
         check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD, PATCH");

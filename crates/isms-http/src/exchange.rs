@@ -179,6 +179,13 @@ impl Upload {
     }
 }
 
+impl From<Answer> for Exchange {
+    /// Of a call whose request is there in full.
+    fn from(answer: Answer) -> Exchange {
+        Exchange { answer, pump: None }
+    }
+}
+
 impl Exchange {
     /// The answer's message.
     pub fn message(&self) -> &Message {

@@ -6,7 +6,7 @@ use isms_protocol::{ErrorCode, ProcessId, doer::InvocationReply};
 use crate::{Problem, limits::HEADERS_MAX};
 
 /// Carries the id of the process that made a response.
-const PROCESS: HeaderName = HeaderName::from_static("isms-process");
+pub(crate) const PROCESS: HeaderName = HeaderName::from_static("isms-process");
 
 /// True for fields that concern one connection and are never passed on (RFC 9110 §7.6.1), in
 /// either direction.

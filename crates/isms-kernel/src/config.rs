@@ -25,6 +25,12 @@ pub struct Config {
     pub aging_max_ms: u64,
     /// How long queued calls wait for a service that is not registered, in ms.
     pub reconnect_grace_ms: u64,
+    /// Asynchronous calls that have not ended and results that are kept.
+    pub results_max: usize,
+    /// Bytes of them.
+    pub results_bytes_max: usize,
+    /// How long a result is kept, in s.
+    pub results_keep_s: u32,
     /// Users whose processes may connect (`SO_PEERCRED`); empty where all roles share one.
     pub peer_uids: Vec<u32>,
 }
@@ -38,6 +44,9 @@ impl Default for Config {
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             aging_max_ms: limits::AGING_MAX.as_millis() as u64,
             reconnect_grace_ms: RECONNECT_GRACE.as_millis() as u64,
+            results_max: limits::RESULTS_MAX,
+            results_bytes_max: limits::RESULTS_BYTES_MAX,
+            results_keep_s: limits::RESULT_KEEP_S_DEFAULT,
             peer_uids: Vec::new(),
         }
     }
@@ -82,6 +91,17 @@ impl Config {
                 "reconnect_grace_ms",
                 self.reconnect_grace_ms,
                 max.reconnect_grace_ms,
+            ),
+            ("results_max", self.results_max as u64, max.results_max as u64),
+            (
+                "results_bytes_max",
+                self.results_bytes_max as u64,
+                max.results_bytes_max as u64,
+            ),
+            (
+                "results_keep_s",
+                self.results_keep_s.into(),
+                limits::RESULT_KEEP_S_MAX.into(),
             ),
         ];
         for (name, value, max) in bounds {

@@ -13,7 +13,8 @@ use crate::{
     action::{Action, CloseReason, Event, PeerId},
     clock::Moment,
     config::Config,
-    process_controller::{ProcessKey, Table},
+    process_controller::{ProcessKey, Results, Table},
+    questions::Questions,
     scheduler::{QueueIndex, Scheduler},
     services_controller::{
         Services,
@@ -33,6 +34,8 @@ pub struct Core {
     pub(crate) table: Table,
     pub(crate) timers: BTreeSet<(Moment, ProcessKey)>,
     pub(crate) scheduler: Scheduler,
+    pub(crate) results: Results,
+    pub(crate) questions: Questions,
     pub(crate) counters: Counters,
     pub(crate) actions: Vec<Action>,
     /// Queues in which something may have become able to run; looked at when the event is done.
@@ -57,6 +60,8 @@ impl Core {
     pub fn new(config: Config, ids: IdSource, now: Moment) -> Result<Core, RightsError> {
         Ok(Core {
             scheduler: Scheduler::new(&config),
+            results: Results::new(&config),
+            questions: Questions::default(),
             config,
             now,
             ids,
@@ -98,7 +103,9 @@ impl Core {
     /// When a [`Event::Tick`] is due at the latest.
     pub fn next_wake(&self) -> Moment {
         let timer = self.timers.first().map_or(Moment(u64::MAX), |&(at, _)| at);
-        timer.min(self.services.next_wake())
+        let of_results = [self.results.next_expiry(), self.questions.next_wake()];
+        let earliest = of_results.into_iter().flatten().fold(timer, Moment::min);
+        earliest.min(self.services.next_wake())
     }
 
     /// Connections that have not registered yet.
@@ -152,6 +159,8 @@ impl Core {
     fn tick(&mut self) {
         self.check_peers();
         self.fire_timers();
+        self.end_waits();
+        self.results.forget_expired(self.now);
         self.follow_up();
         self.tell_demand();
     }

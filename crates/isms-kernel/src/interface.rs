@@ -31,6 +31,9 @@ impl Core {
                     return self.refuse(request.sender, request, &error);
                 }
             },
+            Some(operation @ (Operation::Process | Operation::Result | Operation::Cancel)) => {
+                return self.ask_about(*request, message, operation);
+            }
             Some(Operation::Status) | None => Message::with_body(header, &self.status()),
         };
         self.send_to(request.sender, reply);

@@ -11,6 +11,7 @@ mod interface;
 mod ipc_module;
 mod planted;
 mod process_controller;
+mod questions;
 mod scheduler;
 mod services_controller;
 #[cfg(test)]

@@ -29,6 +29,14 @@ pub(crate) enum Bug {
     LeavesHeldUp,
     /// A Doer that registers anew is not told what waits.
     ForgetsDemand,
+    /// An asynchronous call is told of to who did not make it.
+    TellsAnybody,
+    /// An asynchronous call is cancelled when its caller is lost.
+    DiesWithCaller,
+    /// An asynchronous call makes room for another one.
+    EvictsAccepted,
+    /// Results are kept for ever.
+    KeepsResults,
 }
 
 isms_simulation::plantable!(Bug);

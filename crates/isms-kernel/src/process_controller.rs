@@ -10,6 +10,7 @@
 
 mod answers;
 mod authority;
+mod kept;
 mod measured;
 mod record;
 mod stop;
@@ -25,9 +26,11 @@ use isms_protocol::{
 use crate::{
     clock::Moment,
     core::Core,
+    planted::{Bug, planted},
     scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
+pub(crate) use kept::Results;
 pub(crate) use record::Process;
 use record::{State, Stream};
 pub(crate) use table::{ProcessKey, Table};
@@ -39,14 +42,15 @@ impl Core {
         let Some(registration) = self.services.registration(sender) else {
             return;
         };
-        if registration.calls.contains_key(&message.header.call) {
+        let asker = (sender, message.header.call);
+        if registration.calls.contains_key(&message.header.call) || self.questions.contains(asker) {
             return self.violation(sender, "used the id of a call that lives");
         }
         if registration.unanswered >= credit {
             return self.violation(sender, "exceeded its request credit");
         }
         // Calls whose answer was given live on while their streams do, and are bounded as well.
-        if registration.calls.len() >= 2 * credit as usize {
+        if registration.calls.len() + self.questions.reading_len() >= 2 * credit as usize {
             return self.refuse(
                 sender,
                 &message.header,
@@ -141,6 +145,7 @@ impl Core {
     /// what waits for it waits a little longer.
     pub(crate) fn service_lost(&mut self, service: Service) {
         self.scheduler.service_lost(service);
+        self.forget_questions(service);
         let grace_ends = self.now.after_us(self.config.reconnect_grace_us());
         let keys: Vec<ProcessKey> = self.table.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -149,6 +154,8 @@ impl Core {
             };
             if process.callee() == service {
                 match process.state {
+                    // Its queue may have gone; it gets one when its body is there.
+                    State::Collecting { .. } => {}
                     State::Queued { .. } => self.set_timer(key, earliest(process.deadline, grace_ends)),
                     State::Running { .. } => self.callee_lost(key),
                     State::Draining => self.discard(key),
@@ -166,9 +173,9 @@ impl Core {
             parent,
             depth,
             deadline,
+            is_async,
         } = admitted;
-        let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
-        if is_invoke
+        if is_invoke(&header)
             && parent.is_none()
             && let Err(reached) = self
                 .scheduler
@@ -178,25 +185,22 @@ impl Core {
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
             return self.refuse(header.sender, &header, &error);
         }
-        let doee = if is_invoke {
-            header.target_doee
-        } else {
-            DoeeVersion::NONE
-        };
-        let Ok(queue) = self.scheduler.open(QueueName {
-            service: header.target,
-            doee,
-        }) else {
+        let Ok(queue) = self.scheduler.open(queue_name(&header)) else {
             self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
         };
-        let occupied = self
-            .scheduler
-            .start_at_once(queue, header.class, header.project, self.now);
+        let collects = is_async && header.flags.contains(Flags::STREAM);
+        let occupied = match collects {
+            true => None,
+            false => self
+                .scheduler
+                .start_at_once(queue, header.class, header.project, self.now),
+        };
         let key = self.table.insert(Process {
             header,
             caller_waits: true,
             caller_knows: true,
+            kept: false,
             accepted_at: self.now,
             deadline,
             timer: None,
@@ -220,14 +224,49 @@ impl Core {
             parent.children.push(key);
         }
         self.set_timer(key, deadline);
+        if is_async && !self.open_record(key, &header) {
+            self.release(key);
+            return self.give_up(key, ErrorCode::Busy);
+        }
+        if collects {
+            let Message { body, raw, .. } = message;
+            let process = self.table.get_mut(key).expect("a process that was just made");
+            process.state = State::Collecting { body, raw };
+            self.scheduler.close_idle(queue);
+            return self.begin_collecting(key);
+        }
+        if is_async && occupied.is_some() {
+            self.accept(key);
+        }
         match occupied {
             Some(_) => self.start(key, message.body, message.raw),
-            None => self.wait(key, message),
+            None => self.wait(key, message, is_async),
         }
     }
 
+    /// The whole body of an asynchronous call is here: it is accepted, to wait like any other.
+    fn collected(&mut self, key: ProcessKey) {
+        let process = self
+            .table
+            .get_mut(key)
+            .expect("what is collected is in the table");
+        let State::Collecting { body, raw } = &mut process.state else {
+            return;
+        };
+        let (body, raw) = (std::mem::take(body), std::mem::take(raw));
+        let Ok(queue) = self.scheduler.open(queue_name(&process.header)) else {
+            return self.give_up(key, ErrorCode::Busy);
+        };
+        process.queue = queue;
+        // What was granted to the caller is not what the callee allows.
+        process.request = Stream::new(true);
+        let header = process.header;
+        self.wait(key, Message { header, body, raw }, true);
+        self.ready.push(queue);
+    }
+
     /// Puts a process into its queue, where lower work may have to make room.
-    fn wait(&mut self, key: ProcessKey, message: Message) {
+    fn wait(&mut self, key: ProcessKey, message: Message, is_async: bool) {
         let process = self.table.get(key).expect("a process that was just made");
         let (queue, deadline, target) = (process.queue, process.deadline, process.callee());
         let arrival = Arrival {
@@ -237,6 +276,7 @@ impl Core {
             deadline,
             now: self.now,
             bytes: message.len(),
+            acknowledged: is_async && !planted(Bug::EvictsAccepted),
         };
         let mut evicted = Vec::new();
         let placed = self.scheduler.wait(queue, arrival, &mut evicted);
@@ -258,6 +298,9 @@ impl Core {
         if self.services.registration(target).is_none() {
             let grace_ends = self.now.after_us(self.config.reconnect_grace_us());
             self.set_timer(key, earliest(deadline, grace_ends));
+        }
+        if is_async {
+            self.accept(key);
         }
     }
 
@@ -283,7 +326,14 @@ impl Core {
             .deadline
             .map_or(0, |deadline| deadline.us_since(now).max(1));
         let header = process.towards_callee(key, Kind::Request, process.header.flags);
+        let kept = process.kept;
         self.send_to(target, Message { header, body, raw });
+        if kept {
+            if let Some(record) = self.results.get_mut(header.process) {
+                record.began_at.get_or_insert(now);
+            }
+            self.feed(key);
+        }
     }
 
     /// Frees the capacity that a process has occupied, for another one.
@@ -316,6 +366,22 @@ impl Core {
             self.timers.insert((at, key));
         }
     }
+}
+
+/// The queue in which a request waits.
+fn queue_name(header: &Header) -> QueueName {
+    QueueName {
+        service: header.target,
+        doee: if is_invoke(header) {
+            header.target_doee
+        } else {
+            DoeeVersion::NONE
+        },
+    }
+}
+
+fn is_invoke(header: &Header) -> bool {
+    header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16
 }
 
 fn earliest(deadline: Option<Moment>, other: Moment) -> Option<Moment> {

@@ -4,7 +4,8 @@
 //! the Doer published as slots; within a queue the order is class, then the project that has had least for
 //! its weight, then virtual deadline, then arrival, except that every so often a call that has waited too
 //! long goes first; the queues together are bounded in calls and in bytes, and a full one makes room at the
-//! expense of who has most waiting in it.
+//! expense of who has most waiting in it, but never by a call that was acknowledged. Those are given at most half
+//! of every bound, so that what is urgent always finds room that can be made.
 //!
 //! It knows processes by key only, sends nothing and reads no clock.
 
@@ -107,7 +108,10 @@ pub(crate) struct Scheduler {
     by_name: HashMap<QueueName, QueueIndex>,
     sequence: u64,
     waiting: usize,
-    waiting_by_class: [usize; 4],
+    /// Those that may be refused yet.
+    refusable_by_class: [usize; 4],
+    acknowledged: usize,
+    acknowledged_bytes: usize,
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
@@ -129,7 +133,9 @@ impl Scheduler {
             by_name: HashMap::new(),
             sequence: 0,
             waiting: 0,
-            waiting_by_class: [0; 4],
+            refusable_by_class: [0; 4],
+            acknowledged: 0,
+            acknowledged_bytes: 0,
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
@@ -210,6 +216,9 @@ impl Scheduler {
         call: Arrival,
         evicted: &mut Vec<ProcessKey>,
     ) -> Result<Ticket, Full> {
+        if call.acknowledged && !self.has_room_for_acknowledged(index, call.bytes) {
+            return Err(Full);
+        }
         if self.queue(index).waiting.len() >= self.queue_len_max {
             let queue = self.queue(index);
             let lower = queue.waiting.last().filter(|last| last.ticket.class > call.class);
@@ -231,11 +240,15 @@ impl Scheduler {
             virtual_deadline: due,
             sequence: self.sequence,
         };
-        self.queue_mut(index)
-            .waiting
-            .insert(Waiting::new(ticket, call.process, call.now, call.bytes));
+        self.queue_mut(index).waiting.insert(Waiting::new(ticket, &call));
         self.waiting += 1;
-        self.waiting_by_class[call.class as usize] += 1;
+        match call.acknowledged {
+            true => {
+                self.acknowledged += 1;
+                self.acknowledged_bytes += call.bytes;
+            }
+            false => self.refusable_by_class[call.class as usize] += 1,
+        }
         self.waiting_bytes += call.bytes;
         self.mark_demand(index);
         Ok(ticket)
@@ -259,7 +272,7 @@ impl Scheduler {
             queue.until_aged.saturating_sub(1)
         };
         let ticket = match planted(Bug::WrongClassOrder) {
-            true => queue.waiting.last()?.ticket,
+            true => queue.waiting.last().map_or(ticket, |last| last.ticket),
             false => ticket,
         };
         let occupied = self.occupy(index, ticket.class, ticket.project, now)?;
@@ -277,7 +290,13 @@ impl Scheduler {
     fn take_out(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<Rc<Waiting>> {
         let waiting = self.queue_mut(index).waiting.remove(ticket)?;
         self.waiting -= 1;
-        self.waiting_by_class[ticket.class as usize] -= 1;
+        match waiting.acknowledged {
+            true => {
+                self.acknowledged -= 1;
+                self.acknowledged_bytes -= waiting.bytes;
+            }
+            false => self.refusable_by_class[ticket.class as usize] -= 1,
+        }
         self.waiting_bytes -= waiting.bytes;
         self.mark_demand(index);
         Some(waiting)
@@ -450,6 +469,14 @@ impl Scheduler {
         self.by_name.len()
     }
 
+    /// True while acknowledged calls hold less than half of what a queue and all of them may.
+    fn has_room_for_acknowledged(&self, index: QueueIndex, bytes: usize) -> bool {
+        let half = |max: usize| max.div_ceil(2);
+        self.queue(index).waiting.acknowledged() < half(self.queue_len_max)
+            && self.acknowledged < half(self.queue_total_max)
+            && self.acknowledged_bytes + bytes <= half(self.queue_bytes_max)
+    }
+
     fn evict(&mut self, index: QueueIndex, below: Class, evicted: &mut Vec<ProcessKey>) -> Result<(), Full> {
         let last = self
             .queue(index)
@@ -464,10 +491,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The queue whose last call is the lowest and newest of all, and of a lower class than `above`.
+    /// The queue whose call that makes room first is the lowest and newest of all, and of a lower class than `above`.
     /// Looks at every queue, but only while the Kernel is full and holds something lower.
     fn lowest_waiting(&self, above: Class) -> Option<QueueIndex> {
-        if self.waiting_by_class[above as usize + 1..]
+        if self.refusable_by_class[above as usize + 1..]
             .iter()
             .all(|&count| count == 0)
         {
@@ -530,4 +557,6 @@ pub(crate) struct Arrival {
     pub(crate) deadline: Option<Moment>,
     pub(crate) now: Moment,
     pub(crate) bytes: usize,
+    /// It will be acknowledged as soon as it has its place.
+    pub(crate) acknowledged: bool,
 }

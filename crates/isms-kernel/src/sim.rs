@@ -35,6 +35,7 @@ struct Tally {
     chunks: u64,
     closed: u64,
     waited: u64,
+    kept: u64,
 }
 
 #[test]
@@ -47,6 +48,7 @@ fn every_seed_keeps_every_invariant() {
         sum.chunks += tally.chunks;
         sum.closed += tally.closed;
         sum.waited += tally.waited;
+        sum.kept += tally.kept;
     });
     println!("exercised: {sum:?}");
     if seeds(SEEDS).count() as u64 >= SEEDS {
@@ -57,6 +59,7 @@ fn every_seed_keeps_every_invariant() {
             sum.chunks,
             sum.closed,
             sum.waited,
+            sum.kept,
         ];
         assert!(
             exercised.iter().all(|&count| count > SEEDS),
@@ -81,6 +84,10 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::ForgetsDemand,
         Bug::OverLimit,
         Bug::LeavesHeldUp,
+        Bug::TellsAnybody,
+        Bug::DiesWithCaller,
+        Bug::EvictsAccepted,
+        Bug::KeepsResults,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);
 }

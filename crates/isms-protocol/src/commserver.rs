@@ -5,6 +5,9 @@ use serde_bytes::ByteBuf;
 
 use crate::{Class, DoeeVersion, ProjectId};
 
+/// First segment below a project that no trigger may claim: `/PROJECT/.processes/ID` is an asynchronous call.
+pub const PROCESSES_SEGMENT: &str = ".processes";
+
 crate::service::operations! {
     /// Replaces the routes of a project: [`ProjectRoutes`] as raw bytes or stream. Empty reply, sent
     /// when the next request will see them. A project without routes is forgotten.

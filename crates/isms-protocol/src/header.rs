@@ -86,7 +86,11 @@ impl Flags {
     /// On a stream end: the stream broke off and what was received is incomplete.
     pub const ABORTED: Flags = Flags(4);
 
-    const DEFINED: u8 = 7;
+    /// On an edge's request for a root process: it is answered at once with the process's id, goes on without
+    /// its caller, and the Kernel keeps its result. It is not passed on to the callee.
+    pub const ASYNC: Flags = Flags(8);
+
+    const DEFINED: u8 = 15;
 
     /// True when all bits of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {

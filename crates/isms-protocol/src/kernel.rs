@@ -17,6 +17,15 @@ crate::service::operations! {
     /// What the header's project gets, instead of what was said of it before: [`ProjectSettings`] → empty. The
     /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
     SetProject = 3, "set-project";
+    /// The [`ProcessState`] of an asynchronous call, at once or when it ends. Body: [`ProcessQuestion`]. Answered
+    /// to its project and principal only; a principal without a project asks with none.
+    Process = 4, "process";
+    /// The result of an asynchronous call: its own reply or error, streamed if it streamed. `Conflict` while it
+    /// has not ended. Body: [`ProcessQuestion`]; nobody waits.
+    Result = 5, "result";
+    /// Cancels an asynchronous call; the answer is its [`ProcessState`] then. Body: [`ProcessQuestion`]; nobody
+    /// waits.
+    Cancel = 6, "cancel";
     /// How the calls of Doees went: [`CallsAfter`] → [`Calls`].
     Calls = 16, "calls";
     /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
@@ -199,4 +208,55 @@ pub struct ProcessStatus {
     pub queued: bool,
     /// Age in µs.
     pub age_us: u64,
+}
+
+/// Which asynchronous call is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessQuestion {
+    /// The process.
+    pub process: ProcessId,
+    /// How long to wait for its end, in ms; 0 for not at all.
+    pub wait_ms: u32,
+}
+
+/// How far an asynchronous call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It waits in its queue.
+    Queued,
+    /// Its callee has it.
+    Running,
+    /// It ended with a reply.
+    Done,
+    /// It ended with an error.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+    /// Its time was over, in the queue or while it ran.
+    Expired,
+}
+
+impl Progress {
+    /// True when nothing more comes.
+    pub const fn has_ended(self) -> bool {
+        !matches!(self, Progress::Queued | Progress::Running)
+    }
+}
+
+/// Answer of [`Operation::Process`] and [`Operation::Cancel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Which.
+    pub process: ProcessId,
+    /// How far it is.
+    pub progress: Progress,
+    /// How long ago it was accepted, in µs.
+    pub age_us: u64,
+    /// How long it waited in its queue, so far or in all, in µs.
+    pub queued_us: u64,
+    /// How long it ran, so far or in all, in µs.
+    pub ran_us: u64,
+    /// How long its result will be kept yet, in µs; 0 until it has ended.
+    pub kept_us: u64,
 }

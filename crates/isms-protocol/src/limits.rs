@@ -69,6 +69,22 @@ pub const MEASURED_DOEES_MAX: usize = 1024;
 pub const CALLS_LISTED_MAX: usize = 96;
 /// Versions of Doees whose names can be asked for at once.
 pub const NAMED_DOEES_MAX: usize = 256;
+/// The body of an asynchronous call, and the body of its result.
+pub const ASYNC_BODY_LEN_MAX: usize = 1024 * 1024;
+/// Asynchronous calls that have not ended and results that are kept.
+pub const RESULTS_MAX: usize = 250_000;
+/// Bytes of them all, as the Kernel counts them: bodies, and [`RESULT_COST`] for each.
+pub const RESULTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of both bounds one project may use one part in so many.
+pub const RESULTS_SHARE: usize = 4;
+/// What the record of an asynchronous call counts beside its bodies.
+pub const RESULT_COST: usize = 512;
+/// How long a result is kept, unless the administrator says otherwise, in s.
+pub const RESULT_KEEP_S_DEFAULT: u32 = 300;
+/// How long an administrator may have results kept, in s.
+pub const RESULT_KEEP_S_MAX: u32 = 24 * 60 * 60;
+/// How long one question waits for the end of an asynchronous call.
+pub const RESULT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use isms_protocol::ProcessId;
 
 /// ISMS, the IoT Services Management System: functions, databases and devices on your own machine.
 #[derive(Debug, Parser)]
@@ -36,6 +37,10 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Call a function directly.
     Invoke(InvokeArgs),
+    /// Show how far an asynchronous call is, or its result.
+    Process(ProcessArgs),
+    /// Cancel an asynchronous call.
+    Cancel(CancelArgs),
     /// Show what a function logged.
     Logs(LogsArgs),
     /// Make, list or revoke tokens.
@@ -161,9 +166,37 @@ pub(crate) struct InvokeArgs {
     /// The payload: text, or @FILE for a file's content.
     #[arg(long = "data", value_name = "DATA", default_value = "")]
     pub(crate) payload: String,
+    /// Do not wait for the answer: print the id of the process, for `isms process` and `isms cancel`.
+    #[arg(long = "async")]
+    pub(crate) respond_async: bool,
+    /// With --async: print id and URL as JSON.
+    #[arg(long, requires = "respond_async")]
+    pub(crate) json: bool,
     /// The platform's data directory, which is --data elsewhere.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProcessArgs {
+    /// Its id, from `isms invoke --async` or the `location` of a response.
+    pub(crate) process: ProcessId,
+    /// Wait for its end.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Print what the function answered, as `isms invoke` does.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) result: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// Its id, from `isms invoke --async` or the `location` of a response.
+    pub(crate) process: ProcessId,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
 }
 
 #[derive(Debug, Args)]

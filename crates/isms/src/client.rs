@@ -210,6 +210,22 @@ impl Client {
         collect(accepted(self.send(method, path, body).await?).await?).await
     }
 
+    /// Sends a call that is not waited for, and decodes what says where it is asked about.
+    pub(crate) async fn accept<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T> {
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("prefer", "respond-async");
+        let answer = accepted(self.exchange(request, Full::new(body)).await?).await?;
+        let answer = collect(answer).await?;
+        serde_json::from_slice(&answer).with_context(|| format!("the answer to {path} cannot be read"))
+    }
+
+    /// The whole URL of a path.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.host)
+    }
+
     /// Asks where an image stands.
     pub(crate) async fn standing(&self, path: &str) -> Result<ImageStanding> {
         let response = self.send("GET", path, Bytes::new()).await?;

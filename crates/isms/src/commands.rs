@@ -15,6 +15,7 @@ mod down;
 mod invoke;
 mod logs;
 mod new;
+mod process;
 mod project;
 mod ps;
 mod status;
@@ -36,6 +37,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Project(args) => on_runtime(project::run(&args)),
         Command::Delete(args) => on_runtime(deploy::delete(&args)),
         Command::Invoke(args) => on_runtime(invoke::run(&args)),
+        Command::Process(args) => on_runtime(process::run(&args)),
+        Command::Cancel(args) => on_runtime(process::cancel(&args)),
         Command::Logs(args) => on_runtime(logs::run(&args)),
         Command::Token(args) => on_runtime(token::run(&args)),
         Command::Completions { shell } => {

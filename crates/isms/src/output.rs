@@ -41,6 +41,16 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
+/// Prints what a function answered, and ends its last line.
+pub(crate) fn print_payload(payload: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(payload)?;
+    if !payload.ends_with(b"\n") {
+        stdout.write_all(b"\n")?;
+    }
+    Ok(stdout.flush()?)
+}
+
 /// Prints rows below a heading, each column as wide as its widest cell.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.len()).collect();

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use isms_commserver::{AddressRule, EgressConfig};
-use isms_protocol::limits::OPENINGS_MAX;
+use isms_protocol::limits::{self, OPENINGS_MAX};
 use serde::Deserialize;
 
 /// What `images.size_mb_max` may be at most: what a stream carries.
@@ -26,6 +26,7 @@ pub(crate) struct SettingsFile {
     egress: EgressSection,
     build: BuildSection,
     images: ImagesSection,
+    results: ResultsSection,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,6 +100,42 @@ impl Default for ImagesSection {
     }
 }
 
+/// What is kept of asynchronous calls.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ResultsSection {
+    pub(crate) keep_s: u32,
+    pub(crate) count_max: u32,
+    pub(crate) memory_mb_max: u32,
+}
+
+impl Default for ResultsSection {
+    fn default() -> ResultsSection {
+        ResultsSection {
+            keep_s: limits::RESULT_KEEP_S_DEFAULT,
+            count_max: limits::RESULTS_MAX as u32,
+            memory_mb_max: (limits::RESULTS_BYTES_MAX >> 20) as u32,
+        }
+    }
+}
+
+impl ResultsSection {
+    fn check(&self) -> Result<()> {
+        let most = ResultsSection::default();
+        for (key, value, max) in [
+            ("keep_s", self.keep_s, limits::RESULT_KEEP_S_MAX),
+            ("count_max", self.count_max, most.count_max),
+            ("memory_mb_max", self.memory_mb_max, most.memory_mb_max),
+        ] {
+            ensure!(
+                (1..=max).contains(&value),
+                "results.{key} is {value}, allowed are 1 to {max}"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// Flags of `isms up`; each wins over the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
@@ -132,6 +169,7 @@ pub(crate) struct Settings {
     /// Of one image, and of all.
     pub(crate) image_mb_max: u32,
     pub(crate) images_mb_max: u32,
+    pub(crate) results: ResultsSection,
 }
 
 impl Settings {
@@ -159,6 +197,7 @@ impl Settings {
             egress,
             build,
             images,
+            results,
         } = file;
         let data = match overrides.data.or(data) {
             Some(data) => data,
@@ -197,6 +236,7 @@ impl Settings {
             "uids.base is {}, allowed are 1000 to 4000000000",
             uids.base
         );
+        results.check()?;
         Ok(Settings {
             data: std::path::absolute(&data).with_context(|| format!("cannot use {}", data.display()))?,
             http: overrides
@@ -219,6 +259,7 @@ impl Settings {
             build_network: build.network,
             image_mb_max: images.size_mb_max,
             images_mb_max: images.disk_mb_max,
+            results,
         })
     }
 }
@@ -423,5 +464,13 @@ mod tests {
     fn numbers_out_of_range_say_what_is_allowed() {
         let error = merge("data = '/x'\nworkers = { max = 0 }", Overrides::default()).unwrap_err();
         assert_eq!(error, "workers.max is 0, allowed are 1 to 2048");
+        for (key, max) in [("keep_s", 86_400), ("count_max", 250_000), ("memory_mb_max", 256)] {
+            for value in [0, max + 1] {
+                let text = format!("data = '/x'\nresults = {{ {key} = {value} }}");
+                let error = merge(&text, Overrides::default()).unwrap_err();
+                let expected = format!("results.{key} is {value}, allowed are 1 to {max}");
+                assert_eq!(error, expected);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 // Helpers of tests are not inside a test function, where clippy would allow it by itself.
 #![allow(clippy::unwrap_used)]
 
+mod asynchronous;
 mod auth;
 mod bodies;
 mod egress;

@@ -3,22 +3,23 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Response, header};
-use isms_http::{Body, Exchange, Incoming, Problem, Upload, reply_head};
+use isms_http::{Body, Exchange, Incoming, Preferences, Problem, Upload, accepted, reply_head};
 use isms_protocol::{
-    ErrorCode, Message, Service,
+    ErrorCode, Flags, Message, Service,
     doer::{Invocation, InvocationReply, Operation, Trigger},
-    limits::HTTP_BODY_LEN_DEFAULT,
+    limits::{ASYNC_BODY_LEN_MAX, HTTP_BODY_LEN_DEFAULT},
 };
 use serde_bytes::ByteBuf;
 use tokio::time::Instant;
 
-use super::{Answer, Call};
+use super::{Answer, Call, process};
 
 /// The fields of the request that the Doee gets to see.
 const PASSED_ON: [header::HeaderName; 2] = [header::CONTENT_TYPE, header::ACCEPT];
 
 impl Call<'_> {
-    /// Calls a Doee with the request's body; its status, fields and body are the response.
+    /// Calls a Doee with the request's body; its status, fields and body are the response, unless the request
+    /// prefers not to wait for them.
     pub(super) async fn invoke(&self, body: Incoming) -> Answer {
         let project = self.project(self.parameter(0)).await?;
         let name = self.parameter(1);
@@ -26,9 +27,14 @@ impl Call<'_> {
         let doee = doee.ok_or_else(|| Problem::new(ErrorCode::NotFound, "the project has no such doee"))?;
         let within = Duration::from_millis(doee.deadline_ms.into());
         let deadline = Instant::now() + within;
+        let Preferences { respond_async, .. } = Preferences::of(&self.parts.headers);
+        let (kept, len_max) = match respond_async {
+            true => (Flags::ASYNC, ASYNC_BODY_LEN_MAX as u64),
+            false => (Flags::NONE, HTTP_BODY_LEN_DEFAULT),
+        };
         let upload = Upload {
             body,
-            len_max: HTTP_BODY_LEN_DEFAULT,
+            len_max,
             deadline,
         };
         let request = |payload_len| {
@@ -37,9 +43,15 @@ impl Call<'_> {
             let remaining = remaining.max(Duration::from_micros(1));
             let mut header = self.header(Service::Doer, Operation::Invoke as u16, project.id, remaining);
             header.target_doee = doee.version;
+            header.flags = kept;
             Ok(Message::with_body(header, &self.invocation(payload_len)))
         };
-        respond(upload.call(&self.gate.link, request).await?)
+        let exchange = upload.call(&self.gate.link, request).await?;
+        if respond_async {
+            let id = exchange.message().header.process;
+            return Ok(accepted(id, &process::location(id)));
+        }
+        respond(exchange)
     }
 
     fn invocation(&self, payload_len: Option<u64>) -> Invocation {
@@ -62,7 +74,8 @@ impl Call<'_> {
     }
 }
 
-fn respond(exchange: Exchange) -> Answer {
+/// The Doee's answer as that of this listener.
+pub(super) fn respond(exchange: Exchange) -> Answer {
     let process = exchange.message().header.process;
     let reply: InvocationReply = exchange.message().decode_body().map_err(|error| {
         tracing::error!(%process, %error, "the doer gave a malformed reply");

@@ -27,6 +27,8 @@ use tokio::{sync::watch, task::JoinHandle};
 pub(crate) const A: ProjectId = ProjectId::from_bytes([0xa; 16]);
 pub(crate) const B: ProjectId = ProjectId::from_bytes([0xb; 16]);
 pub(crate) const VERSION: DoeeVersion = DoeeVersion::from_bytes([2; 16]);
+/// The only asynchronous call that there is.
+pub(crate) const PROCESS: &str = "0c0c0c0c-0c0c-0c0c-0c0c-0c0c0c0c0c0c";
 
 /// Every token that the tests use: its text is its name.
 const TOKENS: [(&str, Option<ProjectId>, Right); 6] = [
@@ -206,7 +208,37 @@ fn answer_kernel(call: &FakeCall) {
                 "",
             );
         }
+        kernel::Operation::Process | kernel::Operation::Result | kernel::Operation::Cancel => {
+            answer_about_process(call);
+        }
     }
+}
+
+/// The kernel knows one asynchronous call, which ends as soon as somebody waits for it.
+fn answer_about_process(call: &FakeCall) {
+    let question: kernel::ProcessQuestion = call.message.decode_body().unwrap();
+    if question.process.to_string() != PROCESS {
+        return call.fail(ErrorCode::NotFound, "there is no such process");
+    }
+    if call.message.header.operation == kernel::Operation::Result as u16 {
+        let reply = doer::InvocationReply {
+            status: 418,
+            ..doer::InvocationReply::default()
+        };
+        return call.reply(&reply, "made");
+    }
+    let state = kernel::ProcessState {
+        process: question.process,
+        progress: match question.wait_ms {
+            0 => kernel::Progress::Running,
+            _ => kernel::Progress::Done,
+        },
+        age_us: 3,
+        queued_us: 1,
+        ran_us: 2,
+        kept_us: 4,
+    };
+    call.reply(&state, "");
 }
 
 fn answer_doer(call: &FakeCall) -> Answered {

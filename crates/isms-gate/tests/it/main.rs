@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod asynchronous;
 mod calls;
 mod deploy;
 mod harness;

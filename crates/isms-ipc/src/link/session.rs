@@ -154,7 +154,11 @@ impl Session {
         self.check_room()?;
         let header = &mut request.header;
         (header.kind, header.sender) = (Kind::Request, self.service);
-        header.flags = if streaming { Flags::STREAM } else { Flags::NONE };
+        let kept = match header.flags.contains(Flags::ASYNC) {
+            true => Flags::ASYNC,
+            false => Flags::NONE,
+        };
+        header.flags = kept.with(if streaming { Flags::STREAM } else { Flags::NONE });
         let outflow = streaming.then(Arc::<Outflow>::default);
         let (slot, answer) = oneshot::channel();
         let mut tables = self.tables();

@@ -97,7 +97,13 @@ impl Core {
         if !planted(Bug::LeaksSlot) {
             self.release(key);
         }
-        if !drains {
+        let unread = self
+            .table
+            .get(key)
+            .is_some_and(|process| process.kept && process.request.open);
+        if unread {
+            self.end_request_stream(key, Flags::ABORTED);
+        } else if !drains {
             self.discard(key);
         }
     }
@@ -106,6 +112,9 @@ impl Core {
     pub(super) fn discard(&mut self, key: ProcessKey) {
         self.set_timer(key, None);
         self.detach(key);
+        if let Some(process) = self.table.get(key).filter(|process| !process.kept) {
+            self.drop_record(process.header.process);
+        }
         self.orphan_children(key);
         if planted(Bug::KeepsEnded) {
             return;
@@ -171,6 +180,9 @@ impl Core {
         if let Some(ended) = measured::ended(process, outcome) {
             self.scheduler.ended(Some(process.queue), &ended, self.now);
         }
+        if process.kept {
+            return self.keep(key, code, answer);
+        }
         if let Some(registration) = self.services.registration_mut(caller) {
             registration.unanswered = registration.unanswered.saturating_sub(1);
         }
@@ -181,6 +193,11 @@ impl Core {
 fn explanation(code: ErrorCode, process: &Process) -> String {
     let target = process.callee();
     match code {
+        ErrorCode::Busy if matches!(process.state, State::Collecting { .. }) => {
+            "there is no room for more asynchronous calls; try again later".into()
+        }
+        ErrorCode::TooLarge => "the body is longer than an asynchronous call may have".into(),
+        ErrorCode::Invalid => "the body broke off".into(),
         ErrorCode::Busy => format!("the queue of {target} is full; try again later"),
         ErrorCode::Unavailable => format!("{target} is not there; try again later"),
         ErrorCode::Expired => "the deadline passed before the call ran".into(),

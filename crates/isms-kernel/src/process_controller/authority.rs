@@ -23,6 +23,7 @@ pub(super) struct Admitted {
     pub(super) parent: Option<ProcessKey>,
     pub(super) depth: u32,
     pub(super) deadline: Option<Moment>,
+    pub(super) is_async: bool,
 }
 
 impl Core {
@@ -34,6 +35,13 @@ impl Core {
             return Err(WireError::new(
                 ErrorCode::Invalid,
                 "an invoke names the Doee version that it runs",
+            ));
+        }
+        let is_async = header.flags.contains(Flags::ASYNC);
+        if is_async && !(is_invoke && header.parent.is_none()) {
+            return Err(WireError::new(
+                ErrorCode::Invalid,
+                "only an edge's invoke may be asynchronous",
             ));
         }
         let asked = Header {
@@ -48,6 +56,7 @@ impl Core {
             true => root(asked, &right, deadline)?,
             false => self.child(asked, header.attempt, &right, deadline)?,
         };
+        admitted.is_async = is_async;
         admitted.header.process = (self.ids)();
         if admitted.header.trace.trace == TraceId::default() {
             admitted.header.trace.trace = TraceId(admitted.header.process.to_bytes());
@@ -96,6 +105,7 @@ impl Core {
             parent: Some(key),
             depth: parent.depth + 1,
             deadline,
+            is_async: false,
         })
     }
 
@@ -157,6 +167,7 @@ fn root(asked: Header, right: &Right, deadline: Option<Moment>) -> Result<Admitt
         parent: None,
         depth: 0,
         deadline,
+        is_async: false,
     })
 }
 

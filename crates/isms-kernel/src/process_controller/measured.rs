@@ -1,8 +1,8 @@
 //! How calls of Doees end, told to who counts them.
 
-use isms_protocol::{ErrorCode, Header, Kind, Service, doer};
+use isms_protocol::{ErrorCode, Header, Kind};
 
-use super::record::Process;
+use super::{is_invoke, record::Process};
 use crate::{
     core::Core,
     scheduler::{Ended, Outcome},
@@ -48,8 +48,4 @@ pub(super) fn outcome(kind: Kind, code: Option<ErrorCode>) -> Outcome {
         (_, Some(ErrorCode::TimedOut)) => Outcome::TimedOut,
         _ => Outcome::Failed,
     }
-}
-
-fn is_invoke(header: &Header) -> bool {
-    header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16
 }

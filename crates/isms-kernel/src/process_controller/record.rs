@@ -17,6 +17,8 @@ pub(crate) struct Process {
     pub(crate) caller_waits: bool,
     /// False once the call is not in its caller's list: the caller is gone or was given up.
     pub(crate) caller_knows: bool,
+    /// True once it was accepted as an asynchronous call: its answer goes into its record.
+    pub(crate) kept: bool,
     pub(crate) accepted_at: Moment,
     pub(crate) deadline: Option<Moment>,
     /// When the Kernel looks at it again.
@@ -37,6 +39,8 @@ pub(crate) struct Process {
 /// How far a process is.
 #[derive(Debug)]
 pub(crate) enum State {
+    /// The body of an asynchronous call is on its way; it has no place in a queue yet.
+    Collecting { body: Bytes, raw: Bytes },
     /// In its queue; body and raw bytes are kept until it is dispatched.
     Queued {
         ticket: Ticket,
@@ -62,9 +66,9 @@ impl Process {
         matches!(self.state, State::Running { .. })
     }
 
-    /// True while it waits in its queue.
+    /// True while it waits in its queue, or for the body with which it goes there.
     pub(crate) fn is_queued(&self) -> bool {
-        matches!(self.state, State::Queued { .. })
+        matches!(self.state, State::Collecting { .. } | State::Queued { .. })
     }
 
     /// The header of a message to the callee about this process.
@@ -105,6 +109,11 @@ impl Stream {
             credit: 0,
             left: STREAM_LEN_MAX,
         }
+    }
+
+    /// Bytes that may be sent now.
+    pub(crate) fn credit(&self) -> u32 {
+        self.credit
     }
 
     /// The receiver allows more bytes.

@@ -17,6 +17,7 @@ impl Core {
     /// A caller no longer wants an answer; it gets one all the same.
     pub(crate) fn cancel(&mut self, caller: Service, call: u64) {
         let Some(key) = self.call_of(caller, call) else {
+            self.cancel_question((caller, call));
             return;
         };
         self.stop(key, ErrorCode::Cancelled);
@@ -43,6 +44,7 @@ impl Core {
             return;
         };
         match &mut process.state {
+            State::Collecting { .. } => self.give_up(key, code),
             State::Queued { .. } => {
                 self.leave_queue(key);
                 self.give_up(key, code);
@@ -100,6 +102,7 @@ impl Core {
         let process = self.table.get(key).expect("a timer is its process's");
         let past_deadline = process.deadline.is_some_and(|deadline| deadline <= self.now);
         match &process.state {
+            State::Collecting { .. } => self.give_up(key, ErrorCode::Expired),
             State::Queued { .. } if past_deadline => {
                 self.leave_queue(key);
                 self.give_up(key, ErrorCode::Expired);
@@ -133,6 +136,9 @@ impl Core {
         };
         if process.caller_waits {
             return self.answer_error(key, code);
+        }
+        if process.reply.open && process.kept {
+            return self.end_record(process.header.process, code);
         }
         if process.reply.open && process.caller_knows {
             let flags = Flags::TO_CALLER.with(Flags::ABORTED);

@@ -4,7 +4,9 @@
 //! granted, and a receiver that grants more than a window, are cut. What belongs to a call or a
 //! stream that has ended is late, and dropped.
 
-use isms_protocol::{Flags, Header, Kind, Message, Service, kernel::StreamCredit, limits::CHUNK_LEN_MAX};
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, Service, kernel::StreamCredit, limits::CHUNK_LEN_MAX,
+};
 
 use super::{
     ProcessKey,
@@ -35,6 +37,13 @@ impl Core {
         if let Err(Overrun(what)) = stream.spend(message.raw.len()) {
             return self.violation(sender, what);
         }
+        let (collecting, kept) = (matches!(process.state, State::Collecting { .. }), process.kept);
+        if collecting {
+            return self.collect_request(key, &message.raw);
+        }
+        if kept {
+            return self.collect_reply(key, &message.raw);
+        }
         message.body.clear();
         self.pass_on(key, towards_caller, message);
     }
@@ -49,6 +58,12 @@ impl Core {
             return;
         };
         let aborted = Flags(header.flags.0 & Flags::ABORTED.0);
+        if matches!(process.state, State::Collecting { .. }) {
+            return match aborted {
+                Flags::NONE => self.collected(key),
+                _ => self.give_up(key, ErrorCode::Invalid),
+            };
+        }
         if let State::Queued { request_ended, .. } = &mut process.state {
             request_ended.get_or_insert(aborted);
             return;
@@ -57,6 +72,10 @@ impl Core {
             return self.end_request_stream(key, aborted);
         }
         if std::mem::replace(&mut process.reply.open, false) {
+            if process.kept {
+                self.reply_collected(key, aborted != Flags::NONE);
+                return self.settle(key);
+            }
             self.pass_on(key, true, Message::bare(*header));
             self.settle(key);
         }
@@ -68,6 +87,9 @@ impl Core {
         let Ok(StreamCredit { bytes }) = message.decode_body() else {
             return self.violation(receiver, "sent credit that cannot be decoded");
         };
+        if !towards_caller && self.reader_allows((receiver, message.header.call), bytes) {
+            return;
+        }
         let Some(key) = self.stream_of(receiver, &message.header, towards_caller) else {
             return;
         };
@@ -80,6 +102,9 @@ impl Core {
         }
         if let Err(Overrun(what)) = stream.grant(bytes) {
             return self.violation(receiver, what);
+        }
+        if process.kept {
+            return self.feed(key);
         }
         self.pass_on(key, towards_caller, message.clone());
     }
@@ -108,7 +133,7 @@ impl Core {
         }
         let key = ProcessKey::from_call(header.call);
         let process = self.table.get(key)?;
-        let at_sender = process.callee() == sender && !matches!(process.state, State::Queued { .. });
+        let at_sender = process.callee() == sender && !process.is_queued();
         at_sender.then_some(key)
     }
 

@@ -24,6 +24,7 @@ enum Move {
         project: u8,
         deadline_us: Option<u64>,
         bytes: usize,
+        acknowledged: bool,
     },
     Take {
         queue: usize,
@@ -58,6 +59,7 @@ struct Entry {
     process: ProcessKey,
     since: Moment,
     bytes: usize,
+    acknowledged: bool,
 }
 
 /// What a project has had in a class of the shared queue.
@@ -122,9 +124,13 @@ impl Model {
         self.of(queue).filter(lane).count()
     }
 
+    fn refusable(&self, queue: usize) -> impl Iterator<Item = &Entry> {
+        self.of(queue).filter(|entry| !entry.acknowledged)
+    }
+
     /// Of the lowest class, of the project with the most calls there, due last.
     fn last(&self, queue: usize) -> Option<&Entry> {
-        self.of(queue).max_by_key(|entry| {
+        self.refusable(queue).max_by_key(|entry| {
             let Ticket { class, project, .. } = entry.ticket;
             (class, self.in_lane(queue, class, project), project, due(entry))
         })
@@ -132,7 +138,7 @@ impl Model {
 
     fn last_of_greedier(&self, queue: usize, class: Class, project: ProjectId) -> Option<&Entry> {
         let own = self.in_lane(queue, class, project);
-        let of_class = self.of(queue).filter(|entry| entry.ticket.class == class);
+        let of_class = self.refusable(queue).filter(|entry| entry.ticket.class == class);
         let lane = |entry: &Entry| self.in_lane(queue, class, entry.ticket.project);
         of_class
             .max_by_key(|entry| (lane(entry), entry.ticket.project, due(entry)))
@@ -262,6 +268,16 @@ impl Model {
 
     fn wait(&mut self, queue: usize, call: Arrival, evicted: &mut Vec<ProcessKey>) -> Result<Ticket, Full> {
         let config = config();
+        let promised: Vec<&Entry> = self.waiting.iter().filter(|entry| entry.acknowledged).collect();
+        let promised_bytes: usize = promised.iter().map(|entry| entry.bytes).sum();
+        let in_queue = promised.iter().filter(|entry| entry.queue == queue).count();
+        if call.acknowledged
+            && (in_queue >= config.queue_len_max / 2
+                || promised.len() >= config.queue_total_max / 2
+                || promised_bytes + call.bytes > config.queue_bytes_max / 2)
+        {
+            return Err(Full);
+        }
         if self.of(queue).count() >= config.queue_len_max {
             let lower = self.last(queue).filter(|last| last.ticket.class > call.class);
             let greedier = || self.last_of_greedier(queue, call.class, call.project);
@@ -302,6 +318,7 @@ impl Model {
             process: call.process,
             since: call.now,
             bytes: call.bytes,
+            acknowledged: call.acknowledged,
         });
         Ok(ticket)
     }
@@ -329,8 +346,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let class = prop::sample::select(&Class::ALL[..]);
     let deadline = prop::option::of(1..5_000u64);
     let one = prop_oneof![
-        6 => (queue.clone(), class, 0..PROJECTS, deadline, 1..200usize)
-            .prop_map(|(queue, class, project, deadline_us, bytes)| Move::Wait { queue, class, project, deadline_us, bytes }),
+        6 => (queue.clone(), class, 0..PROJECTS, deadline, 1..200usize, any::<bool>())
+            .prop_map(|(queue, class, project, deadline_us, bytes, acknowledged)| {
+                Move::Wait { queue, class, project, deadline_us, bytes, acknowledged }
+            }),
         4 => queue.clone().prop_map(|queue| Move::Take { queue }),
         1 => any::<usize>().prop_map(|nth| Move::Remove { nth }),
         2 => (queue.clone(), any::<usize>()).prop_map(|(queue, nth)| Move::Release { queue, nth }),
@@ -377,6 +396,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 project,
                 deadline_us,
                 bytes,
+                acknowledged,
             } => {
                 let project = match queue {
                     SHARED => ProjectId::from_bytes([project; 16]),
@@ -391,6 +411,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     deadline,
                     now,
                     bytes,
+                    acknowledged,
                 };
                 let (mut evicted, mut evicted_in_model) = (Vec::new(), Vec::new());
                 let real = scheduler.wait(queues[queue], call, &mut evicted);

@@ -64,11 +64,12 @@ impl Shares {
         self.order.first().and_then(|(_, project)| self.lane(*project))
     }
 
-    /// The project with the most waiting calls.
+    /// Of the projects with calls that may be refused the one with the most waiting calls.
     pub(super) fn longest(&self) -> Option<(&Lane, ProjectId)> {
         let lanes = self.order.iter();
         let lanes = lanes.filter_map(|(_, project)| Some((self.lane(*project)?, *project)));
-        lanes.max_by_key(|(lane, project)| (lane.len(), *project))
+        let refusable = lanes.filter(|(lane, _)| lane.has_refusable());
+        refusable.max_by_key(|(lane, project)| (lane.len(), *project))
     }
 
     pub(super) fn lane(&self, project: ProjectId) -> Option<&Lane> {

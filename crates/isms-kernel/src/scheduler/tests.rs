@@ -36,6 +36,10 @@ impl Scene {
 
     /// A call of a project comes; whose calls had to make room for it.
     fn wait(&mut self, number: u8, class: Class) -> Result<Vec<u8>, Full> {
+        self.arrive(number, class, false)
+    }
+
+    fn arrive(&mut self, number: u8, class: Class, acknowledged: bool) -> Result<Vec<u8>, Full> {
         // The project's number is in the key, so that it can be told whose turn it was.
         self.calls += 1;
         let call = Arrival {
@@ -45,6 +49,7 @@ impl Scene {
             deadline: None,
             now: self.now,
             bytes: 1,
+            acknowledged,
         };
         let mut evicted = Vec::new();
         self.scheduler.wait(self.queue, call, &mut evicted)?;
@@ -179,4 +184,58 @@ fn a_full_queue_makes_room_at_the_expense_of_who_has_most_in_it() {
     assert_eq!(scene.wait(2, Class::Normal), Ok(vec![1]));
     assert_eq!(scene.wait(2, Class::Batch), Err(Full));
     assert_eq!(scene.wait(0, Class::High), Ok(vec![0]));
+}
+
+#[test]
+fn what_was_acknowledged_makes_room_for_nobody_and_leaves_half_of_it_to_others() {
+    let config = Config {
+        queue_len_max: 6,
+        queue_total_max: 6,
+        ..Config::default()
+    };
+    let mut scene = Scene::new(&config);
+    for _ in 0..3 {
+        assert_eq!(scene.arrive(0, Class::Batch, true), Ok(vec![]));
+    }
+    assert_eq!(
+        scene.arrive(1, Class::Realtime, true),
+        Err(Full),
+        "half of the queue is promised"
+    );
+    for _ in 0..3 {
+        assert_eq!(scene.wait(1, Class::Normal), Ok(vec![]));
+    }
+    assert_eq!(
+        scene.wait(2, Class::High),
+        Ok(vec![1]),
+        "batch was promised to run"
+    );
+    assert_eq!(scene.wait(0, Class::Realtime), Ok(vec![1]));
+    assert_eq!(scene.wait(0, Class::Realtime), Ok(vec![1]));
+    assert_eq!(scene.wait(0, Class::Realtime), Ok(vec![2]));
+    assert_eq!(scene.wait(1, Class::High), Err(Full));
+    // What runs has left its place, and what is promised next may take it.
+    for number in [0, 0, 0] {
+        let (next, occupied) = scene.take();
+        assert_eq!(next, number);
+        scene.scheduler.release(scene.queue, occupied, scene.now);
+    }
+    assert_eq!(scene.arrive(1, Class::Batch, true), Err(Full));
+    let (_, occupied) = scene.take();
+    scene.scheduler.release(scene.queue, occupied, scene.now);
+    assert_eq!(scene.arrive(1, Class::Batch, true), Ok(vec![]));
+}
+
+#[test]
+fn acknowledged_calls_take_at_most_half_of_the_bytes() {
+    let config = Config {
+        queue_bytes_max: 10,
+        ..Config::default()
+    };
+    let mut scene = Scene::new(&config);
+    for _ in 0..5 {
+        assert_eq!(scene.arrive(0, Class::Normal, true), Ok(vec![]));
+    }
+    assert_eq!(scene.arrive(0, Class::Normal, true), Err(Full));
+    assert_eq!(scene.wait(0, Class::Normal), Ok(vec![]));
 }

@@ -1,8 +1,8 @@
-//! The calls that wait in one queue, in two intrusive red-black trees over the same nodes: one by age, and for each
-//! class and project one by virtual deadline.
+//! The calls that wait in one queue, in intrusive red-black trees over the same nodes: one by age, for each class and
+//! project one by virtual deadline, and beside it one of those that may be refused yet.
 //!
 //! Within a class, the project that has had least goes first (`shares`), and of its calls the one that is due first.
-//! Invariant: the trees hold the same nodes. A node is found by its key, never by its address, so nothing here is
+//! Invariant: the trees hold the same nodes, but for what was acknowledged, which the last of them lacks. A node is found by its key, never by its address, so nothing here is
 //! unsafe but what the adapter macro generates.
 
 #![allow(
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, intrusive_adapter};
 use isms_protocol::{Class, ProjectId};
 
-use super::shares::Shares;
+use super::{Arrival, shares::Shares};
 use crate::{clock::Moment, process_controller::ProcessKey};
 
 /// Where a waiting call stands.
@@ -33,29 +33,42 @@ pub(crate) struct Ticket {
 pub(crate) struct Waiting {
     order: RBTreeLink,
     age: RBTreeLink,
+    refusable: RBTreeLink,
     pub(crate) ticket: Ticket,
     pub(crate) process: ProcessKey,
     pub(crate) since: Moment,
     pub(crate) bytes: usize,
+    /// It was promised to run: it makes room for nobody.
+    pub(crate) acknowledged: bool,
 }
 
 impl Waiting {
-    pub(crate) fn new(ticket: Ticket, process: ProcessKey, since: Moment, bytes: usize) -> Waiting {
+    pub(crate) fn new(ticket: Ticket, call: &Arrival) -> Waiting {
         Waiting {
             order: RBTreeLink::new(),
             age: RBTreeLink::new(),
+            refusable: RBTreeLink::new(),
             ticket,
-            process,
-            since,
-            bytes,
+            process: call.process,
+            since: call.now,
+            bytes: call.bytes,
+            acknowledged: call.acknowledged,
         }
     }
 }
 
 intrusive_adapter!(OrderAdapter = Rc<Waiting>: Waiting { order => RBTreeLink });
 intrusive_adapter!(AgeAdapter = Rc<Waiting>: Waiting { age => RBTreeLink });
+intrusive_adapter!(RefusableAdapter = Rc<Waiting>: Waiting { refusable => RBTreeLink });
 
 impl<'a> KeyAdapter<'a> for OrderAdapter {
+    type Key = (Moment, u64);
+    fn get_key(&self, waiting: &'a Waiting) -> (Moment, u64) {
+        due(&waiting.ticket)
+    }
+}
+
+impl<'a> KeyAdapter<'a> for RefusableAdapter {
     type Key = (Moment, u64);
     fn get_key(&self, waiting: &'a Waiting) -> (Moment, u64) {
         due(&waiting.ticket)
@@ -77,6 +90,7 @@ fn due(ticket: &Ticket) -> (Moment, u64) {
 /// The calls of one project in one class.
 pub(super) struct Lane {
     by_deadline: RBTree<OrderAdapter>,
+    refusable: RBTree<RefusableAdapter>,
     len: usize,
 }
 
@@ -84,6 +98,7 @@ impl Default for Lane {
     fn default() -> Lane {
         Lane {
             by_deadline: RBTree::new(OrderAdapter::new()),
+            refusable: RBTree::new(RefusableAdapter::new()),
             len: 0,
         }
     }
@@ -93,6 +108,11 @@ impl Lane {
     pub(super) fn len(&self) -> usize {
         self.len
     }
+
+    /// True when one of the calls could make room for another.
+    pub(super) fn has_refusable(&self) -> bool {
+        !self.refusable.is_empty()
+    }
 }
 
 /// The waiting calls of one queue.
@@ -100,6 +120,7 @@ pub(crate) struct WaitingTree {
     classes: [Shares; Class::ALL.len()],
     by_age: RBTree<AgeAdapter>,
     len: usize,
+    acknowledged: usize,
 }
 
 impl WaitingTree {
@@ -108,11 +129,17 @@ impl WaitingTree {
             classes: Default::default(),
             by_age: RBTree::new(AgeAdapter::new()),
             len: 0,
+            acknowledged: 0,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Calls that were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.acknowledged
     }
 
     /// What the projects have had in a class.
@@ -129,8 +156,12 @@ impl WaitingTree {
         let waiting = Rc::new(waiting);
         self.shares_mut(class).change(project, |lane| {
             lane.by_deadline.insert(waiting.clone());
+            if !waiting.acknowledged {
+                lane.refusable.insert(waiting.clone());
+            }
             lane.len += 1;
         });
+        self.acknowledged += usize::from(waiting.acknowledged);
         self.by_age.insert(waiting);
         self.len += 1;
     }
@@ -141,8 +172,12 @@ impl WaitingTree {
         self.shares_mut(ticket.class).change(ticket.project, |lane| {
             let ordered = lane.by_deadline.find_mut(&due(ticket)).remove();
             assert!(ordered.is_some(), "a waiting call is in both trees");
+            if !waiting.acknowledged {
+                lane.refusable.find_mut(&due(ticket)).remove();
+            }
             lane.len -= 1;
         });
+        self.acknowledged -= usize::from(waiting.acknowledged);
         self.len -= 1;
         Some(waiting)
     }
@@ -153,18 +188,20 @@ impl WaitingTree {
         lane.by_deadline.front().get()
     }
 
-    /// The call that is last in order: of the lowest class, of the project that has most of them there, due last.
+    /// The call that makes room first: of those that may be refused the one of the lowest class, of the project that
+    /// has most calls there, due last.
     pub(crate) fn last(&self) -> Option<&Waiting> {
         let (lane, _) = self.classes.iter().rev().find_map(Shares::longest)?;
-        lane.by_deadline.back().get()
+        lane.refusable.back().get()
     }
 
-    /// The last call of a project that has more calls of a class here than another one would have with one more.
+    /// The last call that may be refused of a project that has more calls of a class here than another one would have
+    /// with one more.
     pub(crate) fn last_of_greedier(&self, class: Class, project: ProjectId) -> Option<&Waiting> {
         let shares = &self.classes[class as usize];
         let own = shares.lane(project).map_or(0, Lane::len);
         let (lane, _) = shares.longest().filter(|(lane, _)| lane.len() > own + 1)?;
-        lane.by_deadline.back().get()
+        lane.refusable.back().get()
     }
 
     /// The call that has waited longest.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use isms_protocol::{
     DoeeVersion, Flags, Header, Incarnation, Kind, Message, Service,
-    kernel::StreamCredit,
+    kernel::{ProcessQuestion, StreamCredit},
     limits::{CHUNK_LEN_MAX, STREAM_WINDOW},
 };
 
@@ -91,7 +91,7 @@ impl Actor {
         };
     }
 
-    pub(super) fn ask(&mut self, header: Header, random: &mut Random) {
+    pub(super) fn ask(&mut self, header: Header, question: Option<ProcessQuestion>, random: &mut Random) {
         let sends = header
             .flags
             .contains(Flags::STREAM)
@@ -105,7 +105,10 @@ impl Actor {
                 receives: None,
             },
         );
-        self.outbox.push_back(Message::bare(header));
+        self.outbox.push_back(match question {
+            Some(question) => Message::with_body(header, &question),
+            None => Message::bare(header),
+        });
     }
 
     pub(super) fn unanswered(&self) -> usize {

@@ -1,8 +1,8 @@
 //! What the simulated services ask for, with or without the right to.
 
 use isms_protocol::{
-    Class, DoeeVersion, Flags, Header, Kind, ProcessId, ProjectId, Service, SpanId, TraceContext, TraceId,
-    dbriver, doer, encode,
+    Class, DoeeVersion, Flags, Header, Kind, PrincipalId, ProcessId, ProjectId, Service, SpanId,
+    TraceContext, TraceId, dbriver, doer, encode,
     kernel::{self, ProjectSettings},
     resadmin,
 };
@@ -33,15 +33,24 @@ impl World {
         if self.random.percent(40) {
             header.remaining_us = 1 + self.random.below(1_500_000);
         }
-        if self.random.percent(25) {
+        let streams = self.random.percent(25) && header.target != Service::Kernel;
+        if streams {
             header.flags = Flags::STREAM;
+        }
+        let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
+        if is_invoke && self.random.percent(30) {
+            header.flags = header.flags.with(Flags::ASYNC);
         }
         if self.random.percent(4) {
             header.calling_doee = DoeeVersion::from_bytes([7; 16]);
             meant.must_fail = true;
         }
+        let question = meant.about.map(|process| kernel::ProcessQuestion {
+            process,
+            wait_ms: self.random.below(2) as u32 * self.random.below(3_000) as u32,
+        });
         self.meant.insert(span, meant);
-        self.actors[actor].ask(header, &mut self.random);
+        self.actors[actor].ask(header, question, &mut self.random);
         if header.target == Service::Kernel && sender == Service::Resadmin {
             let settings = self.random_settings();
             let asked = self.actors[actor].outbox.back_mut();
@@ -57,12 +66,17 @@ impl World {
             _ => ProjectSettings {
                 weight: 1 + self.random.below(1_000) as u32,
                 rate_max: self.random.below(40) as u32,
-                concurrency_max: self.random.below(4) as u32,
+                // Mostly so few that calls of one Doee wait for those of another.
+                concurrency_max: self.random.below(5).saturating_sub(1).min(2) as u32,
             },
         }
     }
 
     fn random_request(&mut self, actor: usize, sender: Service) -> Option<(Header, Meant)> {
+        let is_edge = [Service::Commserver, Service::Gate].contains(&sender);
+        if is_edge && self.random.percent(25) {
+            return self.random_question(sender);
+        }
         let (target, operation) = match (sender, self.random.below(3)) {
             (Service::Commserver, 0) => (Service::Resadmin, resadmin::Operation::Authenticate as u16),
             (Service::Commserver, _) => (Service::Doer, doer::Operation::Invoke as u16),
@@ -90,9 +104,13 @@ impl World {
             parent: None,
             must_fail: sender == Service::Dbriver && target == Service::Doer,
             deadline: None,
+            about: None,
         };
         if operation == doer::Operation::Invoke as u16 && target == Service::Doer {
             header.target_doee = version(self.random.below(3));
+            if is_edge {
+                header.principal = principal(self.random.below(3));
+            }
         }
         let is_child = sender == Service::Doer && target == Service::Dbriver
             || sender == Service::Resadmin && target != Service::Kernel && self.random.percent(50);
@@ -104,6 +122,43 @@ impl World {
             }
             false => {}
         }
+        Some((header, meant))
+    }
+
+    /// An edge asks about an asynchronous call, sometimes about another's.
+    fn random_question(&mut self, sender: Service) -> Option<(Header, Meant)> {
+        let known = self.observer.accepted();
+        if known.is_empty() {
+            return None;
+        }
+        let (process, project, owner) = self.random.pick(&known);
+        let operation = self.random.pick(&[
+            kernel::Operation::Process,
+            kernel::Operation::Process,
+            kernel::Operation::Result,
+            kernel::Operation::Cancel,
+        ]);
+        let mut header = Header {
+            operation: operation as u16,
+            project,
+            principal: owner,
+            ..Header::new(Kind::Request, sender, Service::Kernel)
+        };
+        match self.random.below(6) {
+            0 => header.project = ProjectId::from_bytes([0xaa; 16]),
+            1 => header.principal = PrincipalId::from_bytes([0xaa; 16]),
+            2 => header.project = ProjectId::NONE,
+            _ => {}
+        }
+        let same_project = header.project == project || header.project.is_none() && !owner.is_none();
+        let meant = Meant {
+            class: header.class,
+            project: header.project,
+            parent: None,
+            must_fail: !same_project || header.principal != owner && !owner.is_none(),
+            deadline: None,
+            about: Some(process),
+        };
         Some((header, meant))
     }
 
@@ -141,4 +196,9 @@ impl World {
         }
         Some(())
     }
+}
+
+/// One of a few principals; the first is nobody.
+fn principal(number: u64) -> PrincipalId {
+    PrincipalId::from_bytes([number as u8; 16])
 }

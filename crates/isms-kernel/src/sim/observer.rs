@@ -2,14 +2,18 @@
 //!
 //! It recognises a process by the span id that its caller gave it, which the Kernel passes on.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use isms_protocol::{
-    Class, DoeeVersion, Flags, Header, Kind, Message, ProjectId, Service, doer,
-    kernel::{Demand, ProjectSettings, Slots, StreamCredit},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
 };
 
-use super::Tally;
+use isms_protocol::{
+    Class, DoeeVersion, ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service,
+    WireError, doer,
+    kernel::{Demand, Operation, ProcessState, Progress, ProjectSettings, Slots, StreamCredit},
+};
+
+use super::{Tally, world::KEEP_S};
 use crate::clock::Moment;
 
 type Span = [u8; 8];
@@ -27,6 +31,17 @@ struct Pending {
     deadline: Option<Moment>,
     since: Moment,
     dispatched: bool,
+    is_async: bool,
+    principal: PrincipalId,
+    about: Option<(ProcessId, u16)>,
+}
+
+/// An asynchronous call that was acknowledged.
+#[derive(Debug)]
+struct Accepted {
+    pending: Pending,
+    at: Moment,
+    ended: Option<Progress>,
 }
 
 /// A dispatched process that its callee is not done with.
@@ -48,6 +63,9 @@ struct Flow {
 
 pub(super) struct Observer {
     pending: BTreeMap<(Service, u64), Pending>,
+    accepted: BTreeMap<ProcessId, Accepted>,
+    /// Of calls whose streams begin or end in the Kernel.
+    own_streams: BTreeSet<Span>,
     running: BTreeMap<(Service, u64), Running>,
     capacity: BTreeMap<(Service, DoeeVersion), u32>,
     cancelled: BTreeSet<Span>,
@@ -61,7 +79,9 @@ pub(super) struct Observer {
     limits: BTreeMap<ProjectId, (u32, u64)>,
     limits_set: u64,
     /// Replies of Doees that their callers have got.
-    pub(super) invokes_done: u64,
+    invokes_done: u64,
+    /// Replies of Doees to asynchronous calls, which may have ended otherwise before.
+    async_replied: u64,
     pub(super) aging_us: u64,
     pub(super) tally: Tally,
 }
@@ -73,12 +93,16 @@ pub(super) struct Meant {
     pub(super) parent: Option<Span>,
     pub(super) must_fail: bool,
     pub(super) deadline: Option<Moment>,
+    /// Which asynchronous call is asked about.
+    pub(super) about: Option<ProcessId>,
 }
 
 impl Observer {
     pub(super) fn new(aging_us: u64) -> Observer {
         Observer {
             pending: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            own_streams: BTreeSet::new(),
             running: BTreeMap::new(),
             capacity: BTreeMap::new(),
             cancelled: BTreeSet::new(),
@@ -89,6 +113,7 @@ impl Observer {
             limits: BTreeMap::new(),
             limits_set: 0,
             invokes_done: 0,
+            async_replied: 0,
             aging_us,
             tally: Tally::default(),
         }
@@ -107,7 +132,13 @@ impl Observer {
             deadline: meant.deadline,
             since: now,
             dispatched: false,
+            is_async: header.flags.contains(Flags::ASYNC),
+            principal: header.principal,
+            about: meant.about.map(|process| (process, header.operation)),
         };
+        if pending.is_async || pending.about.is_some() {
+            self.own_streams.insert(pending.span);
+        }
         self.pending.insert((sender, header.call), pending);
     }
 
@@ -144,6 +175,8 @@ impl Observer {
                     .filter(|run| !run.replied)
                 {
                     running.replied = true;
+                    let is_async = self.own_streams.contains(&running.span);
+                    self.async_replied += u64::from(is_async && header.kind == Kind::Reply);
                     if !streams {
                         self.finished(sender, header.call);
                     }
@@ -161,6 +194,13 @@ impl Observer {
             Kind::Cancel => {
                 let pending = self.pending.get(&(sender, header.call));
                 self.unwanted.extend(pending.map(|pending| pending.span));
+            }
+            Kind::Credit if self.own_streams.contains(&header.trace.span.0) => {
+                if let Ok(granted) = message.decode_body::<StreamCredit>() {
+                    let of_reply = !header.flags.contains(Flags::TO_CALLER);
+                    let flow = self.flows.entry((header.trace.span.0, of_reply)).or_default();
+                    flow.granted += u64::from(granted.bytes);
+                }
             }
             Kind::Slots if sender == Service::Doer => {
                 if let Ok(slots) = message.decode_body::<Slots>() {
@@ -183,10 +223,11 @@ impl Observer {
         let span = header.trace.span.0;
         match header.kind {
             Kind::Request => self.dispatched(to, header, now),
-            Kind::Reply | Kind::Error => self.answered(to, header),
+            Kind::Reply | Kind::Error => self.answered(to, message, now),
             Kind::Cancel => {
                 self.cancelled.insert(span);
             }
+            Kind::Credit if self.own_streams.contains(&span) => {}
             Kind::Credit => {
                 let granted: StreamCredit =
                     message.decode_body().expect("the core passes on what it decoded");
@@ -214,7 +255,12 @@ impl Observer {
     fn dispatched(&mut self, to: Service, header: &Header, now: Moment) {
         self.tally.dispatched += 1;
         let span = header.trace.span.0;
-        let found = self.pending.values_mut().find(|pending| pending.span == span);
+        let accepted = self.accepted.values_mut().map(|accepted| &mut accepted.pending);
+        let found = self
+            .pending
+            .values_mut()
+            .chain(accepted)
+            .find(|pending| pending.span == span);
         let found = found.expect("what is dispatched was asked and is not answered");
         assert!(!found.dispatched, "a process was dispatched twice");
         assert!(!found.must_fail, "a forbidden request was dispatched");
@@ -234,6 +280,7 @@ impl Observer {
         let before = |other: &&Pending| {
             !other.dispatched
                 && !other.must_fail
+                && !other.is_async
                 && (other.target, other.doee) == (to, doee)
                 && other.class < class
         };
@@ -295,14 +342,15 @@ impl Observer {
         }
     }
 
-    fn answered(&mut self, to: Service, header: &Header) {
+    fn answered(&mut self, to: Service, message: &Message, now: Moment) {
+        let header = &message.header;
         let pending = self.pending.remove(&(to, header.call));
         let pending = pending.expect("an answer belongs to a request that is not answered yet");
         assert_eq!(
             pending.span, header.trace.span.0,
             "an answer belongs to another request"
         );
-        let is_done = header.kind == Kind::Reply && !pending.doee.is_none();
+        let is_done = header.kind == Kind::Reply && !pending.doee.is_none() && !pending.is_async;
         self.invokes_done += u64::from(is_done);
         match header.kind {
             Kind::Reply => self.tally.replied += 1,
@@ -320,6 +368,48 @@ impl Observer {
             !timed_out || header.kind == Kind::Reply || header.sender == Service::Kernel,
             "a caller hears of the cancel by which the Kernel stopped its call"
         );
+        if let Some((process, operation)) = pending.about.filter(|_| !pending.must_fail) {
+            self.told_of(process, operation, message, now);
+        }
+        if pending.is_async && header.kind == Kind::Reply {
+            self.tally.kept += 1;
+            let accepted = Accepted {
+                pending,
+                at: now,
+                ended: None,
+            };
+            let before = self.accepted.insert(header.process, accepted);
+            assert!(before.is_none(), "a process was accepted twice");
+        }
+    }
+
+    /// Who may know is told of an asynchronous call: it exists for as long as promised, and ends once.
+    fn told_of(&mut self, process: ProcessId, operation: u16, message: &Message, now: Moment) {
+        let accepted = self.accepted.get_mut(&process).expect("it was asked about");
+        if message.header.kind == Kind::Reply && operation != Operation::Result as u16 {
+            let state: ProcessState = message.decode_body().expect("the core encodes states");
+            assert_eq!(state.process, process, "the state of another process");
+            assert!(
+                accepted.ended.is_none_or(|ended| ended == state.progress),
+                "{process} ended twice: {accepted:?}, {state:?}"
+            );
+            accepted.ended = state.progress.has_ended().then_some(state.progress);
+        } else if message.header.sender == Service::Kernel
+            && let Ok(error) = message.decode_body::<WireError>()
+            && error.code == ErrorCode::NotFound
+        {
+            let kept_until = accepted.at.after_us(u64::from(KEEP_S) * 1_000_000);
+            assert!(now >= kept_until, "{process} was forgotten: {accepted:?}");
+        }
+    }
+
+    /// Asynchronous calls that were acknowledged, the last few, and whose they are.
+    pub(super) fn accepted(&self) -> Vec<(ProcessId, ProjectId, PrincipalId)> {
+        let last = self.accepted.iter().rev().take(6);
+        let whose = |(&process, accepted): (&ProcessId, &Accepted)| {
+            (process, accepted.pending.project, accepted.pending.principal)
+        };
+        last.map(whose).collect()
     }
 
     /// Holds after every event.
@@ -334,13 +424,16 @@ impl Observer {
     }
 
     /// Holds after every tick while the Doer is there: it knows where something waits, to a factor of two.
-    pub(super) fn check_demand(&self) {
+    /// `kept` counts asynchronous calls that wait, which no caller waits for.
+    pub(super) fn check_demand(&self, kept: BTreeMap<DoeeVersion, u32>) {
         let mut waiting: BTreeMap<DoeeVersion, u32> = self.demand.keys().map(|&doee| (doee, 0)).collect();
         let queued = self
             .pending
             .values()
-            .filter(|pending| !pending.dispatched && !pending.doee.is_none());
+            .filter(|pending| !pending.dispatched && !pending.is_async && !pending.doee.is_none());
         queued.for_each(|pending| *waiting.entry(pending.doee).or_default() += 1);
+        kept.into_iter()
+            .for_each(|(doee, count)| *waiting.entry(doee).or_default() += count);
         for (doee, count) in waiting {
             let told = self.demand.get(&doee).copied().unwrap_or(0);
             let known = if count == 0 {
@@ -350,6 +443,16 @@ impl Observer {
             };
             assert!(known, "{count} calls of {doee} wait, the Doer knows of {told}");
         }
+    }
+
+    /// Calls of Doees that may have been counted as done: at least, and at most. What became of an asynchronous call
+    /// is known where it was asked.
+    pub(super) fn done(&self) -> RangeInclusive<u64> {
+        let known = self
+            .accepted
+            .values()
+            .filter(|accepted| accepted.ended == Some(Progress::Done));
+        self.invokes_done + known.count() as u64..=self.invokes_done + self.async_replied
     }
 
     /// Processes of which the core must still know.

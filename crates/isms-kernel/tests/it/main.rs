@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests as well")]
 
+mod asynchronous;
 mod attacks;
 mod calls;
 mod endings;

@@ -106,6 +106,7 @@ fn classes_keep_their_numbers_and_a_child_is_capped_by_its_parent() {
 #[test]
 fn flags_keep_their_bits_and_the_protocol_its_version() {
     assert_eq!((Flags::STREAM.0, Flags::TO_CALLER.0, Flags::ABORTED.0), (1, 2, 4));
+    assert_eq!(Flags::ASYNC.0, 8);
     assert_eq!((VERSION, HEADER_LEN), (1, 160));
 }
 
@@ -125,6 +126,7 @@ macro_rules! assert_operations {
 #[test]
 fn operations_keep_their_numbers_and_names() {
     assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project",
+        4 Process "process", 5 Result "result", 6 Cancel "cancel",
         16 Calls "calls", 17 SetRates "set-rates");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");

@@ -151,6 +151,24 @@ fn kernel_bodies() -> Vec<Sample> {
                 concurrency_max: 8,
             },
         ),
+        sample(
+            "kernel/process-question",
+            &kernel::ProcessQuestion {
+                process: ProcessId::from_bytes([0x31; 16]),
+                wait_ms: 30_000,
+            },
+        ),
+        sample(
+            "kernel/process-state",
+            &kernel::ProcessState {
+                process: ProcessId::from_bytes([0x31; 16]),
+                progress: kernel::Progress::Done,
+                age_us: 70_000,
+                queued_us: 20_000,
+                ran_us: 40_000,
+                kept_us: 300_000_000,
+            },
+        ),
     ]
 }
 

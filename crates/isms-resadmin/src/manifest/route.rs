@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use isms_protocol::commserver::PROCESSES_SEGMENT;
+
 /// Length of a pattern.
 const PATTERN_LEN_MAX: usize = 128;
 /// Segments of a pattern.
@@ -28,6 +30,10 @@ pub(crate) enum RouteError {
     Segment { segment: String },
     #[error("has the parameter {{{name}}} twice")]
     ParameterTwice { name: String },
+    #[error(
+        "begins with /{PROCESSES_SEGMENT}, where the platform answers about asynchronous calls; take another path"
+    )]
+    Reserved,
 }
 
 impl Route {
@@ -42,6 +48,9 @@ impl Route {
         let segments = path.strip_prefix('/').ok_or(RouteError::Form)?;
         if path.len() > PATTERN_LEN_MAX || segments.split('/').count() > SEGMENTS_MAX {
             return Err(RouteError::Len);
+        }
+        if segments.split('/').next() == Some(PROCESSES_SEGMENT) {
+            return Err(RouteError::Reserved);
         }
         let mut names = Vec::new();
         for segment in segments.split('/').filter(|_| !segments.is_empty()) {

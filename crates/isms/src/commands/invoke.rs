@@ -1,13 +1,13 @@
 //! `isms invoke`: a direct call of a function.
 
-use std::io::Write;
-
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use serde_json::{Value, json};
 
 use crate::{
     cli::{InvokeArgs, PlatformArgs},
     client::Client,
+    output::{plain, print_payload},
 };
 
 pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
@@ -19,14 +19,21 @@ pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
         data: args.data_dir.clone(),
         json: false,
     };
-    let path = super::doee_path(&args.doee)?;
-    let answer = Client::find_by(&platform, "--data-dir")?
-        .whole("POST", &format!("{path}/invoke"), Bytes::from(payload))
-        .await?;
-    let mut stdout = std::io::stdout();
-    stdout.write_all(&answer)?;
-    if !answer.ends_with(b"\n") {
-        stdout.write_all(b"\n")?;
+    let path = format!("{}/invoke", super::doee_path(&args.doee)?);
+    let client = Client::find_by(&platform, "--data-dir")?;
+    if !args.respond_async {
+        let answer = client.whole("POST", &path, Bytes::from(payload)).await?;
+        return print_payload(&answer);
     }
-    Ok(stdout.flush()?)
+    let accepted: Value = client.accept(&path, Bytes::from(payload)).await?;
+    let process = accepted["process"]
+        .as_str()
+        .context("the answer names no process")?;
+    if args.json {
+        let url = client.url(accepted["url"].as_str().unwrap_or_default());
+        println!("{}", json!({ "process": process, "url": url }));
+    } else {
+        println!("{}", plain(process));
+    }
+    Ok(())
 }

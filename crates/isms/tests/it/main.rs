@@ -1,6 +1,7 @@
 //! Whole-system tests, by concern: real processes, real sandboxes, real compilers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod asynchronous;
 mod bad_binaries;
 mod bad_builds;
 mod bad_doees;

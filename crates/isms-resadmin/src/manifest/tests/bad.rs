@@ -308,6 +308,15 @@ fn routes_are_checked() {
         route(&format!("POST /a/{segment}"), &message);
     }
     route("POST /{a}/{a}", "has the parameter {a} twice");
+    for path in ["/.processes", "/.processes/{id}"] {
+        route(
+            &format!("POST {path}"),
+            "begins with /.processes, where the platform answers about asynchronous calls; take another path",
+        );
+    }
+    for path in ["/.processes2", "/a/.processes", "/{id}/result"] {
+        assert!(Route::parse(&format!("GET {path}")).is_ok(), "{path}");
+    }
     route(
         &format!("POST /{}", "a".repeat(128)),
         "has a path longer than 128 bytes or 16 segments",

@@ -1,0 +1,510 @@
+//! Asynchronous calls: accepted in the Kernel's own name, and their results.
+//!
+//! A record holds everything that a call needs beside its place in the table: whose it is, the bytes of its
+//! request's stream, and its result. So a journal has one place to write from and to read into.
+//!
+//! Invariants: a call is acknowledged only when it has its place and all of its bytes are here; it ends exactly
+//! once; its record is forgotten `keep_s` after that and not before; records together and those of one project are
+//! bounded in number and in bytes; nobody but its project and principal learns that a record exists.
+
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
+
+use bytes::Bytes;
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service, WireError,
+    kernel::{ProcessState, Progress, StreamCredit},
+    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX, RESULT_COST, RESULTS_SHARE, STREAM_WINDOW},
+};
+
+use super::{
+    ProcessKey,
+    record::{Overrun, State},
+};
+use crate::{
+    clock::Moment,
+    config::Config,
+    core::Core,
+    planted::{Bug, planted},
+};
+
+/// All asynchronous calls whose results are awaited or kept.
+pub(crate) struct Results {
+    by_id: HashMap<ProcessId, Record>,
+    /// When which record is forgotten.
+    expiries: BTreeSet<(Moment, ProcessId)>,
+    bytes: usize,
+    /// What each project has of both; none that has nothing.
+    by_project: HashMap<ProjectId, Used>,
+    count_max: usize,
+    bytes_max: usize,
+    keep_us: u64,
+}
+
+/// One asynchronous call.
+pub(crate) struct Record {
+    pub(crate) key: ProcessKey,
+    pub(crate) project: ProjectId,
+    pub(crate) principal: PrincipalId,
+    /// The stream of its request, from `sent` on not yet at its callee.
+    request: Vec<u8>,
+    sent: usize,
+    accepted_at: Moment,
+    pub(crate) began_at: Option<Moment>,
+    /// The answer, and the stream of it.
+    answer: Option<Message>,
+    stream: Vec<u8>,
+    /// The same when it is complete, shared with who reads it.
+    whole: Bytes,
+    ended: Option<Ended>,
+    /// Who waits for the end: services and their calls.
+    pub(crate) waiters: Vec<(Service, u64)>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Used {
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Ended {
+    at: Moment,
+    progress: Progress,
+}
+
+/// No room for more bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct NoRoom;
+
+impl Results {
+    pub(crate) fn new(config: &Config) -> Results {
+        Results {
+            by_id: HashMap::new(),
+            expiries: BTreeSet::new(),
+            bytes: 0,
+            by_project: HashMap::new(),
+            count_max: config.results_max,
+            bytes_max: config.results_bytes_max,
+            keep_us: u64::from(config.results_keep_s) * 1_000_000,
+        }
+    }
+
+    /// Makes the record of a call, if there is room.
+    fn open(&mut self, id: ProcessId, record: Record) -> Result<(), NoRoom> {
+        let used = self.by_project.get(&record.project).map_or(0, |used| used.count);
+        if self.by_id.len() >= self.count_max || used >= part(self.count_max) {
+            return Err(NoRoom);
+        }
+        self.charge(record.project, RESULT_COST)?;
+        self.by_project.entry(record.project).or_default().count += 1;
+        self.by_id.insert(id, record);
+        Ok(())
+    }
+
+    /// Takes bytes of what all may have, and of the project's part of it.
+    fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
+        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
+        if self.bytes + bytes > self.bytes_max || used + bytes > part(self.bytes_max) {
+            return Err(NoRoom);
+        }
+        self.add(project, bytes);
+        Ok(())
+    }
+
+    fn add(&mut self, project: ProjectId, bytes: usize) {
+        self.bytes += bytes;
+        self.by_project.entry(project).or_default().bytes += bytes;
+    }
+
+    fn free(&mut self, project: ProjectId, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(used) = self.by_project.get_mut(&project) {
+            used.bytes -= bytes;
+        }
+    }
+
+    /// Removes a record and frees its bytes.
+    fn forget(&mut self, id: ProcessId) {
+        if let Some(record) = self.by_id.remove(&id) {
+            self.free(record.project, record.bytes());
+            if let Entry::Occupied(mut used) = self.by_project.entry(record.project) {
+                used.get_mut().count -= 1;
+                if used.get().count == 0 {
+                    used.remove();
+                }
+            }
+            if let Some(ended) = record.ended {
+                self.expiries.remove(&(ended.at.after_us(self.keep_us), id));
+            }
+        }
+    }
+
+    pub(crate) fn forget_expired(&mut self, now: Moment) {
+        while let Some(&(_, id)) = self.expiries.first().filter(|(at, _)| *at <= now) {
+            if planted(Bug::KeepsResults) {
+                return;
+            }
+            self.forget(id);
+        }
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Moment> {
+        self.expiries.first().map(|&(at, _)| at)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// The record of a process, for whom it concerns. Who has a principal and no project asks in all of its
+    /// projects; who has neither learns nothing. What nobody in particular asked for is told in its project to
+    /// who knows its id.
+    pub(crate) fn readable(
+        &self,
+        id: ProcessId,
+        project: ProjectId,
+        principal: PrincipalId,
+    ) -> Option<&Record> {
+        let same_project =
+            |record: &&Record| record.project == project || (project.is_none() && !principal.is_none());
+        let record = self.by_id.get(&id).filter(same_project)?;
+        let of_nobody = record.principal.is_none() && record.project == project;
+        (record.principal == principal || of_nobody || planted(Bug::TellsAnybody)).then_some(record)
+    }
+
+    /// What is told of a record.
+    pub(crate) fn state(&self, id: ProcessId, record: &Record, now: Moment) -> ProcessState {
+        let until = record.ended.map_or(now, |ended| ended.at);
+        let began = record.began_at.unwrap_or(until);
+        let running = record.began_at.map_or(Progress::Queued, |_| Progress::Running);
+        ProcessState {
+            process: id,
+            progress: record.ended.map_or(running, |ended| ended.progress),
+            age_us: now.us_since(record.accepted_at),
+            queued_us: began.us_since(record.accepted_at),
+            ran_us: record.began_at.map_or(0, |began| until.us_since(began)),
+            kept_us: record
+                .ended
+                .map_or(0, |ended| ended.at.after_us(self.keep_us).us_since(now)),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn all_ended(&self) -> bool {
+        self.by_id.values().all(Record::has_ended)
+    }
+
+    /// True when an accepted call was refused after all.
+    #[cfg(test)]
+    pub(crate) fn any_refused(&self) -> bool {
+        let code = |record: &Record| {
+            let answer = record
+                .answer
+                .as_ref()
+                .filter(|answer| answer.header.sender == Service::Kernel)?;
+            Some(answer.decode_body::<WireError>().ok()?.code)
+        };
+        self.by_id
+            .values()
+            .any(|record| record.has_ended() && code(record) == Some(ErrorCode::Busy))
+    }
+
+    /// No project has more than its part, but for the reasons of its calls' ends.
+    #[cfg(test)]
+    pub(crate) fn check_parts(&self) {
+        for (project, used) in &self.by_project {
+            assert!(
+                used.count <= part(self.count_max)
+                    && used.bytes <= part(self.bytes_max) + used.count * RESULT_COST,
+                "{project} has too much of what is kept"
+            );
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len_and_bytes(&self) -> (usize, usize) {
+        let sum: usize = self.by_id.values().map(Record::bytes).sum();
+        assert_eq!(sum, self.bytes, "bytes of results are miscounted");
+        let of_projects = self.by_project.values().fold((0, 0), |(count, bytes), used| {
+            (count + used.count, bytes + used.bytes)
+        });
+        assert_eq!(
+            of_projects,
+            (self.by_id.len(), sum),
+            "results of projects are miscounted"
+        );
+        (self.by_id.len(), self.bytes)
+    }
+}
+
+impl Record {
+    /// The answer and its stream, once the call has ended.
+    pub(crate) fn outcome(&self) -> Option<(Message, Bytes)> {
+        self.ended?;
+        Some((self.answer.clone()?, self.whole.clone()))
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    fn bytes(&self) -> usize {
+        let answer = self.answer.as_ref().map_or(0, Message::len);
+        RESULT_COST + self.request.len() + answer + self.stream.len() + self.whole.len()
+    }
+}
+
+impl Core {
+    /// Makes the record of an asynchronous call that is about to be accepted.
+    pub(super) fn open_record(&mut self, key: ProcessKey, header: &Header) -> bool {
+        let record = Record {
+            key,
+            project: header.project,
+            principal: header.principal,
+            request: Vec::new(),
+            sent: 0,
+            accepted_at: self.now,
+            began_at: None,
+            answer: None,
+            stream: Vec::new(),
+            whole: Bytes::new(),
+            ended: None,
+            waiters: Vec::new(),
+        };
+        self.results.open(header.process, record).is_ok()
+    }
+
+    /// Forgets the record of a call that was not accepted.
+    pub(super) fn drop_record(&mut self, id: ProcessId) {
+        self.results.forget(id);
+    }
+
+    /// Answers the caller with the process's id. From here on the process is the Kernel's own.
+    pub(super) fn accept(&mut self, key: ProcessKey) {
+        let process = self.table.get_mut(key).expect("a process that was just made");
+        let caller = process.header.sender;
+        process.kept = true;
+        process.caller_knows = planted(Bug::DiesWithCaller);
+        let header = Header {
+            sender: Service::Kernel,
+            ..process.towards_caller(Kind::Reply, Flags::NONE)
+        };
+        if let Some(registration) = self.services.registration_mut(caller) {
+            registration.unanswered = registration.unanswered.saturating_sub(1);
+            registration.calls.remove(&header.call);
+        }
+        self.send_to(caller, Message::bare(header));
+    }
+
+    /// Lets the caller of an asynchronous call send as much of its body as one window.
+    pub(super) fn begin_collecting(&mut self, key: ProcessKey) {
+        self.grant(key, STREAM_WINDOW, false);
+    }
+
+    /// Takes in a piece of an asynchronous call's body.
+    pub(super) fn collect_request(&mut self, key: ProcessKey, bytes: &[u8]) {
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        let Some(record) = self.results.by_id.get(&process.header.process) else {
+            return;
+        };
+        if record.request.len() + bytes.len() > ASYNC_BODY_LEN_MAX {
+            return self.give_up(key, ErrorCode::TooLarge);
+        }
+        let project = process.header.project;
+        if self.results.charge(project, bytes.len()).is_err() {
+            return self.give_up(key, ErrorCode::Busy);
+        }
+        let record = self.results.by_id.get_mut(&process.header.process);
+        record.expect("was there").request.extend_from_slice(bytes);
+        self.grant(key, bytes.len() as u32, false);
+    }
+
+    /// Sends of an asynchronous call's body what its callee has allowed.
+    pub(super) fn feed(&mut self, key: ProcessKey) {
+        while let Some(process) = self.table.get_mut(key).filter(|process| process.request.open) {
+            let Header {
+                process: id, project, ..
+            } = process.header;
+            let Some(record) = self.results.by_id.get_mut(&id) else {
+                return;
+            };
+            let left = record.request.len() - record.sent;
+            if left == 0 {
+                let freed = std::mem::take(&mut record.request).len();
+                record.sent = 0;
+                self.results.free(project, freed);
+                return self.end_request_stream(key, Flags::NONE);
+            }
+            let len = left.min(CHUNK_LEN_MAX).min(process.request.credit() as usize);
+            if len == 0 {
+                return;
+            }
+            process.request.spend(len).expect("no more than its credit");
+            let raw = Bytes::copy_from_slice(&record.request[record.sent..record.sent + len]);
+            record.sent += len;
+            let header = process.towards_callee(key, Kind::StreamChunk, Flags::NONE);
+            self.send_to(header.target, Message::bare(header).with_raw(raw));
+        }
+    }
+
+    /// An asynchronous call was answered: by its callee or in its place.
+    pub(super) fn keep(&mut self, key: ProcessKey, code: Option<ErrorCode>, answer: Message) {
+        let process = self.table.get(key).expect("what is answered is in the table");
+        let id = process.header.process;
+        let streams = answer.header.flags.contains(Flags::STREAM);
+        let progress = match (answer.header.kind, code) {
+            (Kind::Reply, _) => Progress::Done,
+            (_, Some(ErrorCode::Cancelled)) => Progress::Cancelled,
+            (_, Some(ErrorCode::Expired | ErrorCode::TimedOut)) => Progress::Expired,
+            _ => Progress::Failed,
+        };
+        if self.results.charge(process.header.project, answer.len()).is_err() {
+            self.end_record(id, ErrorCode::LimitReached);
+            if streams {
+                self.stop(key, ErrorCode::LimitReached);
+            }
+            return;
+        }
+        let Some(record) = self.results.by_id.get_mut(&id) else {
+            return;
+        };
+        record.answer = Some(answer);
+        match streams {
+            true => self.grant(key, STREAM_WINDOW, true),
+            false => self.ended(id, progress),
+        }
+    }
+
+    /// Takes in a piece of an asynchronous call's result.
+    pub(super) fn collect_reply(&mut self, key: ProcessKey, bytes: &[u8]) {
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        let id = process.header.process;
+        let Some(record) = self.results.by_id.get(&id).filter(|record| !record.has_ended()) else {
+            return;
+        };
+        let too_large = record.stream.len() + bytes.len() > ASYNC_BODY_LEN_MAX;
+        if too_large || self.results.charge(process.header.project, bytes.len()).is_err() {
+            let code = match too_large {
+                true => ErrorCode::TooLarge,
+                false => ErrorCode::LimitReached,
+            };
+            self.end_record(id, code);
+            return self.stop(key, code);
+        }
+        let record = self.results.by_id.get_mut(&id).expect("was there");
+        record.stream.extend_from_slice(bytes);
+        self.grant(key, bytes.len() as u32, true);
+    }
+
+    /// The stream of an asynchronous call's result is complete, or broke off.
+    pub(super) fn reply_collected(&mut self, key: ProcessKey, aborted: bool) {
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        let id = process.header.process;
+        match (aborted, &process.state) {
+            (false, _) => self.ended(id, Progress::Done),
+            (true, &State::Running { stop: Some(code), .. }) => self.end_record(id, code),
+            (true, _) => self.end_record(id, ErrorCode::Crashed),
+        }
+    }
+
+    /// Ends an asynchronous call with an error in the place of whatever there was of a result.
+    pub(super) fn end_record(&mut self, id: ProcessId, code: ErrorCode) {
+        let Some(record) = self
+            .results
+            .by_id
+            .get_mut(&id)
+            .filter(|record| !record.has_ended())
+        else {
+            return;
+        };
+        let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
+        (record.answer, record.stream) = (None, Vec::new());
+        let project = record.project;
+        let header = Header {
+            process: id,
+            ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
+        };
+        let answer = Message::with_body(header, &WireError::new(code, explanation(code)));
+        let progress = match code {
+            ErrorCode::Cancelled => Progress::Cancelled,
+            ErrorCode::Expired | ErrorCode::TimedOut => Progress::Expired,
+            _ => Progress::Failed,
+        };
+        // The reason is short, and every call must end with one: it may exceed the bytes by so much.
+        let added = answer.len();
+        record.answer = Some(answer);
+        self.results.free(project, freed);
+        self.results.add(project, added);
+        self.ended(id, progress);
+    }
+
+    fn ended(&mut self, id: ProcessId, progress: Progress) {
+        let Some(record) = self
+            .results
+            .by_id
+            .get_mut(&id)
+            .filter(|record| !record.has_ended())
+        else {
+            return;
+        };
+        record.ended = Some(Ended {
+            at: self.now,
+            progress,
+        });
+        record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
+        let freed = std::mem::take(&mut record.request).len();
+        record.sent = 0;
+        let project = record.project;
+        let waiters = std::mem::take(&mut record.waiters);
+        self.results.free(project, freed);
+        self.results
+            .expiries
+            .insert((self.now.after_us(self.results.keep_us), id));
+        for waiter in waiters {
+            self.answer_waiter(waiter);
+        }
+    }
+
+    /// Allows the sender of a stream that ends here more bytes of it.
+    fn grant(&mut self, key: ProcessKey, bytes: u32, of_reply: bool) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        let stream = match of_reply {
+            true => &mut process.reply,
+            false => &mut process.request,
+        };
+        if let Err(Overrun(what)) = stream.grant(bytes) {
+            unreachable!("the Kernel {what}");
+        }
+        let header = match of_reply {
+            true => process.towards_callee(key, Kind::Credit, Flags::NONE),
+            false => process.towards_caller(Kind::Credit, Flags::TO_CALLER),
+        };
+        self.send_to(header.target, Message::with_body(header, &StreamCredit { bytes }));
+    }
+}
+
+/// Of what all may have, what one project may.
+fn part(max: usize) -> usize {
+    max.div_ceil(RESULTS_SHARE)
+}
+
+fn explanation(code: ErrorCode) -> String {
+    match code {
+        ErrorCode::TooLarge => format!(
+            "the result is longer than {ASYNC_BODY_LEN_MAX} bytes, the most that is kept of an asynchronous call"
+        ),
+        ErrorCode::LimitReached => "there was no room left to keep the result".into(),
+        ErrorCode::Crashed => "the body of the result broke off".into(),
+        ErrorCode::Cancelled => "the call was cancelled".into(),
+        ErrorCode::TimedOut => "the call ran past its deadline".into(),
+        _ => code.title().into(),
+    }
+}

@@ -1,0 +1,166 @@
+//! Calls that go on without their client, on a whole platform: accepted, asked about, waited for, cancelled, forgotten.
+
+use serde_json::Value;
+
+use crate::{
+    harness::{Http, Platform, Response, eventually},
+    project::Project,
+};
+
+const ASYNC: (&str, &str) = ("prefer", "respond-async");
+
+/// A function that answers at once, or runs until it is stopped where the query says so; one call at a time.
+fn project(name: &str) -> Project {
+    let keys = "timeout_ms = 60000\ndeadline_ms = 60000\nworkers = { min = 0, max = 1 }";
+    let execute = "if (query_is(call, \"hang\")) for (;;) usleep(1000);\nreturn say(call, \"made\");";
+    Project::c_with(name, keys, execute)
+}
+
+fn send(platform: &Platform, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+    Http::connect(platform.http).send(method, path, fields, b"")
+}
+
+/// Has a call accepted; its URL.
+fn accept(platform: &Platform, path: &str) -> String {
+    let response = send(platform, "POST", path, &[ASYNC]);
+    assert_eq!(response.status, 202, "{}", response.text());
+    assert_eq!(response.header("preference-applied"), Some("respond-async"));
+    response.header("location").unwrap().to_owned()
+}
+
+fn state(platform: &Platform, url: &str) -> Value {
+    let response = platform.get(url);
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()["state"].clone()
+}
+
+fn await_state(platform: &Platform, url: &str, wanted: &str) {
+    eventually(wanted, || (state(platform, url) == wanted).then_some(()));
+}
+
+#[test]
+fn a_call_is_accepted_waited_for_and_read_after_its_client_left() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let url = accept(&platform, "/later/");
+    assert!(url.starts_with("/later/.processes/"), "{url}");
+    assert_eq!(state(&platform, &format!("{url}?wait=60")), "done");
+    let result = platform.get(&format!("{url}/result"));
+    assert_eq!((result.status, result.text()), (200, "made".into()));
+    assert_eq!(
+        result.header("isms-process"),
+        url.rsplit('/').next(),
+        "the call's own id"
+    );
+    let foreign = send(
+        &platform,
+        "GET",
+        &url.replace("/later/", "/other/"),
+        &[("authorization", "Bearer x")],
+    );
+    assert_eq!(foreign.status, 404);
+}
+
+#[test]
+fn a_running_and_a_queued_call_are_cancelled() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let running = accept(&platform, "/later/?hang");
+    await_state(&platform, &running, "running");
+    let early = platform.get(&format!("{running}/result"));
+    assert_eq!(early.status, 409, "{}", early.text());
+    // The only worker is busy, so the last of many waits in the Kernel, whatever was sent ahead.
+    let waiting: Vec<String> = (0..40).map(|_| accept(&platform, "/later/?hang")).collect();
+    let last = waiting.last().unwrap();
+    assert_eq!(state(&platform, last), "queued");
+    let cancelled = send(&platform, "DELETE", last, &[]);
+    assert_eq!(
+        (cancelled.status, &cancelled.json()["state"]),
+        (200, &Value::from("cancelled"))
+    );
+    for url in &waiting {
+        let cancelled = send(&platform, "DELETE", url, &[]);
+        assert!([200, 202].contains(&cancelled.status), "{}", cancelled.text());
+        assert_eq!(state(&platform, &format!("{url}?wait=60")), "cancelled");
+    }
+    assert_eq!(send(&platform, "DELETE", &running, &[]).status, 202);
+    assert_eq!(state(&platform, &format!("{running}?wait=60")), "cancelled");
+    assert_eq!(platform.get(&format!("{running}/result")).status, 499);
+    // The worker was stopped with the call, and another one serves.
+    let after = accept(&platform, "/later/");
+    assert_eq!(state(&platform, &format!("{after}?wait=60")), "done");
+}
+
+#[test]
+fn results_are_forgotten_in_time_and_bounded_in_number() {
+    let settings = ["[results]", "keep_s = 1", "count_max = 4"];
+    let Some(platform) = Platform::start_with(&settings) else {
+        return;
+    };
+    for name in ["later", "other"] {
+        platform.deploy(project(name).path());
+    }
+    let hanging = accept(&platform, "/later/?hang");
+    await_state(&platform, &hanging, "running");
+    // A quarter of four is one, and another project has its own.
+    let refused = send(&platform, "POST", "/later/", &[ASYNC]);
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let other = accept(&platform, "/other/");
+    eventually("the end of a result", || {
+        (platform.get(&other).status == 404).then_some(())
+    });
+    assert_eq!(
+        state(&platform, &hanging),
+        "running",
+        "what has not ended is not forgotten"
+    );
+}
+
+#[test]
+fn a_killed_kernel_has_lost_its_calls_and_says_so() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let url = accept(&platform, "/later/");
+    assert_eq!(state(&platform, &format!("{url}?wait=60")), "done");
+    let kernel = platform.process("kernel").unwrap();
+    kernel.kill();
+    let lost = eventually("an answer of the new Kernel", || {
+        let answer = platform.get(&url);
+        (answer.status == 404).then_some(answer)
+    });
+    let problem = lost.json();
+    assert_eq!(problem["type"], "https://isms.invalid/errors/NotFound");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("lost with the kernel"), "{detail}");
+}
+
+#[test]
+fn the_command_line_calls_waits_and_cancels_and_other_tokens_find_nothing() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let isms = |arguments: &[&str]| {
+        let output = platform.isms(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let text = isms(&["invoke", "later/main", "--async", "--json"]);
+    let accepted: Value = serde_json::from_str(&text).unwrap();
+    let id = accepted["process"].as_str().unwrap();
+    let url = accepted["url"].as_str().unwrap();
+    assert_eq!(url, format!("http://{}/api/v1/processes/{id}", platform.gate));
+    assert_eq!(isms(&["process", id, "--wait", "--result"]), "made");
+    let state: Value = serde_json::from_str(&isms(&["process", id, "--json"])).unwrap();
+    assert_eq!(state["state"], "done");
+    assert!(isms(&["cancel", id]).contains("done"), "it has ended");
+
+    let token = isms(&["token", "create", "foreign", "--rights", "admin"]);
+    let mut foreign = platform.command(&["process", id]);
+    foreign.env("ISMS_URL", format!("http://{}", platform.gate));
+    foreign.env("ISMS_TOKEN", token.lines().last().unwrap());
+    let refused = foreign.output().unwrap();
+    assert_eq!(refused.status.code(), Some(3));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("there is no such process"), "{text}");
+}
