@@ -152,6 +152,11 @@ impl Results {
         self.expiries.first().map(|&(at, _)| at)
     }
 
+    /// The record of a call that has not ended.
+    fn open_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
+        self.by_id.get_mut(&id).filter(|record| !record.has_ended())
+    }
+
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
         self.by_id.get_mut(&id)
     }
@@ -415,12 +420,7 @@ impl Core {
 
     /// Ends an asynchronous call with an error in the place of whatever there was of a result.
     pub(super) fn end_record(&mut self, id: ProcessId, code: ErrorCode) {
-        let Some(record) = self
-            .results
-            .by_id
-            .get_mut(&id)
-            .filter(|record| !record.has_ended())
-        else {
+        let Some(record) = self.results.open_mut(id) else {
             return;
         };
         let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
@@ -445,12 +445,7 @@ impl Core {
     }
 
     fn ended(&mut self, id: ProcessId, progress: Progress) {
-        let Some(record) = self
-            .results
-            .by_id
-            .get_mut(&id)
-            .filter(|record| !record.has_ended())
-        else {
+        let Some(record) = self.results.open_mut(id) else {
             return;
         };
         record.ended = Some(Ended {

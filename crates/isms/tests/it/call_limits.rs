@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use crate::{
-    harness::{Http, Platform, eventually, signal},
+    harness::{Http, Platform, eventually},
     project::Project,
+    shares::a_new_kernel_refuses,
 };
 
 /// A function whose call lasts until its caller has sent the whole body.
@@ -138,14 +139,7 @@ fn calls_beyond_a_doees_rate_are_429_also_by_a_kernel_that_comes_anew_and_until_
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert!(refused.text().contains("the function may have 1 calls a second"));
 
-    let before = platform.process("kernel").unwrap();
-    signal(before.pid, rustix::process::Signal::KILL);
-    eventually("a refusal by the new Kernel", || {
-        let is_new = platform
-            .process("kernel")
-            .is_some_and(|kernel| kernel.pid != before.pid);
-        (is_new && platform.get("/slow/").status == 429).then_some(())
-    });
+    a_new_kernel_refuses(&platform, "/slow/");
     deploy("");
     for _ in 0..20 {
         assert_eq!(platform.get("/slow/").status, 200);

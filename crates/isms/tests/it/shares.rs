@@ -72,12 +72,17 @@ fn a_kernel_that_comes_anew_learns_the_limits() {
     let Some(platform) = Platform::start() else { return };
     platform.deploy(Project::c("slow", "return say(call, \"ok\");").path());
     settings(&platform, &["slow", "--rate-max", "1"]);
+    a_new_kernel_refuses(&platform, "/slow/");
+}
+
+/// Kills the Kernel, and waits for an answer of the next one that is beyond a rate.
+pub(crate) fn a_new_kernel_refuses(platform: &Platform, path: &str) {
     let before = platform.process("kernel").unwrap();
     signal(before.pid, rustix::process::Signal::KILL);
     eventually("a refusal by the new Kernel", || {
         let is_new = platform
             .process("kernel")
             .is_some_and(|kernel| kernel.pid != before.pid);
-        (is_new && platform.get("/slow/").status == 429).then_some(())
+        (is_new && platform.get(path).status == 429).then_some(())
     });
 }
