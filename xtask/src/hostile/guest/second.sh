@@ -3,7 +3,7 @@
 # says. Answers go to the second serial port; when this ends, so does the machine.
 b=/bin/busybox
 $b --install -s /bin
-export PATH=/bin
+export PATH=/bin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -12,6 +12,9 @@ chmod 1777 /tmp
 chmod 700 /root
 hostname guest
 # The address of a cloud's metadata service exists here and nowhere else.
+for module in /lib/modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
 ip link set lo up
 ip addr add 169.254.169.254/32 dev lo
 echo '|/bin/keep-core %p' >/proc/sys/kernel/core_pattern
