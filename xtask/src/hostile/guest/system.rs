@@ -16,7 +16,11 @@ use super::{find, read};
 use crate::{hostile::archive::Archive, install};
 
 /// What mounts an image, in the kernel's folder of modules. None of them needs another one.
-const MODULES: [&str; 2] = ["drivers/block/loop.ko", "fs/squashfs/squashfs.ko"];
+const MODULES: [&str; 3] = [
+    "drivers/block/loop.ko",
+    "fs/squashfs/squashfs.ko",
+    "fs/overlayfs/overlay.ko",
+];
 /// What packs one, below the folder of the unpacked packages.
 const MKSQUASHFS: &str = "usr/bin/mksquashfs";
 /// Where packages have libraries, below the same.
