@@ -4,6 +4,7 @@
 mod ablation;
 mod archive;
 mod guest;
+mod identities;
 mod table;
 mod unified;
 

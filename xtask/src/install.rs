@@ -157,8 +157,19 @@ pub(crate) fn ensure_apptainer() -> Result<()> {
     command::run(&mut Command::new(script))
 }
 
-/// Makes sure that a virtual machine can be run: QEMU, and below the target directory Debian's cloud kernel and a shell,
-/// which are unpacked and not installed. Returns their folder.
+/// What the virtual machine has of Debian beside a kernel: a shell, and what packs images with its libraries.
+const GUEST_PACKAGES: [&str; 7] = [
+    "busybox-static",
+    "squashfs-tools",
+    "liblz4-1",
+    "liblzma5",
+    "liblzo2-2",
+    "libzstd1",
+    "zlib1g",
+];
+
+/// Makes sure that a virtual machine can be run: QEMU, and below the target directory Debian's cloud kernel and
+/// [`GUEST_PACKAGES`], which are unpacked and not installed. Returns their folder.
 pub(crate) fn ensure_guest() -> Result<PathBuf> {
     ensure!(
         env::consts::ARCH == "x86_64",
@@ -167,8 +178,13 @@ pub(crate) fn ensure_guest() -> Result<PathBuf> {
     ensure_all(&[&QEMU])?;
     let folder = workspace::tools().join("guest");
     let complete = folder.join("complete");
-    if complete.exists() {
+    let packages = GUEST_PACKAGES.join(" ");
+    if fs::read_to_string(&complete).is_ok_and(|unpacked| unpacked == packages) {
         return Ok(folder);
+    }
+    if folder.exists() {
+        // Of other packages, or not finished.
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let kernel = match cloud_kernel()? {
@@ -178,9 +194,9 @@ pub(crate) fn ensure_guest() -> Result<PathBuf> {
             cloud_kernel()?.context("apt knows no linux-image-cloud-amd64")?
         }
     };
-    eprintln!("downloading {kernel} and busybox-static, which are unpacked and not installed");
+    eprintln!("downloading {kernel} {packages}, which are unpacked and not installed");
     let mut download = Command::new("apt-get");
-    download.args(["download", "-q", &kernel, "busybox-static"]);
+    download.args(["download", "-q", &kernel]).args(GUEST_PACKAGES);
     command::run(download.current_dir(&folder)).context("the guest's packages cannot be had")?;
     for entry in fs::read_dir(&folder)
         .context("cannot list the packages")?
@@ -192,8 +208,16 @@ pub(crate) fn ensure_guest() -> Result<PathBuf> {
             fs::remove_file(&package).context("cannot remove a package")?;
         }
     }
-    fs::write(complete, "").context("cannot mark the guest's packages as complete")?;
+    fs::write(complete, packages).context("cannot mark the guest's packages as complete")?;
     Ok(folder)
+}
+
+/// The files and folders of the installed Apptainer, as Debian's package has them; none where it came otherwise.
+pub(crate) fn apptainer_files() -> Vec<PathBuf> {
+    let output = Command::new("dpkg").args(["-L", "apptainer"]).output();
+    let listed = output.ok().filter(|output| output.status.success());
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    text.unwrap_or_default().lines().map(PathBuf::from).collect()
 }
 
 /// Whether this machine runs an ordinary kernel in a virtual machine. One that is a virtual machine itself may have the

@@ -10,8 +10,8 @@ const MARKER: &str = "SKIPPED: ";
 /// The outcome of tests and checks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// Tests that passed and did what they are for.
-    passed: usize,
+    /// Names of tests that passed and did what they are for.
+    passed: Vec<String>,
     /// Names of tests and checks that failed.
     failed: Vec<String>,
     /// Names of tests that could not run, with their reasons.
@@ -26,13 +26,13 @@ impl Report {
 
     /// The three counts.
     pub(crate) fn counts(&self) -> String {
-        let (failed, skipped) = (self.failed.len(), self.skipped.len());
-        format!("{} passed, {failed} failed, {skipped} skipped", self.passed)
+        let [passed, failed, skipped] = [self.passed.len(), self.failed.len(), self.skipped.len()];
+        format!("{passed} passed, {failed} failed, {skipped} skipped")
     }
 
     /// Adds a test that passed.
-    pub(crate) fn add_passed(&mut self) {
-        self.passed += 1;
+    pub(crate) fn add_passed(&mut self, name: &str) {
+        self.passed.push(name.to_owned());
     }
 
     /// Adds a test that could not run.
@@ -43,7 +43,7 @@ impl Report {
     /// The same with every name behind that of the place where the tests ran.
     pub(crate) fn within(mut self, place: &str) -> Report {
         let skipped = self.skipped.iter_mut().map(|(name, _)| name);
-        for name in self.failed.iter_mut().chain(skipped) {
+        for name in self.passed.iter_mut().chain(&mut self.failed).chain(skipped) {
             *name = format!("{place} {name}");
         }
         self
@@ -51,9 +51,31 @@ impl Report {
 
     /// Adds the outcome of other tests.
     pub(crate) fn add(&mut self, other: Report) {
-        self.passed += other.passed;
+        self.passed.extend(other.passed);
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+    }
+
+    /// Names of tests that did what they are for, whatever came of it.
+    pub(crate) fn ran(&self) -> impl Iterator<Item = &str> {
+        self.passed.iter().chain(&self.failed).map(String::as_str)
+    }
+
+    /// Names of tests that could not run, with their reasons.
+    pub(crate) fn skipped(&self) -> &[(String, String)] {
+        &self.skipped
+    }
+
+    /// The same as if nothing had been skipped.
+    pub(crate) fn without_skipped(mut self) -> Report {
+        self.skipped.clear();
+        self
+    }
+
+    /// The same with the outcome of other tests.
+    pub(crate) fn with(mut self, other: Report) -> Report {
+        self.add(other);
+        self
     }
 
     /// True when nothing failed.
@@ -72,7 +94,7 @@ impl Report {
             } else if let Some(reason) = case.split(['\n', '>']).find_map(skip_reason) {
                 report.skipped.push((name, unescape(&reason)));
             } else {
-                report.passed += 1;
+                report.passed.push(name);
             }
         }
         report
@@ -138,7 +160,7 @@ impl LibtestRun {
         let mut report = Report::default();
         for (name, verdict) in self.verdicts {
             match (verdict.as_str(), self.reasons.get(&name)) {
-                ("ok", None) => report.passed += 1,
+                ("ok", None) => report.passed.push(name),
                 ("ok", Some(reason)) => report.skipped.push((name, reason.clone())),
                 // Not a test but the other process of one (tidy allows no other use); nextest leaves it out too.
                 (ignored, _) if ignored.starts_with("ignored") => {}
@@ -204,7 +226,7 @@ test m::lacks_too ... SKIPPED: not &quot;root&quot; &amp; co
   <testcase name="m::bad" classname="a::it"><failure type="x">SKIPPED: no</failure></testcase>
 </testsuite></testsuites>"#;
         let expected = Report {
-            passed: 2,
+            passed: vec!["a::it m::good".into(), "a::it m::plain".into()],
             failed: vec!["a::it m::bad".into()],
             skipped: vec![
                 skipped("a::it m::lacks", "no pyzmq"),
@@ -244,7 +266,7 @@ test that ... went wrong
 test result: FAILED. 1 passed; 1 failed
 ";
         let expected = Report {
-            passed: 2,
+            passed: vec!["m::good".into(), "m::good".into()],
             failed: vec!["m::bad".into()],
             skipped: vec![skipped("m::lacks", "no pyzmq")],
         };
@@ -254,7 +276,7 @@ test result: FAILED. 1 passed; 1 failed
     #[test]
     fn the_last_line_holds_the_counts_alone() {
         let mut report = Report {
-            passed: 4,
+            passed: vec!["b".into(), "c".into()],
             failed: Vec::new(),
             skipped: vec![skipped("a", "no b")],
         };
@@ -263,7 +285,7 @@ test result: FAILED. 1 passed; 1 failed
         assert!(!report.is_success());
         assert_eq!(
             report.to_string(),
-            "skipped: a: no b\nfailed: clippy\n4 passed, 1 failed, 1 skipped"
+            "skipped: a: no b\nfailed: clippy\n2 passed, 1 failed, 1 skipped"
         );
     }
 }

@@ -3,13 +3,13 @@
 //! A guest that a probe spoilt is not used again: the next probe starts in a fresh one. One that ends or falls silent
 //! under a probe was lost to it.
 
-use std::{cell::Cell, collections::BTreeMap, path::PathBuf};
+use std::{cell::Cell, collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use isms_hostile::{Ablated, Ablation, Outcome, Probe, Report, catalogue, last_ablation};
 use serde::Deserialize;
 
-use super::guest::Guest;
+use super::guest::{Boot, Clock, Equipment, Guest};
 use crate::{
     command,
     progress::{Bar, Steps},
@@ -21,6 +21,11 @@ const LAYERS: &str = include_str!("../../../policy/layers.toml");
 const BEGIN: &str = "probe ";
 const END: &str = "outcome ";
 const DONE: &str = "done";
+
+/// Longer than a guest is ever silent between probes: the slowest of them, on a slow machine.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+const CONSOLE: &str = "attacks";
 
 /// How often in a row a machine ends under a probe before the probe is taken to be why.
 const LOSSES: u32 = 2;
@@ -107,7 +112,7 @@ fn prepare() -> Result<Guest> {
             .files()
             .map(|(name, file)| (format!("probes/{name}"), file)),
     );
-    Guest::prepare("ablation", &files)
+    Guest::prepare("ablation", &files, Equipment::Libraries)
 }
 
 /// Runs all probes without some layers, in as many guests as it takes.
@@ -124,7 +129,13 @@ pub(super) fn attack(guest: &Guest, probes: &[Probe], left_out: &str) -> Result<
     while outcomes.len() < probes.len() {
         let (before, begun, ended) = (outcomes.len(), Cell::new(0), Cell::new(false));
         let words = format!("isms.without={left_out} isms.from={before}");
-        guest.boot(&words, |line| {
+        let boot = Boot {
+            words: &words,
+            clock: Clock::Outside,
+            silence_max: SILENCE_MAX,
+            console: CONSOLE,
+        };
+        guest.boot(&boot, |line| {
             if let Some(number) = line.strip_prefix(BEGIN) {
                 begun.set(number.parse().unwrap_or(0) + 1);
             } else if let Some(Ok(outcome)) = line.strip_prefix(END).map(serde_json::from_str::<Outcome>) {
@@ -154,7 +165,7 @@ pub(super) fn attack(guest: &Guest, probes: &[Probe], left_out: &str) -> Result<
             }
             _ if fruitless >= BOOTS_MAX => bail!(
                 "{label}: probe {before} cannot be called, or the guest ends before; see {}",
-                guest.console().display()
+                guest.console(CONSOLE).display()
             ),
             _ => {}
         }

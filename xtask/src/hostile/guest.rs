@@ -3,23 +3,27 @@
 //! Nothing of it is installed: the packages are unpacked below the target directory. The guest has no network and no
 //! disk. It is told what to do on the kernel's command line and answers on its second serial port.
 
+mod system;
+
 use std::{
     ffi::OsString,
     fs,
-    io::{BufRead, BufReader},
+    io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
+use self::system::System;
 use super::archive::Archive;
 use crate::{command, install};
 
-/// Longer than a guest is ever silent: its slowest probe, on a slow machine.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How many times longer an emulated guest may take. A process that starts another one in namespaces of its own is what
+/// emulation slows most: measured, 44 times.
+const EMULATED_TIME_FACTOR: u32 = 50;
 /// For a guest that runs on the hardware to boot.
 const HELLO_MAX: Duration = Duration::from_secs(20);
 const MEMORY_MB: u32 = 1536;
@@ -32,6 +36,8 @@ const KEEP_CORE: &str = include_str!("guest/keep-core.sh");
 
 /// What the sandbox's tests compile, compiled before.
 const CC: &str = include_str!("guest/cc.sh");
+/// Names the libraries of a program, without the C library's own script and the shell that it needs.
+const LDD: &str = include_str!("guest/ldd.sh");
 
 /// Something that can be booted any number of times.
 pub(super) struct Guest {
@@ -40,17 +46,77 @@ pub(super) struct Guest {
     accelerated: bool,
 }
 
+/// What is in a guest beside the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Equipment {
+    /// What the platform's binaries need.
+    Libraries,
+    /// Also what makes, mounts and runs images.
+    Images,
+}
+
+/// How time passes in a guest while it is emulated; on hardware it passes as outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// As outside, on two processors: what the platform does in time on hardware may be late.
+    Outside,
+    /// By instructions, on one processor that takes 2 ns for each, and not at all while nothing runs. Every deadline
+    /// inside means what it means on hardware, however slow the emulation is or whatever holds it up.
+    Counted,
+}
+
+impl Clock {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Clock::Outside => &["-accel", "tcg", "-smp", "2"],
+            Clock::Counted => &[
+                "-accel",
+                "tcg,thread=single",
+                "-smp",
+                "1",
+                "-icount",
+                "shift=1,sleep=off",
+            ],
+        }
+    }
+}
+
+/// One boot of a guest.
+pub(super) struct Boot<'a> {
+    /// Words of `isms.` on the kernel's command line.
+    pub(super) words: &'a str,
+    pub(super) clock: Clock,
+    /// How long it may say nothing; by a counted clock [`EMULATED_TIME_FACTOR`] times as long.
+    pub(super) silence_max: Duration,
+    /// What its console is called, which two boots at a time must not share.
+    pub(super) console: &'a str,
+}
+
+/// How a boot came to its end.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// It said nothing for too long, and was switched off.
+    pub(super) fell_silent: bool,
+    /// What it had said of a line that it did not end.
+    pub(super) unfinished: String,
+}
+
 impl Guest {
     /// Makes sure that there are QEMU, a kernel and a shell, and packs a root with `files` (name inside, file outside)
     /// below `/suite` and the shared libraries that they need. `name` tells it from other guests.
-    pub(super) fn prepare(name: &str, files: &[(String, PathBuf)]) -> Result<Guest> {
+    pub(super) fn prepare(name: &str, files: &[(String, PathBuf)], equipment: Equipment) -> Result<Guest> {
         let unpacked = install::ensure_guest()?;
+        let mut system = System::new(&unpacked);
+        if equipment == Equipment::Images {
+            system.add_images()?;
+        }
+        system.add_libraries(files)?;
         let kernel = find(&unpacked.join("boot"), "vmlinuz-")?;
         let root = unpacked.join(format!("{name}.cpio"));
         let mut archive = Archive::default();
         for folder in [
-            "bin", "dev", "etc", "home", "new", "proc", "root", "suite", "sys", "tmp", "usr", "usr/lib",
-            "var", "cores",
+            "bin", "dev", "etc", "home", "new", "proc", "root", "run", "suite", "sys", "tmp", "usr",
+            "usr/lib", "var", "cores",
         ] {
             archive.add_folder(folder);
         }
@@ -66,6 +132,7 @@ impl Guest {
         archive.add_file("etc/shadow", b"root:*:1:0:99999:7:::\n", 0o600);
         archive.add_file("etc/hostname", b"guest\n", 0o644);
         archive.add_file("bin/cc", CC.as_bytes(), 0o755);
+        archive.add_file("bin/ldd", LDD.as_bytes(), 0o755);
         archive.add_folder("etc/alternatives");
         archive.add_file("bin/busybox", &read(&unpacked.join("bin/busybox"))?, 0o755);
         let stripped = unpacked.join(format!("{name}.stripped"));
@@ -74,10 +141,7 @@ impl Guest {
             command::run(Command::new("strip").arg(&stripped))?;
             archive.add_file(&format!("suite/{name}"), &read(&stripped)?, 0o755);
         }
-        for library in libraries(files)? {
-            let name = library.to_string_lossy();
-            archive.add_file(name.trim_start_matches('/'), &read(&library)?, 0o755);
-        }
+        system.pack(&mut archive)?;
         fs::write(&root, archive.finish()).with_context(|| format!("cannot write {}", root.display()))?;
         let mut guest = Guest {
             kernel,
@@ -87,7 +151,13 @@ impl Guest {
         // A machine that is itself a virtual one may have the device and yet run no guest.
         let mut greeted = false;
         if guest.accelerated {
-            guest.boot_for(HELLO_MAX, "isms.run=hello", |line| greeted |= line == "hello")?;
+            let hello = Boot {
+                words: "isms.run=hello",
+                clock: Clock::Outside,
+                silence_max: HELLO_MAX,
+                console: "hello",
+            };
+            guest.boot(&hello, |line| greeted |= line == "hello")?;
         }
         if !greeted {
             eprintln!("hardware virtualisation does not work here; the guest is emulated and slow");
@@ -96,33 +166,28 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Boots it with words of `isms.` on the kernel's command line; `each` hears every line that it says. Returns when
-    /// it has ended, or was silent for too long.
-    pub(super) fn boot(&self, words: &str, each: impl FnMut(&str)) -> Result<()> {
-        self.boot_for(SILENCE_MAX, words, each)
-    }
-
-    fn boot_for(&self, silence_max: Duration, words: &str, mut each: impl FnMut(&str)) -> Result<()> {
+    /// Boots it; `each` hears every line that it says. Returns when it has ended, or was silent for too long.
+    pub(super) fn boot(&self, boot: &Boot<'_>, mut each: impl FnMut(&str)) -> Result<Ending> {
         let mut qemu = Command::new("setpriv");
         // It dies with this process, however that ends.
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-smp", "2", "-m", &MEMORY_MB.to_string()])
-            .args(if self.accelerated {
-                ["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]
-            } else {
-                ["-accel", "tcg", "-cpu", "max"]
-            })
-            .arg("-kernel")
+            .args(["-m", &MEMORY_MB.to_string()]);
+        if self.accelerated {
+            qemu.args(["-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-smp", "2"]);
+        } else {
+            qemu.args(boot.clock.arguments()).args(["-cpu", "max"]);
+        }
+        qemu.arg("-kernel")
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.root)
             .arg("-append")
-            .arg(format!("console=ttyS0 quiet panic=-1 {words}"))
+            .arg(format!("console=ttyS0 quiet panic=-1 {}", boot.words))
             .arg("-serial")
             .arg({
                 let mut console = OsString::from("file:");
-                console.push(self.console());
+                console.push(self.console(boot.console));
                 console
             })
             .args(["-serial", "stdio"])
@@ -130,20 +195,32 @@ impl Guest {
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut machine = Machine(qemu.spawn().context("cannot start qemu-system-x86_64")?);
-        let output = machine.0.stdout.take().context("QEMU has no output")?;
-        let (sender, lines) = mpsc::sync_channel(1024);
+        let mut output = machine.0.stdout.take().context("QEMU has no output")?;
+        let (sender, pieces) = mpsc::sync_channel(1024);
         std::thread::spawn(move || {
-            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if sender.send(line).is_err() {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = output.read(&mut buffer) {
+                if sender.send(buffer[..len].to_vec()).is_err() {
                     return;
                 }
             }
         });
-        while let Ok(line) = lines.recv_timeout(silence_max) {
-            each(&line);
+        let silence_max = match boot.clock {
+            Clock::Counted if !self.accelerated => boot.silence_max * EMULATED_TIME_FACTOR,
+            _ => boot.silence_max,
+        };
+        let mut lines = Lines::default();
+        loop {
+            match pieces.recv_timeout(silence_max) {
+                Ok(piece) => lines.add(&piece, &mut each),
+                Err(end) => {
+                    return Ok(Ending {
+                        fell_silent: end == RecvTimeoutError::Timeout,
+                        unfinished: text(&lines.unfinished),
+                    });
+                }
+            }
         }
-        Ok(())
     }
 
     /// Whether it runs on the hardware.
@@ -157,9 +234,9 @@ impl Guest {
         name.trim_start_matches("vmlinuz-").to_owned()
     }
 
-    /// What the guest's kernel and the platform in it wrote during the last boot.
-    pub(super) fn console(&self) -> PathBuf {
-        self.root.with_extension("log")
+    /// What the guest's kernel and the platform in it wrote during the last boot with a console of that name.
+    pub(super) fn console(&self, name: &str) -> PathBuf {
+        self.root.with_extension(format!("{name}.log"))
     }
 }
 
@@ -185,32 +262,43 @@ fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
         .with_context(|| format!("there is no {prefix}… in {}", folder.display()))
 }
 
-/// The loader and the shared libraries of these files and of any Doee, where they lie here.
-fn libraries(files: &[(String, PathBuf)]) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .args(files.iter().map(|(_, file)| file))
-        .output()
-        .context("cannot start ldd")?;
-    ensure!(
-        output.status.success(),
-        "ldd: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut paths: Vec<PathBuf> = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .filter(|word| !word.ends_with(':'))
-        .map(PathBuf::from)
-        .collect();
-    paths.sort();
-    paths.dedup();
-    if paths.is_empty() {
-        bail!("ldd names no library");
+/// Makes lines of what comes in pieces.
+#[derive(Default)]
+struct Lines {
+    unfinished: Vec<u8>,
+}
+
+impl Lines {
+    fn add(&mut self, piece: &[u8], mut each: impl FnMut(&str)) {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.unfinished.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                each(&text(&self.unfinished));
+                self.unfinished.clear();
+            }
+        }
     }
-    Ok(paths)
+}
+
+fn text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).trim_end().to_owned()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_however_they_are_cut_and_the_last_one_is_kept() {
+        let (mut lines, mut heard) = (Lines::default(), Vec::new());
+        for piece in ["on", "e\ntwo\r\n", "", "\nthree\ntest a ... "] {
+            lines.add(piece.as_bytes(), |line| heard.push(line.to_owned()));
+        }
+        assert_eq!(heard, ["one", "two", "", "three"]);
+        assert_eq!(text(&lines.unfinished), "test a ...");
+    }
 }

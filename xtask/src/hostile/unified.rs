@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context, Result};
 use isms_hostile::catalogue;
 
-use super::{ablation, guest::Guest};
+use super::{
+    ablation,
+    guest::{Equipment, Guest},
+    identities,
+};
 use crate::{
     build::{self, Profile},
     command, install,
@@ -54,14 +58,11 @@ pub(crate) fn test(binaries: &Path, part: Part) -> Result<Report> {
         report.add_skipped(NAME, &format!("{error:#}"));
         return Ok(report);
     }
-    let guest = prepare(binaries)?;
+    let tests = build::test_binary("isms-sandbox")?;
+    let guest = prepare(binaries, &tests)?;
     let quick = part == Part::Quick && !guest.is_accelerated();
-    let tests = if quick { ESSENTIAL } else { "" };
-    for (run, who) in [("tests", "as root"), ("user-tests", "as a user")] {
-        let outcome = test_sandbox(&guest, run, tests)?;
-        eprintln!("    {who}: {}", outcome.counts());
-        report.add(outcome.within(&format!("{NAME}, {who}:")));
-    }
+    let filter = if quick { ESSENTIAL } else { "" };
+    report.add(identities::test(&guest, &tests, filter)?);
     if quick {
         let reason =
             format!("without hardware virtualisation only {ESSENTIAL} runs; `cargo xtask guest` runs all");
@@ -72,7 +73,7 @@ pub(crate) fn test(binaries: &Path, part: Part) -> Result<Report> {
     let attacked = isms_hostile::Report::new("native", outcomes);
     eprintln!("    {attacked}, under control groups of version 2");
     if attacked.is_contained() {
-        report.add_passed();
+        report.add_passed(&format!("{NAME}: {attacked}"));
     } else {
         eprintln!("{}", attacked.table(false));
         report.add_failure(format!("{NAME}: {attacked}"));
@@ -80,7 +81,10 @@ pub(crate) fn test(binaries: &Path, part: Part) -> Result<Report> {
     Ok(report)
 }
 
-fn prepare(binaries: &Path) -> Result<Guest> {
+fn prepare(binaries: &Path, tests: &Path) -> Result<Guest> {
+    if let Err(error) = install::ensure_apptainer() {
+        eprintln!("no Apptainer, so tests on it will skip: {error:#}");
+    }
     let compiled = workspace::target().join("hostile");
     let probes = isms_hostile::compile(workspace::root(), &compiled.join("probes"))?;
     let (executor, library) = compile_for_tests(&compiled)?;
@@ -91,7 +95,7 @@ fn prepare(binaries: &Path) -> Result<Guest> {
         "xtask".to_owned(),
         std::env::current_exe().context("cannot find the own binary")?,
     ));
-    files.push(("tests".to_owned(), build::test_binary("isms-sandbox")?));
+    files.push(("tests".to_owned(), tests.to_owned()));
     files.push(("compiled/executor".to_owned(), executor));
     files.push(("compiled/doee.so".to_owned(), library));
     files.extend(
@@ -99,7 +103,7 @@ fn prepare(binaries: &Path) -> Result<Guest> {
             .files()
             .map(|(name, file)| (format!("probes/{name}"), file)),
     );
-    Guest::prepare("unified", &files)
+    Guest::prepare("unified", &files, Equipment::Images)
 }
 
 /// What the sandbox's tests would compile if there were a compiler in the guest.
@@ -114,22 +118,4 @@ fn compile_for_tests(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let mut cc = Command::new("cc");
     command::run(cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source))?;
     Ok((executor, library))
-}
-
-/// Runs the sandbox's tests inside and counts them.
-fn test_sandbox(guest: &Guest, run: &str, tests: &str) -> Result<Report> {
-    let mut output = String::new();
-    guest.boot(&format!("isms.run={run} isms.tests={tests}"), |line| {
-        output.push_str(line);
-        output.push('\n');
-    })?;
-    let mut report = Report::from_libtest(&output);
-    if !report.is_success() {
-        eprintln!("{output}");
-    }
-    if !output.contains("test result: ") {
-        eprintln!("{output}");
-        report.add_failure(format!("did not end; see {}", guest.console().display()));
-    }
-    Ok(report)
 }

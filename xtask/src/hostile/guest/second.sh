@@ -3,15 +3,26 @@
 # says. Answers go to the second serial port; when this ends, so does the machine.
 b=/bin/busybox
 $b --install -s /bin
-export PATH=/bin
+export PATH=/bin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+# What a host's device manager makes, and a container runtime looks for.
+ln -s /proc/self/fd /dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do
+    ln -s "/proc/self/fd/${number%:*}" "/dev/${number#*:}"
+done
+mkdir -p /dev/shm /dev/mqueue
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t mqueue mqueue /dev/mqueue
 mount -t cgroup2 cgroup /sys/fs/cgroup
 chmod 1777 /tmp
 chmod 700 /root
 hostname guest
 # The address of a cloud's metadata service exists here and nowhere else.
+for module in /lib/modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
 ip link set lo up
 ip addr add 169.254.169.254/32 dev lo
 echo '|/bin/keep-core %p' >/proc/sys/kernel/core_pattern
