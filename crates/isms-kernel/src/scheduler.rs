@@ -5,10 +5,12 @@
 //! its weight, then virtual deadline, then arrival, except that every so often a call that has waited too
 //! long goes first; the queues together are bounded in calls and in bytes, and a full one makes room at the
 //! expense of who has most waiting in it, but never by a call that was acknowledged. Those are given at most half
-//! of every bound, so that what is urgent always finds room that can be made.
+//! of every bound, so that what is urgent always finds room that can be made, and those of one project at most a
+//! quarter of what all may have.
 //!
 //! It knows processes by key only, sends nothing and reads no clock.
 
+mod acknowledged;
 mod demand;
 mod limited;
 mod measured;
@@ -38,6 +40,7 @@ use crate::{
     process_controller::ProcessKey,
 };
 
+use acknowledged::Acknowledged;
 pub(crate) use measures::{Ended, Outcome};
 use measures::{Measures, RowIndex};
 use projects::{Projects, RateReached, TooManyProjects};
@@ -110,8 +113,7 @@ pub(crate) struct Scheduler {
     waiting: usize,
     /// Those that may be refused yet.
     refusable_by_class: [usize; 4],
-    acknowledged: usize,
-    acknowledged_bytes: usize,
+    acknowledged: Acknowledged,
     waiting_bytes: usize,
     demand_dirty: Vec<QueueIndex>,
     projects: Projects,
@@ -134,8 +136,7 @@ impl Scheduler {
             sequence: 0,
             waiting: 0,
             refusable_by_class: [0; 4],
-            acknowledged: 0,
-            acknowledged_bytes: 0,
+            acknowledged: Acknowledged::new(config),
             waiting_bytes: 0,
             demand_dirty: Vec::new(),
             projects: Projects::default(),
@@ -216,7 +217,7 @@ impl Scheduler {
         call: Arrival,
         evicted: &mut Vec<ProcessKey>,
     ) -> Result<Ticket, Full> {
-        if call.acknowledged && !self.has_room_for_acknowledged(index, call.bytes) {
+        if call.acknowledged && !self.has_room_for_acknowledged(index, &call) {
             return Err(Full);
         }
         if self.queue(index).waiting.len() >= self.queue_len_max {
@@ -243,10 +244,7 @@ impl Scheduler {
         self.queue_mut(index).waiting.insert(Waiting::new(ticket, &call));
         self.waiting += 1;
         match call.acknowledged {
-            true => {
-                self.acknowledged += 1;
-                self.acknowledged_bytes += call.bytes;
-            }
+            true => self.acknowledged.add(call.project, call.bytes),
             false => self.refusable_by_class[call.class as usize] += 1,
         }
         self.waiting_bytes += call.bytes;
@@ -291,10 +289,7 @@ impl Scheduler {
         let waiting = self.queue_mut(index).waiting.remove(ticket)?;
         self.waiting -= 1;
         match waiting.acknowledged {
-            true => {
-                self.acknowledged -= 1;
-                self.acknowledged_bytes -= waiting.bytes;
-            }
+            true => self.acknowledged.remove(ticket.project, waiting.bytes),
             false => self.refusable_by_class[ticket.class as usize] -= 1,
         }
         self.waiting_bytes -= waiting.bytes;
@@ -469,12 +464,10 @@ impl Scheduler {
         self.by_name.len()
     }
 
-    /// True while acknowledged calls hold less than half of what a queue and all of them may.
-    fn has_room_for_acknowledged(&self, index: QueueIndex, bytes: usize) -> bool {
-        let half = |max: usize| max.div_ceil(2);
-        self.queue(index).waiting.acknowledged() < half(self.queue_len_max)
-            && self.acknowledged < half(self.queue_total_max)
-            && self.acknowledged_bytes + bytes <= half(self.queue_bytes_max)
+    /// True while acknowledged calls hold less than half of the queue and leave others what is theirs.
+    fn has_room_for_acknowledged(&self, index: QueueIndex, call: &Arrival) -> bool {
+        self.queue(index).waiting.acknowledged() < self.queue_len_max.div_ceil(2)
+            && self.acknowledged.has_room(call.project, call.bytes)
     }
 
     fn evict(&mut self, index: QueueIndex, below: Class, evicted: &mut Vec<ProcessKey>) -> Result<(), Full> {

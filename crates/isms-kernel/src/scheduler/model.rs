@@ -270,11 +270,18 @@ impl Model {
         let config = config();
         let promised: Vec<&Entry> = self.waiting.iter().filter(|entry| entry.acknowledged).collect();
         let promised_bytes: usize = promised.iter().map(|entry| entry.bytes).sum();
+        let of_project: Vec<_> = promised
+            .iter()
+            .filter(|entry| entry.ticket.project == call.project)
+            .collect();
+        let project_bytes: usize = of_project.iter().map(|entry| entry.bytes).sum();
         let in_queue = promised.iter().filter(|entry| entry.queue == queue).count();
         if call.acknowledged
             && (in_queue >= config.queue_len_max / 2
                 || promised.len() >= config.queue_total_max / 2
-                || promised_bytes + call.bytes > config.queue_bytes_max / 2)
+                || promised_bytes + call.bytes > config.queue_bytes_max / 2
+                || of_project.len() >= config.queue_total_max.div_ceil(4)
+                || project_bytes + call.bytes > config.queue_bytes_max.div_ceil(4))
         {
             return Err(Full);
         }

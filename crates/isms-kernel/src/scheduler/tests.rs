@@ -190,7 +190,7 @@ fn a_full_queue_makes_room_at_the_expense_of_who_has_most_in_it() {
 fn what_was_acknowledged_makes_room_for_nobody_and_leaves_half_of_it_to_others() {
     let config = Config {
         queue_len_max: 6,
-        queue_total_max: 6,
+        queue_total_max: 12,
         ..Config::default()
     };
     let mut scene = Scene::new(&config);
@@ -227,15 +227,23 @@ fn what_was_acknowledged_makes_room_for_nobody_and_leaves_half_of_it_to_others()
 }
 
 #[test]
-fn acknowledged_calls_take_at_most_half_of_the_bytes() {
+fn acknowledged_calls_take_at_most_half_of_the_bytes_and_those_of_a_project_a_quarter() {
     let config = Config {
         queue_bytes_max: 10,
         ..Config::default()
     };
     let mut scene = Scene::new(&config);
-    for _ in 0..5 {
+    for _ in 0..3 {
         assert_eq!(scene.arrive(0, Class::Normal, true), Ok(vec![]));
     }
-    assert_eq!(scene.arrive(0, Class::Normal, true), Err(Full));
+    assert_eq!(scene.arrive(0, Class::Realtime, true), Err(Full), "its quarter");
+    for _ in 0..2 {
+        assert_eq!(scene.arrive(1, Class::Normal, true), Ok(vec![]));
+    }
+    assert_eq!(
+        scene.arrive(1, Class::Realtime, true),
+        Err(Full),
+        "the half of all"
+    );
     assert_eq!(scene.wait(0, Class::Normal), Ok(vec![]));
 }
