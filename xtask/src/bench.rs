@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod containers;
+mod contention;
 mod crowd;
 mod memory;
 mod wrk;
@@ -108,10 +109,11 @@ impl Figures {
 
 /// What is measured together, by the name under which it can be asked for alone.
 type Part = fn(&Bench<'_>, &mut Figures) -> Result<()>;
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("starts", starts),
     ("calls", rounds),
     ("containers", containers::measure),
+    ("contention", contention::measure),
     ("crowd", crowd::measure),
 ];
 
@@ -189,15 +191,7 @@ fn starts(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
 
 fn rounds(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
     let platform = Platform::start(bench.binaries, Listen::ANY, "")?;
-    let project = workspace::root().join("benches/project");
-    command::run(
-        platform
-            .isms()
-            .arg("deploy")
-            .arg(&project)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    )?;
+    deploy(&platform)?;
     let hello = AxumHello::start()?;
     let count = bench.extent.rounds;
     for round in 1..=count {
@@ -207,6 +201,17 @@ fn rounds(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
     let kib = memory::worker_kib(platform.pid())?;
     figures.push("idle_worker_kib", "KiB", kib);
     Ok(())
+}
+
+/// Deploys what is called here.
+fn deploy(platform: &Platform) -> Result<()> {
+    let mut deploy = platform.isms();
+    deploy
+        .arg("deploy")
+        .arg(workspace::root().join("benches/project"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command::run(&mut deploy)
 }
 
 fn one_round(platform: &Platform, hello: &AxumHello, bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
@@ -388,6 +393,7 @@ fn targets(figures: &Figures) -> Vec<(&'static str, String, f64)> {
         ("pool_first_reply_p50", "≤ 0.5 ms".into(), 500.0),
         ("idle_worker_kib", "≤ 512 KiB".into(), 512.0),
         ("apptainer_warm_ratio", "≤ 1.2".into(), 1.2),
+        ("priority_p99_ratio", "≤ 2".into(), 2.0),
         ("idle_1000_start_s", "≤ 10 s".into(), 10.0),
         ("idle_1000_p99_ratio", "≤ 2".into(), 2.0),
         ("platform_idle_mb", "≤ 80 MB".into(), 80.0),

@@ -1,7 +1,6 @@
 //! A thousand idle workers: how long their start takes, and what others notice of it.
 
 use std::{
-    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -10,11 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{Bench, Figures, memory, wrk};
-use crate::{
-    command,
-    platform::{Listen, Platform},
-    workspace,
-};
+use crate::platform::{Listen, Platform};
 
 const WORKERS: usize = 1000;
 /// A start that takes longer has failed.
@@ -32,14 +27,7 @@ pub(super) fn measure(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
 fn measure_once(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
     let &Bench { binaries, extent, .. } = bench;
     let mut platform = Platform::start(binaries, Listen::ANY, "")?;
-    let project = workspace::root().join("benches/project");
-    let mut deploy = platform.isms();
-    deploy
-        .arg("deploy")
-        .arg(project)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command::run(&mut deploy)?;
+    super::deploy(&platform)?;
     wrk::once(&noop(&platform), 1, WINDOW_S)?;
     let mut windows = extent.load_s;
     let quiet = worst_p99(&noop(&platform), || {
