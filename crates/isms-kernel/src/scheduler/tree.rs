@@ -2,8 +2,8 @@
 //! project one by virtual deadline, and beside it one of those that may be refused yet.
 //!
 //! Within a class, the project that has had least goes first (`shares`), and of its calls the one that is due first.
-//! Invariant: the trees hold the same nodes, but for what was acknowledged, which the last of them lacks. A node is found by its key, never by its address, so nothing here is
-//! unsafe but what the adapter macro generates.
+//! Invariant: the trees hold the same nodes, but for what was acknowledged, which the last of them lacks. A node is found
+//! by its key, never by its address, so nothing here is unsafe but what the adapter macro generates.
 
 #![allow(
     unsafe_code,

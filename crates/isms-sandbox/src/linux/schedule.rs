@@ -95,7 +95,9 @@ mod tests {
         arrange(&mut command, launch).unwrap();
         let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let values = output.lines().filter_map(|line| line.split(' ').next_back());
-        values.map(str::to_owned).collect()
+        let values: Vec<String> = values.map(str::to_owned).collect();
+        assert!(!values.is_empty(), "the child said nothing");
+        values
     }
 
     #[test]
