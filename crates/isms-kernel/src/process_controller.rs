@@ -279,7 +279,7 @@ impl Core {
             acknowledged: is_async && !planted(Bug::EvictsAccepted),
         };
         let mut evicted = Vec::new();
-        let placed = self.scheduler.wait(queue, arrival, &mut evicted);
+        let placed = self.scheduler.wait(queue, &arrival, &mut evicted);
         for victim in evicted {
             self.give_up(victim, ErrorCode::Busy);
         }

@@ -17,6 +17,7 @@ mod measured;
 mod measures;
 #[cfg(test)]
 mod model;
+mod places;
 mod projects;
 mod rate;
 mod rates;
@@ -75,6 +76,8 @@ pub(crate) struct Full;
 struct Queue {
     name: QueueName,
     waiting: WaitingTree,
+    /// Places that are taken for calls that do not wait yet.
+    reserved: usize,
     capacity: u32,
     running: u32,
     /// Dispatches until an aged call may go first again.
@@ -158,9 +161,20 @@ impl Scheduler {
         if self.by_name.len() >= QUEUES_MAX {
             return Err(Full);
         }
+        Ok(self.make(name))
+    }
+
+    /// Finds or makes a queue for a call that was acknowledged, however many there are.
+    pub(crate) fn open_for_acknowledged(&mut self, name: QueueName) -> QueueIndex {
+        let known = self.by_name.get(&name).copied();
+        known.unwrap_or_else(|| self.make(name))
+    }
+
+    fn make(&mut self, name: QueueName) -> QueueIndex {
         let queue = Queue {
             name,
             waiting: WaitingTree::new(),
+            reserved: 0,
             capacity: 0,
             running: 0,
             until_aged: 0,
@@ -174,7 +188,7 @@ impl Scheduler {
         });
         self.queues[index as usize] = Some(queue);
         self.by_name.insert(name, QueueIndex(index));
-        Ok(QueueIndex(index))
+        QueueIndex(index)
     }
 
     /// Forgets a queue that holds, runs and may run nothing.
@@ -182,7 +196,8 @@ impl Scheduler {
         let Some(queue) = &self.queues[index.0 as usize] else {
             return;
         };
-        if queue.waiting.len() == 0 && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
+        let is_empty = queue.waiting.len() == 0 && queue.reserved == 0;
+        if is_empty && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
             self.by_name.remove(&queue.name);
             if let Some(row) = queue.measured {
                 self.measures.let_go(row);
@@ -207,49 +222,6 @@ impl Scheduler {
         let occupied = self.occupy(index, class, project, now)?;
         self.measure_wait(index, class, 0, now);
         Some(occupied)
-    }
-
-    /// Lets a call wait. When that needs room, the last waiting calls of lower classes make it:
-    /// they are taken out and appended to `evicted`.
-    pub(crate) fn wait(
-        &mut self,
-        index: QueueIndex,
-        call: Arrival,
-        evicted: &mut Vec<ProcessKey>,
-    ) -> Result<Ticket, Full> {
-        if call.acknowledged && !self.has_room_for_acknowledged(index, &call) {
-            return Err(Full);
-        }
-        if self.queue(index).waiting.len() >= self.queue_len_max {
-            let queue = self.queue(index);
-            let lower = queue.waiting.last().filter(|last| last.ticket.class > call.class);
-            let greedier = || queue.waiting.last_of_greedier(call.class, call.project);
-            let victim = lower.or_else(greedier).ok_or(Full)?.ticket;
-            evicted.extend(self.remove(index, &victim));
-        }
-        while self.waiting >= self.queue_total_max || self.waiting_bytes + call.bytes > self.queue_bytes_max {
-            let fullest = self.lowest_waiting(call.class).ok_or(Full)?;
-            self.evict(fullest, call.class, evicted)?;
-        }
-        self.sequence += 1;
-        let due = call
-            .deadline
-            .unwrap_or_else(|| call.now.after_us(self.aging_max_us));
-        let ticket = Ticket {
-            class: call.class,
-            project: call.project,
-            virtual_deadline: due,
-            sequence: self.sequence,
-        };
-        self.queue_mut(index).waiting.insert(Waiting::new(ticket, &call));
-        self.waiting += 1;
-        match call.acknowledged {
-            true => self.acknowledged.add(call.project, call.bytes),
-            false => self.refusable_by_class[call.class as usize] += 1,
-        }
-        self.waiting_bytes += call.bytes;
-        self.mark_demand(index);
-        Ok(ticket)
     }
 
     /// Takes the call that runs next and occupies capacity for it.
@@ -287,14 +259,22 @@ impl Scheduler {
 
     fn take_out(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<Rc<Waiting>> {
         let waiting = self.queue_mut(index).waiting.remove(ticket)?;
-        self.waiting -= 1;
-        match waiting.acknowledged {
-            true => self.acknowledged.remove(ticket.project, waiting.bytes),
-            false => self.refusable_by_class[ticket.class as usize] -= 1,
-        }
-        self.waiting_bytes -= waiting.bytes;
+        self.left(ticket.class, ticket.project, waiting.bytes, waiting.acknowledged);
         self.mark_demand(index);
         Some(waiting)
+    }
+
+    /// Occupies capacity, as much as there is or not, for a call that runs at its callee already.
+    pub(crate) fn adopt(
+        &mut self,
+        index: QueueIndex,
+        class: Class,
+        project: ProjectId,
+        now: Moment,
+    ) -> Occupied {
+        let limit = self.projects.begin(project, index).ok().flatten();
+        let occupied = self.queue_mut(index).occupy(class, project, None, now);
+        Occupied { limit, ..occupied }
     }
 
     /// Frees the capacity of a call that has ended.
@@ -464,43 +444,6 @@ impl Scheduler {
         self.by_name.len()
     }
 
-    /// True while acknowledged calls hold less than half of the queue and leave others what is theirs.
-    fn has_room_for_acknowledged(&self, index: QueueIndex, call: &Arrival) -> bool {
-        self.queue(index).waiting.acknowledged() < self.queue_len_max.div_ceil(2)
-            && self.acknowledged.has_room(call.project, call.bytes)
-    }
-
-    fn evict(&mut self, index: QueueIndex, below: Class, evicted: &mut Vec<ProcessKey>) -> Result<(), Full> {
-        let last = self
-            .queue(index)
-            .waiting
-            .last()
-            .map(|waiting| waiting.ticket)
-            .ok_or(Full)?;
-        if last.class <= below {
-            return Err(Full);
-        }
-        evicted.extend(self.remove(index, &last));
-        Ok(())
-    }
-
-    /// The queue whose call that makes room first is the lowest and newest of all, and of a lower class than `above`.
-    /// Looks at every queue, but only while the Kernel is full and holds something lower.
-    fn lowest_waiting(&self, above: Class) -> Option<QueueIndex> {
-        if self.refusable_by_class[above as usize + 1..]
-            .iter()
-            .all(|&count| count == 0)
-        {
-            return None;
-        }
-        let last = |(index, queue): (usize, &Option<Queue>)| {
-            let ticket = queue.as_ref()?.waiting.last()?.ticket;
-            Some(((ticket.class, ticket.sequence), QueueIndex(index as u32)))
-        };
-        let lasts = self.queues.iter().enumerate().filter_map(last);
-        lasts.max_by_key(|(rank, _)| *rank).map(|(_, index)| index)
-    }
-
     fn queue(&self, index: QueueIndex) -> &Queue {
         self.queues[index.0 as usize]
             .as_ref()
@@ -515,6 +458,11 @@ impl Scheduler {
 }
 
 impl Queue {
+    /// Calls that wait, and those that have a place.
+    fn len(&self) -> usize {
+        self.waiting.len() + self.reserved
+    }
+
     /// Calls of many projects run here, of which each should get its share. A Doee version is one project's.
     fn is_shared(&self) -> bool {
         self.name.doee.is_none()

@@ -90,7 +90,14 @@ impl Flags {
     /// its caller, and the Kernel keeps its result. It is not passed on to the callee.
     pub const ASYNC: Flags = Flags(8);
 
-    const DEFINED: u8 = 15;
+    /// On an asynchronous request of an edge: it shall survive the Kernel, and be tried again when an attempt fails.
+    /// On what the Kernel sends: it belongs to such a call. Nobody else's claim of it is believed.
+    pub const DURABLE: Flags = Flags(16);
+    /// On a durable request: the raw frame begins with the 32 bytes that stand for an idempotency key. The Kernel
+    /// takes them off, and answers a repeated one with the process that the first has made.
+    pub const KEYED: Flags = Flags(32);
+
+    const DEFINED: u8 = 63;
 
     /// True when all bits of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {

@@ -1,9 +1,14 @@
 //! What the Kernel receives, and its answers.
 
 mod calls;
+mod durable;
 mod rates;
 
 pub use calls::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Histogram, Outcomes};
+pub use durable::{
+    DeadAfter, DeadLetter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Resume, Resumed, ResumedCall,
+    Retry,
+};
 pub use rates::{CallRate, DoeeRate, DoeeRates};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +36,18 @@ crate::service::operations! {
     /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
     /// before: [`DoeeRates`] → empty.
     SetRates = 17, "set-rates";
+    /// How often durable calls of the Doees of the header's project are tried, instead of what was said of it before:
+    /// [`DoeeRetries`] → empty. It counts for calls that are accepted from then on.
+    SetRetries = 20, "set-retries";
+    /// The Doer says which durable calls it still has, first thing after it has registered: [`Resume`] →
+    /// [`Resumed`]. Until the last list no durable call that may run there is dispatched again.
+    Resume = 21, "resume";
+    /// Durable calls that were given up: [`DeadAfter`] → [`DeadLetters`].
+    Dead = 22, "dead";
+    /// Runs a dead letter again, under its old id: [`DeadQuestion`] → [`ProcessState`], when that is durable.
+    Replay = 23, "replay";
+    /// Forgets a dead letter: [`DeadQuestion`] → empty, when that is durable.
+    Discard = 24, "discard";
 }
 
 /// What a project gets where it shares the platform with others; an administrator decides.
@@ -235,6 +252,8 @@ pub enum Progress {
     Cancelled,
     /// Its time was over, in the queue or while it ran.
     Expired,
+    /// A durable call that was given up after its last attempt; it can be run again.
+    Dead,
 }
 
 impl Progress {
@@ -259,4 +278,10 @@ pub struct ProcessState {
     pub ran_us: u64,
     /// How long its result will be kept yet, in µs; 0 until it has ended.
     pub kept_us: u64,
+    /// Attempts of a durable call that have failed.
+    #[serde(default)]
+    pub failures: u32,
+    /// In how long a durable call that waits for its next attempt gets it, in µs; 0 when it does not wait for that.
+    #[serde(default)]
+    pub retry_us: u64,
 }

@@ -83,6 +83,26 @@ pub const RESULT_COST: usize = 512;
 pub const RESULT_KEEP_S_DEFAULT: u32 = 300;
 /// How long an administrator may have results kept, in s.
 pub const RESULT_KEEP_S_MAX: u32 = 24 * 60 * 60;
+/// Attempts of a durable call.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// The longest pause between two attempts of a durable call, in ms.
+pub const BACKOFF_MS_MAX: u32 = 60 * 60 * 1000;
+/// How long after it was accepted a durable call may begin to run, in s.
+pub const RETRY_WITHIN_S_MAX: u32 = 7 * 24 * 60 * 60;
+/// How long a call that was given up is kept, unless the administrator says otherwise, in s.
+pub const DEAD_KEEP_S_DEFAULT: u32 = 7 * 24 * 60 * 60;
+/// How long an administrator may have such calls kept, in s.
+pub const DEAD_KEEP_S_MAX: u32 = 14 * 24 * 60 * 60;
+/// How long after it was accepted a durable call may be run again, in s. What is remembered of its effects lasts longer.
+pub const DURABLE_LIFE_S_MAX: u32 = 28 * 24 * 60 * 60;
+/// Bytes that stand for an idempotency key.
+pub const KEY_LEN: usize = 32;
+/// Dead letters in one answer.
+pub const DEAD_LISTED_MAX: usize = 100;
+/// Bytes of the reason of a dead letter that are told in a list.
+pub const DEAD_REASON_LEN_MAX: usize = 256;
+/// Calls in one list of what a Doer still has.
+pub const RESUMED_MAX: usize = 1_000;
 /// How long one question waits for the end of an asynchronous call.
 pub const RESULT_WAIT_MAX: Duration = Duration::from_secs(60);
 

@@ -421,7 +421,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     acknowledged,
                 };
                 let (mut evicted, mut evicted_in_model) = (Vec::new(), Vec::new());
-                let real = scheduler.wait(queues[queue], call, &mut evicted);
+                let real = scheduler.wait(queues[queue], &call, &mut evicted);
                 prop_assert_eq!(real, model.wait(queue, call, &mut evicted_in_model));
                 prop_assert_eq!(evicted, evicted_in_model);
             }

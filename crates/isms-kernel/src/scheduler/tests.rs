@@ -52,7 +52,7 @@ impl Scene {
             acknowledged,
         };
         let mut evicted = Vec::new();
-        self.scheduler.wait(self.queue, call, &mut evicted)?;
+        self.scheduler.wait(self.queue, &call, &mut evicted)?;
         Ok(evicted.into_iter().map(of_project).collect())
     }
 
