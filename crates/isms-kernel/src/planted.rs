@@ -35,6 +35,12 @@ pub(crate) enum Bug {
     DiesWithCaller,
     /// An asynchronous call makes room for another one.
     EvictsAccepted,
+    /// A durable call is acknowledged before it is durable.
+    AcknowledgesEarly,
+    /// The end of a durable call is told before it is durable.
+    TellsEarly,
+    /// A durable call runs again before it is known that its last attempt does not run any more.
+    RunsTwice,
     /// Results are kept for ever.
     KeepsResults,
     /// An asynchronous call is counted when its answer begins, whatever becomes of its result.

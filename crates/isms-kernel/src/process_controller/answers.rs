@@ -71,7 +71,16 @@ impl Core {
         let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
             return;
         };
-        let error = WireError::new(code, explanation(code, process));
+        let text = explanation(code, process);
+        self.answer_error_saying(key, code, text);
+    }
+
+    /// The same, in words of the caller's choice.
+    pub(super) fn answer_error_saying(&mut self, key: ProcessKey, code: ErrorCode, text: String) {
+        let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
+            return;
+        };
+        let error = WireError::new(code, text);
         let header = Header {
             sender: Service::Kernel,
             ..process.towards_caller(Kind::Error, Flags::NONE)
@@ -120,6 +129,9 @@ impl Core {
             return;
         }
         if let Some(process) = self.table.remove(key) {
+            if process.durable && process.kept {
+                self.attempt_over(&process);
+            }
             self.scheduler.close_idle(process.queue);
         }
     }
@@ -130,18 +142,26 @@ impl Core {
             return;
         };
         process.caller_waits = false;
-        let caller = process.header.sender;
-        if std::mem::replace(&mut process.caller_knows, false)
-            && let Some(registration) = self.services.registration_mut(caller)
-        {
-            registration.calls.remove(&process.header.call);
-        }
         if let Some(parent) = process
             .parent
             .take()
             .and_then(|parent| self.table.get_mut(parent))
         {
             parent.children.retain(|&child| child != key);
+        }
+        self.forget_caller(key);
+    }
+
+    /// Makes the caller forget a process, and the process its caller.
+    pub(super) fn forget_caller(&mut self, key: ProcessKey) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        let caller = process.header.sender;
+        if std::mem::replace(&mut process.caller_knows, false)
+            && let Some(registration) = self.services.registration_mut(caller)
+        {
+            registration.calls.remove(&process.header.call);
         }
     }
 

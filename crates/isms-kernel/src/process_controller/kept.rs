@@ -13,17 +13,20 @@ use bytes::Bytes;
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service, WireError,
     kernel::{ProcessState, Progress, StreamCredit},
-    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX, RESULT_COST, RESULTS_SHARE, STREAM_WINDOW},
+    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX, KEY_LEN, RESULT_COST, RESULTS_SHARE, STREAM_WINDOW},
 };
 
 use super::{
-    ProcessKey, measured,
+    ProcessKey,
+    durable::Durable,
+    measured,
     record::{Overrun, State},
 };
 use crate::{
     clock::Moment,
     config::Config,
     core::Core,
+    durability::Key,
     planted::{Bug, planted},
     scheduler::Outcome,
 };
@@ -34,11 +37,16 @@ pub(crate) struct Results {
     /// When which record is forgotten.
     expiries: BTreeSet<(Moment, ProcessId)>,
     bytes: usize,
+    /// Durable calls by the idempotency keys that they were made with.
+    by_key: HashMap<[u8; KEY_LEN], ProcessId>,
+    /// Those that were given up.
+    dead: BTreeSet<(ProjectId, ProcessId)>,
     /// What each project has of both; none that has nothing.
     by_project: HashMap<ProjectId, Used>,
     count_max: usize,
     bytes_max: usize,
     keep_us: u64,
+    dead_keep_us: u64,
 }
 
 /// One asynchronous call.
@@ -47,18 +55,20 @@ pub(crate) struct Record {
     pub(crate) project: ProjectId,
     pub(crate) principal: PrincipalId,
     /// The stream of its request, from `sent` on not yet at its callee.
-    request: Vec<u8>,
-    sent: usize,
-    accepted_at: Moment,
+    pub(super) request: Vec<u8>,
+    pub(super) sent: usize,
+    pub(crate) accepted_at: Moment,
     pub(crate) began_at: Option<Moment>,
     /// The answer, and the stream of it.
-    answer: Option<Message>,
-    stream: Vec<u8>,
+    pub(super) answer: Option<Message>,
+    pub(super) stream: Vec<u8>,
     /// The same when it is complete, shared with who reads it.
-    whole: Bytes,
-    ended: Option<Ended>,
+    pub(super) whole: Bytes,
+    pub(super) ended: Option<Ended>,
     /// Who waits for the end: services and their calls.
     pub(crate) waiters: Vec<(Service, u64)>,
+    /// What it has beside that if it survives the Kernel.
+    pub(super) durable: Option<Box<Durable>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -67,15 +77,16 @@ struct Used {
     bytes: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Ended {
-    at: Moment,
-    progress: Progress,
+/// When and how a call has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) at: Moment,
+    pub(super) progress: Progress,
 }
 
 /// No room for more bytes.
 #[derive(Debug, PartialEq, Eq)]
-struct NoRoom;
+pub(super) struct NoRoom;
 
 impl Results {
     pub(crate) fn new(config: &Config) -> Results {
@@ -83,10 +94,13 @@ impl Results {
             by_id: HashMap::new(),
             expiries: BTreeSet::new(),
             bytes: 0,
+            by_key: HashMap::new(),
+            dead: BTreeSet::new(),
             by_project: HashMap::new(),
             count_max: config.results_max,
             bytes_max: config.results_bytes_max,
             keep_us: u64::from(config.results_keep_s) * 1_000_000,
+            dead_keep_us: u64::from(config.dead_keep_s) * 1_000_000,
         }
     }
 
@@ -97,13 +111,33 @@ impl Results {
             return Err(NoRoom);
         }
         self.charge(record.project, RESULT_COST)?;
-        self.by_project.entry(record.project).or_default().count += 1;
-        self.by_id.insert(id, record);
+        self.insert(id, record);
         Ok(())
     }
 
+    /// Takes in a record whose bytes are charged.
+    fn insert(&mut self, id: ProcessId, record: Record) {
+        self.by_project.entry(record.project).or_default().count += 1;
+        if let Some(key) = record.key() {
+            self.by_key.insert(key.hash, id);
+        }
+        self.by_id.insert(id, record);
+    }
+
+    /// Takes in a record that was in the journal, whatever there is already.
+    pub(super) fn restore(&mut self, id: ProcessId, record: Record) {
+        self.add(record.project, record.bytes());
+        self.insert(id, record);
+    }
+
+    /// The call that was made with an idempotency key, and what it was made with.
+    pub(super) fn of_key(&self, hash: &[u8; KEY_LEN]) -> Option<(ProcessId, &Record)> {
+        let id = self.by_key.get(hash)?;
+        Some((*id, self.by_id.get(id)?))
+    }
+
     /// Takes bytes of what all may have, and of the project's part of it.
-    fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
+    pub(super) fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
         let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
         if self.bytes + bytes > self.bytes_max || used + bytes > part(self.bytes_max) {
             return Err(NoRoom);
@@ -112,12 +146,12 @@ impl Results {
         Ok(())
     }
 
-    fn add(&mut self, project: ProjectId, bytes: usize) {
+    pub(super) fn add(&mut self, project: ProjectId, bytes: usize) {
         self.bytes += bytes;
         self.by_project.entry(project).or_default().bytes += bytes;
     }
 
-    fn free(&mut self, project: ProjectId, bytes: usize) {
+    pub(super) fn free(&mut self, project: ProjectId, bytes: usize) {
         self.bytes -= bytes;
         if let Some(used) = self.by_project.get_mut(&project) {
             used.bytes -= bytes;
@@ -125,8 +159,11 @@ impl Results {
     }
 
     /// Removes a record and frees its bytes.
-    fn forget(&mut self, id: ProcessId) {
+    pub(super) fn forget(&mut self, id: ProcessId) {
         if let Some(record) = self.by_id.remove(&id) {
+            if let Some(key) = record.key() {
+                self.by_key.remove(&key.hash);
+            }
             self.free(record.project, record.bytes());
             if let Entry::Occupied(mut used) = self.by_project.entry(record.project) {
                 used.get_mut().count -= 1;
@@ -135,18 +172,55 @@ impl Results {
                 }
             }
             if let Some(ended) = record.ended {
-                self.expiries.remove(&(ended.at.after_us(self.keep_us), id));
+                self.forget_end(record.project, id, ended);
             }
         }
     }
 
-    pub(crate) fn forget_expired(&mut self, now: Moment) {
+    /// Notes that a record has ended, and with that when it is forgotten.
+    fn note_end(&mut self, project: ProjectId, id: ProcessId, ended: Ended) {
+        self.expiries.insert((self.kept_until(ended), id));
+        if ended.progress == Progress::Dead {
+            self.dead.insert((project, id));
+        }
+    }
+
+    pub(super) fn forget_end(&mut self, project: ProjectId, id: ProcessId, ended: Ended) {
+        self.expiries.remove(&(self.kept_until(ended), id));
+        self.dead.remove(&(project, id));
+    }
+
+    fn kept_until(&self, ended: Ended) -> Moment {
+        ended.at.after_us(match ended.progress {
+            Progress::Dead => self.dead_keep_us,
+            _ => self.keep_us,
+        })
+    }
+
+    /// Forgets what was kept for long enough, and says what.
+    pub(crate) fn forget_expired(&mut self, now: Moment) -> Vec<ProcessId> {
+        let mut forgotten = Vec::new();
         while let Some(&(_, id)) = self.expiries.first().filter(|(at, _)| *at <= now) {
             if planted(Bug::KeepsResults) {
-                return;
+                break;
             }
             self.forget(id);
+            forgotten.push(id);
         }
+        forgotten
+    }
+
+    /// The dead letters of a project, or of all, after one of them.
+    pub(super) fn dead_after(
+        &self,
+        project: ProjectId,
+        after: ProcessId,
+    ) -> impl Iterator<Item = (ProcessId, &Record)> {
+        let in_project = self
+            .dead
+            .iter()
+            .filter(move |(of, id)| (project.is_none() || *of == project) && *id > after);
+        in_project.filter_map(|(_, id)| Some((*id, self.by_id.get(id)?)))
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Moment> {
@@ -154,8 +228,12 @@ impl Results {
     }
 
     /// The record of a call that has not ended.
-    fn open_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
+    pub(super) fn open_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
         self.by_id.get_mut(&id).filter(|record| !record.has_ended())
+    }
+
+    pub(crate) fn get(&self, id: ProcessId) -> Option<&Record> {
+        self.by_id.get(&id)
     }
 
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
@@ -191,7 +269,12 @@ impl Results {
             ran_us: record.began_at.map_or(0, |began| until.us_since(began)),
             kept_us: record
                 .ended
-                .map_or(0, |ended| ended.at.after_us(self.keep_us).us_since(now)),
+                .map_or(0, |ended| self.kept_until(ended).us_since(now)),
+            failures: record.durable.as_ref().map_or(0, |durable| durable.failures),
+            retry_us: record
+                .durable
+                .as_ref()
+                .map_or(0, |durable| durable.retry_at.us_since(now)),
         }
     }
 
@@ -244,6 +327,29 @@ impl Results {
 }
 
 impl Record {
+    pub(super) fn new(
+        key: ProcessKey,
+        header: &Header,
+        accepted_at: Moment,
+        durable: Option<Box<Durable>>,
+    ) -> Record {
+        Record {
+            key,
+            project: header.project,
+            principal: header.principal,
+            request: Vec::new(),
+            sent: 0,
+            accepted_at,
+            began_at: None,
+            answer: None,
+            stream: Vec::new(),
+            whole: Bytes::new(),
+            ended: None,
+            waiters: Vec::new(),
+            durable,
+        }
+    }
+
     /// The answer and its stream, once the call has ended.
     pub(crate) fn outcome(&self) -> Option<(Message, Bytes)> {
         self.ended?;
@@ -254,29 +360,27 @@ impl Record {
         self.ended.is_some()
     }
 
+    fn key(&self) -> Option<Key> {
+        self.durable.as_ref().and_then(|durable| durable.key)
+    }
+
     fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().map_or(0, Message::len);
-        RESULT_COST + self.request.len() + answer + self.stream.len() + self.whole.len()
+        let message = |durable: &Durable| durable.request.body.len() + durable.request.raw.len();
+        let kept = self.durable.as_deref().map_or(0, message);
+        RESULT_COST + self.request.len() + kept + answer + self.stream.len() + self.whole.len()
     }
 }
 
 impl Core {
     /// Makes the record of an asynchronous call that is about to be accepted.
-    pub(super) fn open_record(&mut self, key: ProcessKey, header: &Header) -> bool {
-        let record = Record {
-            key,
-            project: header.project,
-            principal: header.principal,
-            request: Vec::new(),
-            sent: 0,
-            accepted_at: self.now,
-            began_at: None,
-            answer: None,
-            stream: Vec::new(),
-            whole: Bytes::new(),
-            ended: None,
-            waiters: Vec::new(),
-        };
+    pub(super) fn open_record(
+        &mut self,
+        key: ProcessKey,
+        header: &Header,
+        durable: Option<Box<Durable>>,
+    ) -> bool {
+        let record = Record::new(key, header, self.now, durable);
         self.results.open(header.process, record).is_ok()
     }
 
@@ -290,7 +394,10 @@ impl Core {
         let process = self.table.get_mut(key).expect("a process that was just made");
         let caller = process.header.sender;
         process.kept = true;
-        process.caller_knows = planted(Bug::DiesWithCaller);
+        // It may be gone already when a durable call is acknowledged.
+        if !std::mem::replace(&mut process.caller_knows, planted(Bug::DiesWithCaller)) {
+            return;
+        }
         let header = Header {
             sender: Service::Kernel,
             ..process.towards_caller(Kind::Reply, Flags::NONE)
@@ -338,9 +445,12 @@ impl Core {
             };
             let left = record.request.len() - record.sent;
             if left == 0 {
-                let freed = std::mem::take(&mut record.request).len();
-                record.sent = 0;
-                self.results.free(project, freed);
+                // Another attempt would need it again.
+                if record.durable.is_none() {
+                    let freed = std::mem::take(&mut record.request).len();
+                    record.sent = 0;
+                    self.results.free(project, freed);
+                }
                 return self.end_request_stream(key, Flags::NONE);
             }
             let len = left.min(CHUNK_LEN_MAX).min(process.request.credit() as usize);
@@ -360,6 +470,9 @@ impl Core {
         let process = self.table.get(key).expect("what is answered is in the table");
         let id = process.header.process;
         let streams = answer.header.flags.contains(Flags::STREAM);
+        if process.durable {
+            return self.attempt_answered(key, outcome, answer);
+        }
         if self.results.charge(process.header.project, answer.len()).is_err() {
             self.end_record(key, ErrorCode::LimitReached, Outcome::Failed);
             if streams {
@@ -406,6 +519,7 @@ impl Core {
             return;
         };
         match (aborted, &process.state) {
+            (false, _) if process.durable => self.finish_with_answer(process.header.process),
             (false, _) => self.ended(key, Outcome::Done),
             (true, &State::Running { stop: Some(code), .. }) => {
                 self.end_record(key, code, measured::of_error(code));
@@ -417,9 +531,13 @@ impl Core {
 
     /// Ends an asynchronous call with an error in the place of whatever there was of a result.
     pub(super) fn end_record(&mut self, key: ProcessKey, code: ErrorCode, outcome: Outcome) {
-        let Some(id) = self.id_of(key) else {
+        let Some(process) = self.table.get(key) else {
             return;
         };
+        let id = process.header.process;
+        if process.durable {
+            return self.judge_here(key, code, outcome);
+        }
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
@@ -447,24 +565,31 @@ impl Core {
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
-        record.ended = Some(Ended {
-            at: self.now,
-            progress: progress(outcome),
-        });
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
         let freed = std::mem::take(&mut record.request).len();
         record.sent = 0;
         let project = record.project;
-        let waiters = std::mem::take(&mut record.waiters);
         self.results.free(project, freed);
-        self.results
-            .expiries
-            .insert((self.now.after_us(self.results.keep_us), id));
-        for waiter in waiters {
-            self.answer_waiter(waiter);
-        }
+        let ended = Ended {
+            at: self.now,
+            progress: progress(outcome),
+        };
+        self.end_is_told(id, ended);
         if !planted(Bug::CountsHeads) {
             self.count_ended(key, outcome);
+        }
+    }
+
+    /// From here on everybody who may know learns that a call has ended.
+    pub(super) fn end_is_told(&mut self, id: ProcessId, ended: Ended) {
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        record.ended = Some(ended);
+        let (project, waiters) = (record.project, std::mem::take(&mut record.waiters));
+        self.results.note_end(project, id, ended);
+        for waiter in waiters {
+            self.answer_waiter(waiter);
         }
     }
 
@@ -473,7 +598,7 @@ impl Core {
     }
 
     /// Allows the sender of a stream that ends here more bytes of it.
-    fn grant(&mut self, key: ProcessKey, bytes: u32, of_reply: bool) {
+    pub(super) fn grant(&mut self, key: ProcessKey, bytes: u32, of_reply: bool) {
         let Some(process) = self.table.get_mut(key) else {
             return;
         };
@@ -493,7 +618,7 @@ impl Core {
 }
 
 /// How an asynchronous call that ended so is told of.
-fn progress(outcome: Outcome) -> Progress {
+pub(super) fn progress(outcome: Outcome) -> Progress {
     match outcome {
         Outcome::Done => Progress::Done,
         Outcome::Cancelled => Progress::Cancelled,
@@ -507,7 +632,7 @@ fn part(max: usize) -> usize {
     max.div_ceil(RESULTS_SHARE)
 }
 
-fn explanation(code: ErrorCode) -> String {
+pub(super) fn explanation(code: ErrorCode) -> String {
     match code {
         ErrorCode::TooLarge => format!(
             "the result is longer than {ASYNC_BODY_LEN_MAX} bytes, the most that is kept of an asynchronous call"

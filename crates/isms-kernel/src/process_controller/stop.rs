@@ -45,6 +45,8 @@ impl Core {
         };
         match &mut process.state {
             State::Collecting { .. } => self.give_up(key, code),
+            State::Committing => self.cancel_later(key, code),
+            State::Resting | State::Held => self.leave(key, code),
             State::Queued { .. } => {
                 self.leave_queue(key);
                 self.give_up(key, code);
@@ -71,6 +73,10 @@ impl Core {
         let Some(process) = self.table.get(key) else {
             return;
         };
+        if process.durable {
+            self.attempt_lost(key);
+            return self.discard(key);
+        }
         let code = match process.callee() {
             Service::Doer => ErrorCode::Crashed,
             _ => ErrorCode::Unavailable,
@@ -84,6 +90,10 @@ impl Core {
         let Some(process) = self.table.get(key) else {
             return;
         };
+        if matches!(process.state, State::Committing) {
+            // It is in the journal: it runs, whoever asked for it.
+            return self.forget_caller(key);
+        }
         if process.caller_waits {
             self.count_ended(key, Outcome::Cancelled);
         }
@@ -105,11 +115,17 @@ impl Core {
                 self.leave_queue(key);
                 self.give_up(key, ErrorCode::Expired);
             }
-            State::Queued { .. } if self.services.registration(process.callee()).is_none() => {
+            State::Resting => self.queue_up(key),
+            State::Committing | State::Held => {}
+            State::Queued { .. }
+                if !process.durable && self.services.registration(process.callee()).is_none() =>
+            {
                 self.leave_queue(key);
                 self.give_up(key, ErrorCode::Unavailable);
             }
             State::Queued { .. } => self.set_timer(key, process.deadline),
+            // Nothing is said of it before its callee is done with it, or lost.
+            State::Running { stop: Some(_), .. } if process.durable => {}
             &State::Running { stop: Some(code), .. } => {
                 self.answer_in_its_place(key, code);
                 self.detach(key);
