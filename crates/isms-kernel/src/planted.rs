@@ -37,6 +37,8 @@ pub(crate) enum Bug {
     EvictsAccepted,
     /// Results are kept for ever.
     KeepsResults,
+    /// An asynchronous call is counted when its answer begins, whatever becomes of its result.
+    CountsHeads,
 }
 
 isms_simulation::plantable!(Bug);

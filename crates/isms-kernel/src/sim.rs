@@ -88,6 +88,7 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::DiesWithCaller,
         Bug::EvictsAccepted,
         Bug::KeepsResults,
+        Bug::CountsHeads,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);
 }

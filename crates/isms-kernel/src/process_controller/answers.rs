@@ -169,19 +169,13 @@ impl Core {
             return;
         }
         let caller = process.header.sender;
-        let counter = match (answer.header.kind, code) {
-            (Kind::Reply, _) => &mut self.counters.done,
-            (_, Some(ErrorCode::Cancelled)) => &mut self.counters.cancelled,
-            (_, Some(ErrorCode::Expired | ErrorCode::TimedOut)) => &mut self.counters.expired,
-            _ => &mut self.counters.failed,
-        };
-        *counter += 1;
-        let outcome = measured::outcome(answer.header.kind, code);
-        if let Some(ended) = measured::ended(process, outcome) {
-            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        let outcome = measured::outcome(process, answer.header.kind, code);
+        let kept = process.kept;
+        if !kept || planted(Bug::CountsHeads) {
+            self.count_ended(key, outcome);
         }
-        if process.kept {
-            return self.keep(key, code, answer);
+        if kept {
+            return self.keep(key, outcome, answer);
         }
         if let Some(registration) = self.services.registration_mut(caller) {
             registration.unanswered = registration.unanswered.saturating_sub(1);
@@ -195,6 +189,9 @@ fn explanation(code: ErrorCode, process: &Process) -> String {
     match code {
         ErrorCode::Busy if matches!(process.state, State::Collecting { .. }) => {
             "there is no room for more asynchronous calls; try again later".into()
+        }
+        ErrorCode::Expired if matches!(process.state, State::Collecting { .. }) => {
+            "the body did not come before the call's deadline".into()
         }
         ErrorCode::TooLarge => "the body is longer than an asynchronous call may have".into(),
         ErrorCode::Invalid => "the body broke off".into(),

@@ -17,7 +17,7 @@ use isms_protocol::{
 };
 
 use super::{
-    ProcessKey,
+    ProcessKey, measured,
     record::{Overrun, State},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     core::Core,
     planted::{Bug, planted},
+    scheduler::Outcome,
 };
 
 /// All asynchronous calls whose results are awaited or kept.
@@ -355,18 +356,12 @@ impl Core {
     }
 
     /// An asynchronous call was answered: by its callee or in its place.
-    pub(super) fn keep(&mut self, key: ProcessKey, code: Option<ErrorCode>, answer: Message) {
+    pub(super) fn keep(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
         let process = self.table.get(key).expect("what is answered is in the table");
         let id = process.header.process;
         let streams = answer.header.flags.contains(Flags::STREAM);
-        let progress = match (answer.header.kind, code) {
-            (Kind::Reply, _) => Progress::Done,
-            (_, Some(ErrorCode::Cancelled)) => Progress::Cancelled,
-            (_, Some(ErrorCode::Expired | ErrorCode::TimedOut)) => Progress::Expired,
-            _ => Progress::Failed,
-        };
         if self.results.charge(process.header.project, answer.len()).is_err() {
-            self.end_record(id, ErrorCode::LimitReached);
+            self.end_record(key, ErrorCode::LimitReached, Outcome::Failed);
             if streams {
                 self.stop(key, ErrorCode::LimitReached);
             }
@@ -378,7 +373,7 @@ impl Core {
         record.answer = Some(answer);
         match streams {
             true => self.grant(key, STREAM_WINDOW, true),
-            false => self.ended(id, progress),
+            false => self.ended(key, outcome),
         }
     }
 
@@ -397,7 +392,7 @@ impl Core {
                 true => ErrorCode::TooLarge,
                 false => ErrorCode::LimitReached,
             };
-            self.end_record(id, code);
+            self.end_record(key, code, Outcome::Failed);
             return self.stop(key, code);
         }
         let record = self.results.by_id.get_mut(&id).expect("was there");
@@ -410,16 +405,21 @@ impl Core {
         let Some(process) = self.table.get(key) else {
             return;
         };
-        let id = process.header.process;
         match (aborted, &process.state) {
-            (false, _) => self.ended(id, Progress::Done),
-            (true, &State::Running { stop: Some(code), .. }) => self.end_record(id, code),
-            (true, _) => self.end_record(id, ErrorCode::Crashed),
+            (false, _) => self.ended(key, Outcome::Done),
+            (true, &State::Running { stop: Some(code), .. }) => {
+                self.end_record(key, code, measured::of_error(code));
+            }
+            // The Doer is there and says so: what broke off is the Doee.
+            (true, _) => self.end_record(key, ErrorCode::Crashed, Outcome::Failed),
         }
     }
 
     /// Ends an asynchronous call with an error in the place of whatever there was of a result.
-    pub(super) fn end_record(&mut self, id: ProcessId, code: ErrorCode) {
+    pub(super) fn end_record(&mut self, key: ProcessKey, code: ErrorCode, outcome: Outcome) {
+        let Some(id) = self.id_of(key) else {
+            return;
+        };
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
@@ -431,26 +431,25 @@ impl Core {
             ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
         };
         let answer = Message::with_body(header, &WireError::new(code, explanation(code)));
-        let progress = match code {
-            ErrorCode::Cancelled => Progress::Cancelled,
-            ErrorCode::Expired | ErrorCode::TimedOut => Progress::Expired,
-            _ => Progress::Failed,
-        };
         // The reason is short, and every call must end with one: it may exceed the bytes by so much.
         let added = answer.len();
         record.answer = Some(answer);
         self.results.free(project, freed);
         self.results.add(project, added);
-        self.ended(id, progress);
+        self.ended(key, outcome);
     }
 
-    fn ended(&mut self, id: ProcessId, progress: Progress) {
+    /// Ends a record, and counts its call by how that ended.
+    fn ended(&mut self, key: ProcessKey, outcome: Outcome) {
+        let Some(id) = self.id_of(key) else {
+            return;
+        };
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
         record.ended = Some(Ended {
             at: self.now,
-            progress,
+            progress: progress(outcome),
         });
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
         let freed = std::mem::take(&mut record.request).len();
@@ -464,6 +463,13 @@ impl Core {
         for waiter in waiters {
             self.answer_waiter(waiter);
         }
+        if !planted(Bug::CountsHeads) {
+            self.count_ended(key, outcome);
+        }
+    }
+
+    fn id_of(&self, key: ProcessKey) -> Option<ProcessId> {
+        self.table.get(key).map(|process| process.header.process)
     }
 
     /// Allows the sender of a stream that ends here more bytes of it.
@@ -483,6 +489,16 @@ impl Core {
             false => process.towards_caller(Kind::Credit, Flags::TO_CALLER),
         };
         self.send_to(header.target, Message::with_body(header, &StreamCredit { bytes }));
+    }
+}
+
+/// How an asynchronous call that ended so is told of.
+fn progress(outcome: Outcome) -> Progress {
+    match outcome {
+        Outcome::Done => Progress::Done,
+        Outcome::Cancelled => Progress::Cancelled,
+        Outcome::Expired | Outcome::TimedOut => Progress::Expired,
+        _ => Progress::Failed,
     }
 }
 

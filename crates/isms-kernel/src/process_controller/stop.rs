@@ -81,13 +81,11 @@ impl Core {
 
     /// The connection of a process's caller was lost.
     pub(super) fn caller_lost(&mut self, key: ProcessKey) {
-        let Some(process) = self.table.get_mut(key) else {
+        let Some(process) = self.table.get(key) else {
             return;
         };
-        self.counters.cancelled += u64::from(process.caller_waits);
-        let ended = measured::ended(process, Outcome::Cancelled);
-        if let Some(ended) = ended.filter(|_| process.caller_waits) {
-            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        if process.caller_waits {
+            self.count_ended(key, Outcome::Cancelled);
         }
         self.detach(key);
         self.stop(key, ErrorCode::Cancelled);
@@ -138,7 +136,7 @@ impl Core {
             return self.answer_error(key, code);
         }
         if process.reply.open && process.kept {
-            return self.end_record(process.header.process, code);
+            return self.end_record(key, code, measured::of_error(code));
         }
         if process.reply.open && process.caller_knows {
             let flags = Flags::TO_CALLER.with(Flags::ABORTED);

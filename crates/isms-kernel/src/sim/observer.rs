@@ -80,8 +80,8 @@ pub(super) struct Observer {
     limits_set: u64,
     /// Replies of Doees that their callers have got.
     invokes_done: u64,
-    /// Replies of Doees to asynchronous calls, which may have ended otherwise before.
-    async_replied: u64,
+    /// Asynchronous calls to which Doees have replied, which may have ended otherwise before or since.
+    async_replied: BTreeSet<Span>,
     pub(super) aging_us: u64,
     pub(super) tally: Tally,
 }
@@ -113,7 +113,7 @@ impl Observer {
             limits: BTreeMap::new(),
             limits_set: 0,
             invokes_done: 0,
-            async_replied: 0,
+            async_replied: BTreeSet::new(),
             aging_us,
             tally: Tally::default(),
         }
@@ -175,8 +175,9 @@ impl Observer {
                     .filter(|run| !run.replied)
                 {
                     running.replied = true;
-                    let is_async = self.own_streams.contains(&running.span);
-                    self.async_replied += u64::from(is_async && header.kind == Kind::Reply);
+                    if self.own_streams.contains(&running.span) && header.kind == Kind::Reply {
+                        self.async_replied.insert(running.span);
+                    }
                     if !streams {
                         self.finished(sender, header.call);
                     }
@@ -448,11 +449,14 @@ impl Observer {
     /// Calls of Doees that may have been counted as done: at least, and at most. What became of an asynchronous call
     /// is known where it was asked.
     pub(super) fn done(&self) -> RangeInclusive<u64> {
-        let known = self
-            .accepted
-            .values()
-            .filter(|accepted| accepted.ended == Some(Progress::Done));
-        self.invokes_done + known.count() as u64..=self.invokes_done + self.async_replied
+        let (mut known, mut possible) = (0, 0);
+        for Accepted { pending, ended, .. } in self.accepted.values() {
+            let is_done = *ended == Some(Progress::Done);
+            let may_be = ended.is_none() && self.async_replied.contains(&pending.span);
+            known += u64::from(is_done);
+            possible += u64::from(is_done || may_be);
+        }
+        self.invokes_done + known..=self.invokes_done + possible
     }
 
     /// Processes of which the core must still know.

@@ -11,14 +11,14 @@ use crate::{
     harness::{Kernel, Peer, request},
 };
 
-fn asynchronous(call: u64) -> Header {
+pub(crate) fn asynchronous(call: u64) -> Header {
     Header {
         flags: Flags::ASYNC,
         ..invoke(call)
     }
 }
 
-fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -> Message {
+pub(crate) fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -> Message {
     let header = Header {
         project: invoke(0).project,
         principal: invoke(0).principal,
@@ -27,13 +27,13 @@ fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -
     Message::with_body(header, &ProcessQuestion { process, wait_ms })
 }
 
-async fn state(edge: &mut Peer, question: Message) -> Progress {
+pub(crate) async fn state(edge: &mut Peer, question: Message) -> Progress {
     edge.send(question);
     let state: ProcessState = edge.expect(Kind::Reply).await.decode_body().unwrap();
     state.progress
 }
 
-async fn roles() -> (Kernel, Peer, Peer) {
+pub(crate) async fn roles() -> (Kernel, Peer, Peer) {
     let mut kernel = Kernel::start();
     let edge = kernel.service(Service::Commserver).await;
     let doer = kernel.service(Service::Doer).await;
@@ -68,7 +68,7 @@ async fn read_stream(peer: &mut Peer, header: Header, direction: Flags) -> usize
 }
 
 /// Sends a stream against the credit that its receiver grants.
-async fn write_stream(peer: &mut Peer, header: Header, direction: Flags, len: usize) {
+pub(crate) async fn write_stream(peer: &mut Peer, header: Header, direction: Flags, len: usize) {
     let (mut left, mut credit) = (len, 0);
     while left > 0 {
         while credit < CHUNK_LEN_MAX {
