@@ -24,6 +24,14 @@ impl Core {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
+            Some(Operation::ForgetProject) if request.project.is_none() => {
+                let error = WireError::new(ErrorCode::Invalid, "it is a project that is deleted");
+                return self.refuse(request.sender, request, &error);
+            }
+            Some(Operation::ForgetProject) => {
+                self.forget_project(request.project);
+                Message::bare(header)
+            }
             Some(Operation::Calls) => match message.decode_body() {
                 Ok(after) => Message::with_body(header, &self.scheduler.calls(after)),
                 Err(_) => {

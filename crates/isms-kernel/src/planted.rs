@@ -37,6 +37,8 @@ pub(crate) enum Bug {
     EvictsAccepted,
     /// Results are kept for ever.
     KeepsResults,
+    /// The calls of a project that was deleted go on.
+    SparesDeleted,
     /// An asynchronous call is counted when its answer begins, whatever becomes of its result.
     CountsHeads,
 }

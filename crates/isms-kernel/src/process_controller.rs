@@ -10,6 +10,7 @@
 
 mod answers;
 mod authority;
+mod deleted;
 mod kept;
 mod measured;
 mod record;

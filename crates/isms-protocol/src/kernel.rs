@@ -31,6 +31,9 @@ crate::service::operations! {
     /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
     /// before: [`DoeeRates`] → empty.
     SetRates = 17, "set-rates";
+    /// The header's project was deleted: the calls of its Doees are stopped, and nothing is kept of them. Empty →
+    /// empty; may be told again.
+    ForgetProject = 18, "forget-project";
 }
 
 /// What a project gets where it shares the platform with others; an administrator decides.

@@ -140,6 +140,15 @@ impl Results {
         }
     }
 
+    /// Removes all records of a project.
+    pub(super) fn forget_project(&mut self, project: ProjectId) {
+        if self.by_project.contains_key(&project) {
+            let of_project = self.by_id.iter().filter(|(_, record)| record.project == project);
+            let ids: Vec<ProcessId> = of_project.map(|(&id, _)| id).collect();
+            ids.into_iter().for_each(|id| self.forget(id));
+        }
+    }
+
     pub(crate) fn forget_expired(&mut self, now: Moment) {
         while let Some(&(_, id)) = self.expiries.first().filter(|(at, _)| *at <= now) {
             if planted(Bug::KeepsResults) {

@@ -8,6 +8,7 @@
 mod asynchronous;
 mod attacks;
 mod calls;
+mod deletion;
 mod endings;
 mod harness;
 mod measures;
