@@ -26,6 +26,11 @@ impl Core {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
+            Some(Operation::ForgetProject) if request.project.is_none() => {
+                let error = WireError::new(ErrorCode::Invalid, "it is a project that is deleted");
+                return self.refuse(request.sender, request, &error);
+            }
+            Some(Operation::ForgetProject) => return self.forget_project(request),
             Some(Operation::Calls) => match message.decode_body() {
                 Ok(after) => Message::with_body(header, &self.scheduler.calls(after)),
                 Err(_) => {

@@ -43,6 +43,8 @@ pub(crate) enum Bug {
     RunsTwice,
     /// Results are kept for ever.
     KeepsResults,
+    /// The calls of a project that was deleted go on.
+    SparesDeleted,
     /// An asynchronous call is counted when its answer begins, whatever becomes of its result.
     CountsHeads,
 }

@@ -11,6 +11,7 @@
 mod answers;
 mod authority;
 mod dead;
+mod deleted;
 mod durable;
 mod kept;
 mod measured;

@@ -89,6 +89,7 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::EvictsAccepted,
         Bug::KeepsResults,
         Bug::CountsHeads,
+        Bug::SparesDeleted,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);
 }

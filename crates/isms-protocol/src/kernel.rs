@@ -36,6 +36,9 @@ crate::service::operations! {
     /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
     /// before: [`DoeeRates`] → empty.
     SetRates = 17, "set-rates";
+    /// The header's project was deleted: the calls of its Doees are stopped, and nothing is kept of them. Empty →
+    /// empty; may be told again.
+    ForgetProject = 18, "forget-project";
     /// How often durable calls of the Doees of the header's project are tried, instead of what was said of it before:
     /// [`DoeeRetries`] → empty. It counts for calls that are accepted from then on.
     SetRetries = 20, "set-retries";

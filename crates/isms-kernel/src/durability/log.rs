@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use isms_journal::{AppendError, Group, Journal, Lsn, Purpose};
-use isms_protocol::ProcessId;
+use isms_protocol::{Header, ProcessId};
 
 use super::Entry;
 
@@ -15,7 +15,7 @@ use super::Entry;
 const COMPACTION_SLICE: usize = 256 * 1024;
 
 /// What the Kernel waits for before it says or does something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Awaited {
     /// A call is acknowledged.
     Accepted(ProcessId),
@@ -25,6 +25,8 @@ pub(crate) enum Awaited {
     Replayed(ProcessId),
     /// It is forgotten, as somebody asked.
     Discarded(ProcessId),
+    /// Somebody who has asked for something is told that it was done.
+    Answer(Box<Header>),
     /// Nobody waits.
     Nothing,
 }
@@ -46,7 +48,7 @@ struct Deferred {
     group: Group,
     process: ProcessId,
     statement: Statement,
-    awaited: Awaited,
+    awaited: Vec<Awaited>,
 }
 
 /// The journal of durable calls.
@@ -103,9 +105,19 @@ impl Log {
             group: Group::of(kind, &payload),
             process: entry.process(),
             statement,
-            awaited,
+            awaited: vec![awaited],
         });
         self.write_deferred();
+    }
+
+    /// Waits for everything that was written so far, and for what is to be. False if there is nothing to wait for.
+    pub(crate) fn await_all(&mut self, awaited: Awaited) -> bool {
+        match (self.deferred.back_mut(), self.waiting.back()) {
+            (Some(last), _) => last.awaited.push(awaited),
+            (None, Some(&(lsn, _))) => self.waiting.push_back((lsn, awaited)),
+            (None, None) => return false,
+        }
+        true
     }
 
     /// Forgets a call of which nothing need be known after a restart either.
@@ -123,10 +135,11 @@ impl Log {
         awaited
     }
 
-    /// What waited for records that will never be durable. Only what was to begin is told: what was to end has not.
+    /// What waited for records that will never be durable.
     pub(crate) fn abandon(&mut self) -> Vec<Awaited> {
-        self.deferred.clear();
-        self.waiting.drain(..).map(|(_, awaited)| awaited).collect()
+        let written = self.waiting.drain(..).map(|(_, awaited)| awaited);
+        let deferred = self.deferred.drain(..).flat_map(|deferred| deferred.awaited);
+        written.chain(deferred).collect()
     }
 
     /// The journal wants its oldest records to be written anew.
@@ -173,7 +186,7 @@ impl Log {
         self.waiting.is_empty() && self.deferred.is_empty()
     }
 
-    #[cfg(test)]
+    /// True while a record states this call.
     pub(crate) fn states(&self, process: ProcessId) -> bool {
         self.by_process.contains_key(&process)
     }
@@ -193,7 +206,8 @@ impl Log {
                         Statement::Change => {}
                         Statement::Last => self.state(process, None),
                     }
-                    self.waiting.push_back((lsn, awaited));
+                    let awaited = awaited.into_iter().map(|awaited| (lsn, awaited));
+                    self.waiting.extend(awaited);
                 }
                 Err(refused) => {
                     self.deferred.push_front(Deferred {

@@ -39,12 +39,11 @@ impl Core {
         }
         let flags = if streams { Flags::STREAM } else { Flags::NONE };
         let header = process.towards_caller(kind, flags);
-        let timed_out = kind == Kind::Error && code == Some(ErrorCode::TimedOut);
-        if timed_out && !planted(Bug::BlamesCaller) {
+        let stopped = code.filter(|&code| kind == Kind::Error && code != ErrorCode::Cancelled);
+        match stopped.filter(|_| !planted(Bug::BlamesCaller)) {
             // The callee says that it was cancelled, as it was told to be; its caller has cancelled nothing.
-            self.answer_error(key, ErrorCode::TimedOut);
-        } else {
-            self.answer(key, code, Message { header, ..message });
+            Some(code) => self.answer_error(key, code),
+            None => self.answer(key, code, Message { header, ..message }),
         }
         self.settle(key);
     }
@@ -221,6 +220,7 @@ fn explanation(code: ErrorCode, process: &Process) -> String {
         ErrorCode::TimedOut => "the call ran past its deadline".into(),
         ErrorCode::Crashed => format!("{target} was lost while it ran the call"),
         ErrorCode::Cancelled => "the call was cancelled".into(),
+        ErrorCode::NotFound => "the project was deleted".into(),
         _ => code.title().into(),
     }
 }

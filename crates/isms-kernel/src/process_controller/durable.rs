@@ -567,6 +567,7 @@ impl Core {
             Awaited::Ended(id) => self.told_end(id),
             Awaited::Replayed(id) => self.replayed(id),
             Awaited::Discarded(id) => self.discarded(id),
+            Awaited::Answer(asker) => self.send_to_asker(&asker, Message::bare(asker.answer(Kind::Reply))),
             Awaited::Nothing => {}
         }
     }
@@ -582,7 +583,7 @@ impl Core {
     /// Writes about a call that was accepted. Without a journal there are no such calls.
     pub(super) fn follow(&mut self, entry: &Entry, statement: Statement, awaited: Awaited) {
         if let Some(log) = &mut self.log {
-            log.follow(entry, statement, awaited);
+            log.follow(entry, statement, awaited.clone());
         }
         if planted(Bug::TellsEarly) {
             self.durable(awaited);

@@ -177,6 +177,17 @@ impl Results {
         }
     }
 
+    /// Removes all records of a project, and says which there were.
+    pub(super) fn forget_project(&mut self, project: ProjectId) -> Vec<ProcessId> {
+        if !self.by_project.contains_key(&project) {
+            return Vec::new();
+        }
+        let of_project = self.by_id.iter().filter(|(_, record)| record.project == project);
+        let ids: Vec<ProcessId> = of_project.map(|(&id, _)| id).collect();
+        ids.iter().for_each(|&id| self.forget(id));
+        ids
+    }
+
     /// Notes that a record has ended, and with that when it is forgotten.
     fn note_end(&mut self, project: ProjectId, id: ProcessId, ended: Ended) {
         self.expiries.insert((self.kept_until(ended), id));

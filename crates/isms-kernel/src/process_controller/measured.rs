@@ -82,7 +82,8 @@ pub(super) fn of_error(code: ErrorCode) -> Outcome {
         ErrorCode::Crashed => Outcome::Crashed,
         ErrorCode::Unavailable => Outcome::Unavailable,
         ErrorCode::Busy => Outcome::Refused,
-        ErrorCode::Cancelled => Outcome::Cancelled,
+        // With the second its project was deleted.
+        ErrorCode::Cancelled | ErrorCode::NotFound => Outcome::Cancelled,
         ErrorCode::Expired => Outcome::Expired,
         ErrorCode::TimedOut => Outcome::TimedOut,
         _ => Outcome::Failed,

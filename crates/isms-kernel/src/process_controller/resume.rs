@@ -195,7 +195,7 @@ impl Core {
 
     /// The journal has stopped before this was durable: what was asked for is refused, and what has ended may run again
     /// after a restart, so nothing is said of it.
-    fn not_durable(&mut self, awaited: Awaited) {
+    pub(super) fn not_durable(&mut self, awaited: Awaited) {
         let why = self.log.as_ref().and_then(Log::stopped).unwrap_or_default();
         let text = format!("the journal has stopped ({why}); nothing is lost that was acknowledged");
         match awaited {
@@ -219,6 +219,7 @@ impl Core {
                 self.discard(key);
             }
             Awaited::Replayed(id) | Awaited::Discarded(id) => self.abandon_letter(id, &text),
+            Awaited::Answer(asker) => self.refuse_asker(&asker, &text),
             Awaited::Ended(_) | Awaited::Nothing => {}
         }
     }

@@ -51,7 +51,7 @@ impl World {
         });
         self.meant.insert(span, meant);
         self.actors[actor].ask(header, question, &mut self.random);
-        if header.target == Service::Kernel && sender == Service::Resadmin {
+        if header.operation == kernel::Operation::SetProject as u16 && header.target == Service::Kernel {
             let settings = self.random_settings();
             let asked = self.actors[actor].outbox.back_mut();
             asked.expect("the request was put there").body = encode(&settings).into();
@@ -61,13 +61,13 @@ impl World {
     /// What a project is to get from now on, sometimes nothing but the defaults.
     fn random_settings(&mut self) -> ProjectSettings {
         let defaults = ProjectSettings::default();
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => defaults,
             _ => ProjectSettings {
                 weight: 1 + self.random.below(1_000) as u32,
                 rate_max: self.random.below(40) as u32,
                 // Mostly so few that calls of one Doee wait for those of another.
-                concurrency_max: self.random.below(5).saturating_sub(1).min(2) as u32,
+                concurrency_max: self.random.pick(&[0, 1, 1, 1, 2]),
             },
         }
     }
@@ -85,8 +85,13 @@ impl World {
             (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
             (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
             (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
-            (Service::Resadmin, 0) if self.random.percent(50) => {
-                (Service::Kernel, kernel::Operation::SetProject as u16)
+            (Service::Resadmin, 0) if self.random.percent(75) => {
+                let deletes = self.random.percent(20);
+                let operation = match deletes {
+                    true => kernel::Operation::ForgetProject,
+                    false => kernel::Operation::SetProject,
+                };
+                (Service::Kernel, operation as u16)
             }
             (Service::Resadmin, 0) => (Service::Dbriver, dbriver::Operation::Prepare as u16),
             (Service::Resadmin, _) => (Service::Doer, doer::Operation::Build as u16),

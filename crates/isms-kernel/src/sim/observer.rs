@@ -34,6 +34,8 @@ struct Pending {
     is_async: bool,
     principal: PrincipalId,
     about: Option<(ProcessId, u16)>,
+    /// It says that this project was deleted.
+    deletes: Option<ProjectId>,
 }
 
 /// An asynchronous call that was acknowledged.
@@ -42,6 +44,8 @@ struct Accepted {
     pending: Pending,
     at: Moment,
     ended: Option<Progress>,
+    /// Its project was deleted.
+    forgotten: bool,
 }
 
 /// A dispatched process that its callee is not done with.
@@ -49,6 +53,7 @@ struct Accepted {
 struct Running {
     span: Span,
     doee: DoeeVersion,
+    project: ProjectId,
     replied: bool,
     /// Whose call it is, and the limit of its project under which it began.
     limit: Option<(ProjectId, u64)>,
@@ -69,6 +74,8 @@ pub(super) struct Observer {
     running: BTreeMap<(Service, u64), Running>,
     capacity: BTreeMap<(Service, DoeeVersion), u32>,
     cancelled: BTreeSet<Span>,
+    /// Calls that waited when their project was deleted.
+    doomed: BTreeSet<Span>,
     /// Calls that their callers have cancelled.
     unwanted: BTreeSet<Span>,
     flows: BTreeMap<(Span, bool), Flow>,
@@ -106,6 +113,7 @@ impl Observer {
             running: BTreeMap::new(),
             capacity: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            doomed: BTreeSet::new(),
             unwanted: BTreeSet::new(),
             flows: BTreeMap::new(),
             parents_done: BTreeSet::new(),
@@ -135,6 +143,7 @@ impl Observer {
             is_async: header.flags.contains(Flags::ASYNC),
             principal: header.principal,
             about: meant.about.map(|process| (process, header.operation)),
+            deletes: deletes(header).then_some(header.project),
         };
         if pending.is_async || pending.about.is_some() {
             self.own_streams.insert(pending.span);
@@ -264,6 +273,10 @@ impl Observer {
             .find(|pending| pending.span == span);
         let found = found.expect("what is dispatched was asked and is not answered");
         assert!(!found.dispatched, "a process was dispatched twice");
+        assert!(
+            !self.doomed.contains(&span),
+            "a call was dispatched whose project was deleted"
+        );
         assert!(!found.must_fail, "a forbidden request was dispatched");
         assert_eq!(
             found.project, header.project,
@@ -297,6 +310,7 @@ impl Observer {
             Running {
                 span,
                 doee,
+                project: header.project,
                 replied: false,
                 limit,
             },
@@ -372,21 +386,51 @@ impl Observer {
         if let Some((process, operation)) = pending.about.filter(|_| !pending.must_fail) {
             self.told_of(process, operation, message, now);
         }
+        if let Some(project) = pending.deletes.filter(|_| header.kind == Kind::Reply) {
+            self.deleted(project);
+        }
         if pending.is_async && header.kind == Kind::Reply {
             self.tally.kept += 1;
             let accepted = Accepted {
                 pending,
                 at: now,
                 ended: None,
+                forgotten: false,
             };
             let before = self.accepted.insert(header.process, accepted);
             assert!(before.is_none(), "a process was accepted twice");
         }
     }
 
+    /// The Kernel has said that a project's calls are stopped and forgotten.
+    fn deleted(&mut self, project: ProjectId) {
+        let accepted = self.accepted.values_mut().map(|accepted| {
+            accepted.forgotten |= accepted.pending.project == project;
+            &accepted.pending
+        });
+        let waiting = self.pending.values().chain(accepted);
+        let waiting =
+            waiting.filter(|call| call.project == project && !call.dispatched && !call.doee.is_none());
+        self.doomed.extend(waiting.map(|call| call.span));
+        for run in self.running.values().filter(|run| run.project == project) {
+            assert!(
+                run.doee.is_none() || self.cancelled.contains(&run.span),
+                "a call of a deleted project runs on: {run:?}"
+            );
+        }
+    }
+
     /// Who may know is told of an asynchronous call: it exists for as long as promised, and ends once.
     fn told_of(&mut self, process: ProcessId, operation: u16, message: &Message, now: Moment) {
         let accepted = self.accepted.get_mut(&process).expect("it was asked about");
+        if accepted.forgotten {
+            assert_eq!(
+                message.header.kind,
+                Kind::Error,
+                "{process} is told of after its project"
+            );
+            return;
+        }
         if message.header.kind == Kind::Reply && operation != Operation::Result as u16 {
             let state: ProcessState = message.decode_body().expect("the core encodes states");
             assert_eq!(state.process, process, "the state of another process");
@@ -483,6 +527,11 @@ impl Observer {
         );
         assert!(self.running.is_empty(), "calls never ended: {:?}", self.running);
     }
+}
+
+/// It is told that a project was deleted.
+fn deletes(header: &Header) -> bool {
+    header.target == Service::Kernel && header.operation == Operation::ForgetProject as u16
 }
 
 /// The Doee version by which a request is queued.

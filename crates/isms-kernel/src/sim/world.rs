@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use isms_protocol::{
     DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, Secret, Service, gate,
-    kernel::{CallsAfter, Register, Slots},
+    kernel::{CallsAfter, Operation, Register, Slots},
     limits,
 };
 use isms_simulation::Random;
@@ -271,7 +271,8 @@ impl World {
         if message.header.kind == Kind::Request {
             let header = &message.header;
             if let Some(mut meant) = self.meant.remove(&header.trace.span.0) {
-                if header.target == Service::Kernel && sender == Service::Resadmin && !meant.must_fail {
+                let sets = header.operation == Operation::SetProject as u16 && sender == Service::Resadmin;
+                if header.target == Service::Kernel && sets && !meant.must_fail {
                     let settings = message.decode_body().expect("the simulation encodes settings");
                     self.observer.settings_told(header.project, &settings);
                 }
