@@ -39,7 +39,7 @@ pub(crate) enum Bug {
     AcknowledgesEarly,
     /// The end of a durable call is told before it is durable.
     TellsEarly,
-    /// A durable call runs again before it is known that its last attempt does not run any more.
+    /// A durable call that the Doer still has after a loss is run again beside it.
     RunsTwice,
     /// Results are kept for ever.
     KeepsResults,

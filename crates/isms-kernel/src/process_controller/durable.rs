@@ -356,6 +356,7 @@ impl Core {
     fn judge(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
         if outcome == Outcome::Cancelled {
             let id = answer.header.process;
+            self.drop_result(id);
             return self.finish(id, Outcome::Cancelled, answer);
         }
         if self.take_verdict(key, || Verdict::Failed { answer }) {
@@ -401,11 +402,26 @@ impl Core {
             return false;
         }
         durable.verdict = Some(verdict());
+        self.drop_result(id.expect("it has a record"));
+        true
+    }
+
+    /// Drops what there is of a result whose attempt has come to nothing.
+    fn drop_result(&mut self, id: ProcessId) {
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        if record
+            .durable
+            .as_ref()
+            .is_some_and(|durable| durable.ending.is_some())
+        {
+            return;
+        }
         let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
         (record.answer, record.stream) = (None, Vec::new());
         let project = record.project;
         self.results.free(project, freed);
-        true
     }
 
     /// The process of an attempt has left the table: nothing of it runs any more, unless its callee was lost.
@@ -419,7 +435,9 @@ impl Core {
         };
         match durable.verdict.take() {
             Some(Verdict::Failed { answer }) => self.attempt_failed(process, answer),
-            Some(Verdict::Lost) | None => self.hold(process.header, process.depth),
+            Some(Verdict::Lost) | None => {
+                self.come_back(process.header, process.depth, State::Held);
+            }
         }
     }
 

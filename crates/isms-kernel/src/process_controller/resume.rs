@@ -134,6 +134,9 @@ impl Core {
         if !process.is_held() || attempt > call.attempt {
             return None;
         }
+        if planted(Bug::RunsTwice) {
+            return Some(u64::MAX - 1);
+        }
         let arrival = self.arrival(key);
         let (queue, class, project) = (process.queue, process.header.class, process.header.project);
         self.scheduler.give_back(queue, &arrival);
@@ -227,13 +230,5 @@ impl Core {
     pub(super) fn refuse_asker(&mut self, asker: &Header, text: &str) {
         let error = WireError::new(ErrorCode::Unavailable, text);
         self.send_to_asker(asker, Message::error_answer(asker, &error));
-    }
-
-    /// A durable call is lost with its Doer: unless a bug is planted, it is held until the next one has spoken.
-    pub(super) fn hold(&mut self, header: Header, depth: u32) {
-        let key = self.come_back(header, depth, State::Held);
-        if planted(Bug::RunsTwice) {
-            self.run_again(key);
-        }
     }
 }

@@ -4,6 +4,7 @@ use isms_protocol::{
     Class, DoeeVersion, Flags, Header, Kind, PrincipalId, ProcessId, ProjectId, Service, SpanId,
     TraceContext, TraceId, dbriver, doer, encode,
     kernel::{self, ProjectSettings},
+    limits::KEY_LEN,
     resadmin,
 };
 
@@ -40,7 +41,20 @@ impl World {
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
         if is_invoke && self.random.percent(30) {
             header.flags = header.flags.with(Flags::ASYNC);
+            if self.random.percent(60) {
+                header.flags = header.flags.with(Flags::DURABLE);
+            }
         }
+        let key = (header.flags.contains(Flags::DURABLE) && self.random.percent(30)).then(|| {
+            header.flags = header.flags.with(Flags::KEYED);
+            let mut key = [self.random.below(3) as u8; KEY_LEN];
+            key[..3].copy_from_slice(&[
+                header.project.to_bytes()[0],
+                header.principal.to_bytes()[0],
+                header.target_doee.to_bytes()[0],
+            ]);
+            key
+        });
         if self.random.percent(4) {
             header.calling_doee = DoeeVersion::from_bytes([7; 16]);
             meant.must_fail = true;
@@ -51,6 +65,10 @@ impl World {
         });
         self.meant.insert(span, meant);
         self.actors[actor].ask(header, question, &mut self.random);
+        if let Some(key) = key {
+            let asked = self.actors[actor].outbox.back_mut();
+            asked.expect("the request was put there").raw = key.to_vec().into();
+        }
         if header.operation == kernel::Operation::SetProject as u16 && header.target == Service::Kernel {
             let settings = self.random_settings();
             let asked = self.actors[actor].outbox.back_mut();

@@ -10,10 +10,12 @@ use std::{
 use isms_protocol::{
     Class, DoeeVersion, ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service,
     WireError, doer,
-    kernel::{Demand, Operation, ProcessState, Progress, ProjectSettings, Slots, StreamCredit},
+    kernel::{Demand, Operation, Progress, ProjectSettings, Slots, StreamCredit},
 };
 
-use super::{Tally, world::KEEP_S};
+mod accepted;
+
+use super::Tally;
 use crate::clock::Moment;
 
 type Span = [u8; 8];
@@ -32,10 +34,11 @@ struct Pending {
     since: Moment,
     dispatched: bool,
     is_async: bool,
+    is_durable: bool,
     principal: PrincipalId,
     about: Option<(ProcessId, u16)>,
-    /// It says that this project was deleted.
-    deletes: Option<ProjectId>,
+    /// It says that this project was deleted, which had these calls.
+    deletes: Option<(ProjectId, BTreeSet<Span>)>,
 }
 
 /// An asynchronous call that was acknowledged.
@@ -44,8 +47,10 @@ struct Accepted {
     pending: Pending,
     at: Moment,
     ended: Option<Progress>,
-    /// Its project was deleted.
+    /// Its project was deleted, or it was lost with the Kernel.
     forgotten: bool,
+    /// The deletion of its project was begun.
+    uncertain: bool,
 }
 
 /// A dispatched process that its callee is not done with.
@@ -69,6 +74,8 @@ struct Flow {
 pub(super) struct Observer {
     pending: BTreeMap<(Service, u64), Pending>,
     accepted: BTreeMap<ProcessId, Accepted>,
+    /// Durable calls whose callers were lost before they heard of anything: they may run.
+    unheard: Vec<Pending>,
     /// Of calls whose streams begin or end in the Kernel.
     own_streams: BTreeSet<Span>,
     running: BTreeMap<(Service, u64), Running>,
@@ -109,6 +116,7 @@ impl Observer {
         Observer {
             pending: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            unheard: Vec::new(),
             own_streams: BTreeSet::new(),
             running: BTreeMap::new(),
             capacity: BTreeMap::new(),
@@ -141,10 +149,16 @@ impl Observer {
             since: now,
             dispatched: false,
             is_async: header.flags.contains(Flags::ASYNC),
+            is_durable: header.flags.contains(Flags::DURABLE),
             principal: header.principal,
             about: meant.about.map(|process| (process, header.operation)),
-            deletes: deletes(header).then_some(header.project),
+            deletes: deletes(header).then(|| (header.project, self.calls_of(header.project))),
         };
+        if let &Some((project, _)) = &pending.deletes {
+            let of_project = |accepted: &&mut Accepted| accepted.pending.project == project;
+            let accepted = self.accepted.values_mut().filter(of_project);
+            accepted.for_each(|accepted| accepted.uncertain = true);
+        }
         if pending.is_async || pending.about.is_some() {
             self.own_streams.insert(pending.span);
         }
@@ -157,7 +171,9 @@ impl Observer {
 
     /// A connection has ended, by whichever side.
     pub(super) fn lost(&mut self, service: Service) {
-        self.pending.retain(|(caller, _), _| *caller != service);
+        let of_caller = self.pending.extract_if(.., |(caller, _), _| *caller == service);
+        let unheard = of_caller.filter(|(_, pending)| pending.is_durable && !pending.must_fail);
+        self.unheard.extend(unheard.map(|(_, pending)| pending));
         let gone: Vec<Span> = self
             .running
             .iter()
@@ -270,9 +286,13 @@ impl Observer {
             .pending
             .values_mut()
             .chain(accepted)
+            .chain(&mut self.unheard)
             .find(|pending| pending.span == span);
         let found = found.expect("what is dispatched was asked and is not answered");
-        assert!(!found.dispatched, "a process was dispatched twice");
+        assert!(
+            !found.dispatched || found.is_durable,
+            "a process was dispatched twice"
+        );
         assert!(
             !self.doomed.contains(&span),
             "a call was dispatched whose project was deleted"
@@ -287,6 +307,8 @@ impl Observer {
             "a process runs in another class than it should"
         );
         found.dispatched = true;
+        // Another attempt is no parent that is done yet.
+        self.parents_done.remove(&span);
         let (since, class) = (found.since, found.class);
         self.tally.waited += u64::from(since < now);
         let doee = queue_doee(header);
@@ -386,8 +408,15 @@ impl Observer {
         if let Some((process, operation)) = pending.about.filter(|_| !pending.must_fail) {
             self.told_of(process, operation, message, now);
         }
-        if let Some(project) = pending.deletes.filter(|_| header.kind == Kind::Reply) {
-            self.deleted(project);
+        if let Some((project, calls)) = pending.deletes.as_ref().filter(|_| header.kind == Kind::Reply) {
+            self.deleted(*project, calls);
+        }
+        let open_end = message.decode_body::<WireError>();
+        let open_end = open_end.is_ok_and(|error| error.code == ErrorCode::Unavailable);
+        if pending.is_durable && header.kind == Kind::Error && open_end {
+            // The journal has stopped over it: whether it is written is known to the disk alone.
+            self.unheard.push(pending);
+            return;
         }
         if pending.is_async && header.kind == Kind::Reply {
             self.tally.kept += 1;
@@ -396,65 +425,10 @@ impl Observer {
                 at: now,
                 ended: None,
                 forgotten: false,
+                uncertain: false,
             };
-            let before = self.accepted.insert(header.process, accepted);
-            assert!(before.is_none(), "a process was accepted twice");
+            self.accept(header.process, accepted);
         }
-    }
-
-    /// The Kernel has said that a project's calls are stopped and forgotten.
-    fn deleted(&mut self, project: ProjectId) {
-        let accepted = self.accepted.values_mut().map(|accepted| {
-            accepted.forgotten |= accepted.pending.project == project;
-            &accepted.pending
-        });
-        let waiting = self.pending.values().chain(accepted);
-        let waiting =
-            waiting.filter(|call| call.project == project && !call.dispatched && !call.doee.is_none());
-        self.doomed.extend(waiting.map(|call| call.span));
-        for run in self.running.values().filter(|run| run.project == project) {
-            assert!(
-                run.doee.is_none() || self.cancelled.contains(&run.span),
-                "a call of a deleted project runs on: {run:?}"
-            );
-        }
-    }
-
-    /// Who may know is told of an asynchronous call: it exists for as long as promised, and ends once.
-    fn told_of(&mut self, process: ProcessId, operation: u16, message: &Message, now: Moment) {
-        let accepted = self.accepted.get_mut(&process).expect("it was asked about");
-        if accepted.forgotten {
-            assert_eq!(
-                message.header.kind,
-                Kind::Error,
-                "{process} is told of after its project"
-            );
-            return;
-        }
-        if message.header.kind == Kind::Reply && operation != Operation::Result as u16 {
-            let state: ProcessState = message.decode_body().expect("the core encodes states");
-            assert_eq!(state.process, process, "the state of another process");
-            assert!(
-                accepted.ended.is_none_or(|ended| ended == state.progress),
-                "{process} ended twice: {accepted:?}, {state:?}"
-            );
-            accepted.ended = state.progress.has_ended().then_some(state.progress);
-        } else if message.header.sender == Service::Kernel
-            && let Ok(error) = message.decode_body::<WireError>()
-            && error.code == ErrorCode::NotFound
-        {
-            let kept_until = accepted.at.after_us(u64::from(KEEP_S) * 1_000_000);
-            assert!(now >= kept_until, "{process} was forgotten: {accepted:?}");
-        }
-    }
-
-    /// Asynchronous calls that were acknowledged, the last few, and whose they are.
-    pub(super) fn accepted(&self) -> Vec<(ProcessId, ProjectId, PrincipalId)> {
-        let last = self.accepted.iter().rev().take(6);
-        let whose = |(&process, accepted): (&ProcessId, &Accepted)| {
-            (process, accepted.pending.project, accepted.pending.principal)
-        };
-        last.map(whose).collect()
     }
 
     /// Holds after every event.
