@@ -31,7 +31,7 @@ use crate::{
     scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
-pub(crate) use kept::Results;
+pub(crate) use kept::{Results, Whose};
 pub(crate) use record::Process;
 use record::{State, Stream};
 pub(crate) use table::{ProcessKey, Table};

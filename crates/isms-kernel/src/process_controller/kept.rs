@@ -5,7 +5,8 @@
 //!
 //! Invariants: a call is acknowledged only when it has its place and all of its bytes are here; it ends exactly
 //! once; its record is forgotten `keep_s` after that and not before; records together and those of one project are
-//! bounded in number and in bytes; nobody but its project and principal learns that a record exists.
+//! bounded in number and in bytes; nobody but its project and principal, and who administers the project, learns that
+//! a record exists.
 
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
@@ -39,6 +40,15 @@ pub(crate) struct Results {
     count_max: usize,
     bytes_max: usize,
     keep_us: u64,
+}
+
+/// Of whose calls somebody wants to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whose {
+    pub(crate) project: ProjectId,
+    pub(crate) principal: PrincipalId,
+    /// Of all in the project: who asks administers it.
+    pub(crate) any_principal: bool,
 }
 
 /// One asynchronous call.
@@ -174,17 +184,18 @@ impl Results {
     /// The record of a process, for whom it concerns. Who has a principal and no project asks in all of its
     /// projects; who has neither learns nothing. What nobody in particular asked for is told in its project to
     /// who knows its id.
-    pub(crate) fn readable(
-        &self,
-        id: ProcessId,
-        project: ProjectId,
-        principal: PrincipalId,
-    ) -> Option<&Record> {
+    pub(crate) fn readable(&self, id: ProcessId, whose: Whose) -> Option<&Record> {
+        let Whose {
+            project,
+            principal,
+            any_principal,
+        } = whose;
         let same_project =
             |record: &&Record| record.project == project || (project.is_none() && !principal.is_none());
         let record = self.by_id.get(&id).filter(same_project)?;
         let of_nobody = record.principal.is_none() && record.project == project;
-        (record.principal == principal || of_nobody || planted(Bug::TellsAnybody)).then_some(record)
+        let is_own = record.principal == principal || of_nobody;
+        (is_own || any_principal || planted(Bug::TellsAnybody)).then_some(record)
     }
 
     /// What is told of a record.

@@ -24,7 +24,12 @@ pub(crate) fn question(operation: Operation, process: ProcessId, wait_ms: u32, c
         principal: invoke(0).principal,
         ..request(Service::Commserver, Service::Kernel, operation as u16, call)
     };
-    Message::with_body(header, &ProcessQuestion { process, wait_ms })
+    let question = ProcessQuestion {
+        process,
+        wait_ms,
+        any_principal: false,
+    };
+    Message::with_body(header, &question)
 }
 
 pub(crate) async fn state(edge: &mut Peer, question: Message) -> Progress {
@@ -302,4 +307,69 @@ async fn a_child_and_what_is_no_invoke_may_not_be_asynchronous() {
     };
     edge.send(Message::bare(header));
     edge.expect_error(ErrorCode::Invalid).await;
+}
+
+/// The question of somebody else's token, which administers a project, or all of them.
+fn administers(service: Service, project: ProjectId, asked: Message) -> Message {
+    let header = Header {
+        sender: service,
+        project,
+        principal: PrincipalId::from_bytes([9; 16]),
+        ..asked.header
+    };
+    let question: ProcessQuestion = asked.decode_body().unwrap();
+    let question = ProcessQuestion {
+        any_principal: true,
+        ..question
+    };
+    Message::with_body(header, &question)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_administers_the_project_sees_and_cancels_a_call_and_does_not_read_its_result() {
+    let (mut kernel, mut edge, mut doer) = roles().await;
+    let mut gate = kernel.service(Service::Gate).await;
+    let own = invoke(0).project;
+    let asks = |operation, process, wait_ms, call| question(operation, process, wait_ms, call);
+    let as_gate = |project, asked| administers(Service::Gate, project, asked);
+    edge.send(Message::bare(asynchronous(1)));
+    let running = edge.expect(Kind::Reply).await.header.process;
+    let call = doer.expect_request().await.header;
+    edge.send(Message::bare(asynchronous(2)));
+    let queued = edge.expect(Kind::Reply).await.header.process;
+
+    for (call, project) in (1..).zip([own, ProjectId::NONE]) {
+        let asked = as_gate(project, asks(Operation::Process, queued, 0, call));
+        assert_eq!(state(&mut gate, asked).await, Progress::Queued);
+        gate.send(as_gate(project, asks(Operation::Result, queued, 0, call + 10)));
+        gate.expect_error(ErrorCode::Forbidden).await;
+    }
+    for operation in [Operation::Process, Operation::Result, Operation::Cancel] {
+        // Another project's administrator, and an edge that has no business to know of administrators.
+        gate.send(as_gate(
+            ProjectId::from_bytes([8; 16]),
+            asks(operation, queued, 0, 3),
+        ));
+        gate.expect_error(ErrorCode::NotFound).await;
+        edge.send(administers(
+            Service::Commserver,
+            own,
+            asks(operation, queued, 0, 3),
+        ));
+        edge.expect_error(ErrorCode::Forbidden).await;
+    }
+    let cancels = as_gate(own, asks(Operation::Cancel, queued, 0, 4));
+    assert_eq!(state(&mut gate, cancels).await, Progress::Cancelled);
+    gate.send(as_gate(own, asks(Operation::Process, running, 60_000, 5)));
+    let cancels = as_gate(own, asks(Operation::Cancel, running, 0, 6));
+    assert_eq!(state(&mut gate, cancels).await, Progress::Running);
+    while doer.next().await.expect("a cancel").header.kind != Kind::Cancel {}
+    doer.send(Message::error_answer(
+        &call,
+        &isms_protocol::WireError::new(ErrorCode::Cancelled, "stopped"),
+    ));
+    let waited: ProcessState = gate.expect(Kind::Reply).await.decode_body().unwrap();
+    assert_eq!(waited.progress, Progress::Cancelled);
+    edge.send(asks(Operation::Result, running, 0, 7));
+    edge.expect_error(ErrorCode::Cancelled).await;
 }
