@@ -70,7 +70,8 @@ impl Core {
         let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
             return;
         };
-        let error = WireError::new(code, explanation(code, process));
+        let accepting = !process.kept && self.results.contains(process.header.process);
+        let error = WireError::new(code, explanation(code, process, accepting));
         let header = Header {
             sender: Service::Kernel,
             ..process.towards_caller(Kind::Error, Flags::NONE)
@@ -183,10 +184,11 @@ impl Core {
     }
 }
 
-fn explanation(code: ErrorCode, process: &Process) -> String {
+/// Why there is no answer; `accepting` an asynchronous call that was not acknowledged.
+fn explanation(code: ErrorCode, process: &Process, accepting: bool) -> String {
     let target = process.callee();
     match code {
-        ErrorCode::Busy if matches!(process.state, State::Collecting { .. }) => {
+        ErrorCode::Busy if accepting => {
             "there is no room for more asynchronous calls; try again later".into()
         }
         ErrorCode::Expired if matches!(process.state, State::Collecting { .. }) => {

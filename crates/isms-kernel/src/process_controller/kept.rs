@@ -31,7 +31,8 @@ use crate::{
 
 /// All asynchronous calls whose results are awaited or kept.
 pub(crate) struct Results {
-    by_id: HashMap<ProcessId, Record>,
+    /// Boxed: a table that has just doubled has room for more than twice what is in it.
+    by_id: HashMap<ProcessId, Box<Record>>,
     /// When which record is forgotten.
     expiries: BTreeSet<(Moment, ProcessId)>,
     bytes: usize,
@@ -56,6 +57,8 @@ pub(crate) struct Record {
     pub(crate) key: ProcessKey,
     pub(crate) project: ProjectId,
     pub(crate) principal: PrincipalId,
+    /// Bytes of its request's message, which waits with the process and is charged here.
+    waiting: usize,
     /// The stream of its request, from `sent` on not yet at its callee.
     request: Vec<u8>,
     sent: usize,
@@ -100,22 +103,42 @@ impl Results {
         }
     }
 
-    /// Makes the record of a call, if there is room.
-    fn open(&mut self, id: ProcessId, record: Record) -> Result<(), NoRoom> {
-        let used = self.by_project.get(&record.project).map_or(0, |used| used.count);
-        if self.by_id.len() >= self.count_max || used >= part(self.count_max) {
-            return Err(NoRoom);
-        }
-        self.charge(record.project, RESULT_COST)?;
+    /// True while there is room for the record of one call more, whose message has so many bytes.
+    pub(super) fn has_room(&self, project: ProjectId, bytes: usize) -> bool {
+        let used = self.by_project.get(&project).map_or(0, |used| used.count);
+        let counts = self.by_id.len() < self.count_max && used < part(self.count_max);
+        counts && self.has_room_for(project, RESULT_COST + bytes)
+    }
+
+    fn has_room_for(&self, project: ProjectId, bytes: usize) -> bool {
+        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
+        self.bytes + bytes <= self.bytes_max && used + bytes <= part(self.bytes_max)
+    }
+
+    /// Makes the record of a call, for which there is room.
+    fn open(&mut self, id: ProcessId, record: Record) {
+        self.add(record.project, record.bytes());
         self.by_project.entry(record.project).or_default().count += 1;
-        self.by_id.insert(id, record);
-        Ok(())
+        self.by_id.insert(id, Box::new(record));
+    }
+
+    /// True from the arrival of an asynchronous call until its record is forgotten.
+    pub(super) fn contains(&self, id: ProcessId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// A call's message is at its callee.
+    pub(super) fn began(&mut self, id: ProcessId, now: Moment) {
+        if let Some(record) = self.by_id.get_mut(&id) {
+            record.began_at.get_or_insert(now);
+            let (project, freed) = (record.project, std::mem::take(&mut record.waiting));
+            self.free(project, freed);
+        }
     }
 
     /// Takes bytes of what all may have, and of the project's part of it.
     fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
-        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
-        if self.bytes + bytes > self.bytes_max || used + bytes > part(self.bytes_max) {
+        if !self.has_room_for(project, bytes) {
             return Err(NoRoom);
         }
         self.add(project, bytes);
@@ -174,11 +197,11 @@ impl Results {
 
     /// The record of a call that has not ended.
     fn open_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
-        self.by_id.get_mut(&id).filter(|record| !record.has_ended())
+        self.get_mut(id).filter(|record| !record.has_ended())
     }
 
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
-        self.by_id.get_mut(&id)
+        self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
     /// The record of a process, for whom it concerns. Who has a principal and no project asks in all of its
@@ -192,7 +215,7 @@ impl Results {
         } = whose;
         let same_project =
             |record: &&Record| record.project == project || (project.is_none() && !principal.is_none());
-        let record = self.by_id.get(&id).filter(same_project)?;
+        let record = self.by_id.get(&id).map(Box::as_ref).filter(same_project)?;
         let of_nobody = record.principal.is_none() && record.project == project;
         let is_own = record.principal == principal || of_nobody;
         (is_own || any_principal || planted(Bug::TellsAnybody)).then_some(record)
@@ -217,7 +240,7 @@ impl Results {
 
     #[cfg(test)]
     pub(crate) fn all_ended(&self) -> bool {
-        self.by_id.values().all(Record::has_ended)
+        self.by_id.values().all(|record| record.has_ended())
     }
 
     /// True when an accepted call was refused after all.
@@ -232,7 +255,7 @@ impl Results {
         };
         self.by_id
             .values()
-            .any(|record| record.has_ended() && code(record) == Some(ErrorCode::Busy))
+            .any(|record| record.has_ended() && code(record.as_ref()) == Some(ErrorCode::Busy))
     }
 
     /// No project has more than its part, but for the reasons of its calls' ends.
@@ -249,7 +272,7 @@ impl Results {
 
     #[cfg(test)]
     pub(crate) fn len_and_bytes(&self) -> (usize, usize) {
-        let sum: usize = self.by_id.values().map(Record::bytes).sum();
+        let sum: usize = self.by_id.values().map(|record| record.bytes()).sum();
         assert_eq!(sum, self.bytes, "bytes of results are miscounted");
         let of_projects = self.by_project.values().fold((0, 0), |(count, bytes), used| {
             (count + used.count, bytes + used.bytes)
@@ -276,17 +299,18 @@ impl Record {
 
     fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().map_or(0, Message::len);
-        RESULT_COST + self.request.len() + answer + self.stream.len() + self.whole.len()
+        RESULT_COST + self.waiting + self.request.len() + answer + self.stream.len() + self.whole.len()
     }
 }
 
 impl Core {
-    /// Makes the record of an asynchronous call that is about to be accepted.
-    pub(super) fn open_record(&mut self, key: ProcessKey, header: &Header) -> bool {
+    /// Makes the record of an asynchronous call that is about to be accepted, for which there is room.
+    pub(super) fn open_record(&mut self, key: ProcessKey, header: &Header, waiting: usize) {
         let record = Record {
             key,
             project: header.project,
             principal: header.principal,
+            waiting,
             request: Vec::new(),
             sent: 0,
             accepted_at: self.now,
@@ -297,7 +321,7 @@ impl Core {
             ended: None,
             waiters: Vec::new(),
         };
-        self.results.open(header.process, record).is_ok()
+        self.results.open(header.process, record);
     }
 
     /// Forgets the record of a call that was not accepted.
@@ -380,6 +404,9 @@ impl Core {
         let process = self.table.get(key).expect("what is answered is in the table");
         let id = process.header.process;
         let streams = answer.header.flags.contains(Flags::STREAM);
+        if !self.results.contains(id) {
+            return;
+        }
         if self.results.charge(process.header.project, answer.len()).is_err() {
             self.end_record(key, ErrorCode::LimitReached, Outcome::Failed);
             if streams {
@@ -472,7 +499,7 @@ impl Core {
             progress: progress(outcome),
         });
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
-        let freed = std::mem::take(&mut record.request).len();
+        let freed = std::mem::take(&mut record.request).len() + std::mem::take(&mut record.waiting);
         record.sent = 0;
         let project = record.project;
         let waiters = std::mem::take(&mut record.waiters);
@@ -537,5 +564,23 @@ fn explanation(code: ErrorCode) -> String {
         ErrorCode::Cancelled => "the call was cancelled".into(),
         ErrorCode::TimedOut => "the call ran past its deadline".into(),
         _ => code.title().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_costs_no_more_than_what_is_charged_for_it() {
+        // A table that has just doubled is filled to 7/16, with a byte for each place; nodes of a tree that grows at its
+        // end are half full; an allocation takes 16 bytes more than what is in it. The answer's header is charged
+        // with the answer and is part of the record.
+        let in_table = (size_of::<(ProcessId, Box<Record>)>() + 1) * 16 / 7;
+        let in_tree = 2 * size_of::<(Moment, ProcessId)>();
+        let allocations = 16 + 3 * 32;
+        let cost = in_table + in_tree + size_of::<Record>() + allocations;
+        assert!(cost <= RESULT_COST, "{cost} bytes");
+        assert!(RESULT_COST < cost + 128, "{cost} bytes, too much is charged");
     }
 }

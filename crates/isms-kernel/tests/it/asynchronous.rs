@@ -1,5 +1,6 @@
 //! Asynchronous calls: accepted, kept, read by whom they concern.
 
+use isms_kernel::Config;
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service,
     kernel::{Operation, ProcessQuestion, ProcessState, Progress, StreamCredit},
@@ -39,7 +40,11 @@ pub(crate) async fn state(edge: &mut Peer, question: Message) -> Progress {
 }
 
 pub(crate) async fn roles() -> (Kernel, Peer, Peer) {
-    let mut kernel = Kernel::start();
+    roles_with(Config::default()).await
+}
+
+async fn roles_with(config: Config) -> (Kernel, Peer, Peer) {
+    let mut kernel = Kernel::with(config);
     let edge = kernel.service(Service::Commserver).await;
     let doer = kernel.service(Service::Doer).await;
     doer.send(slots(1));
@@ -372,4 +377,51 @@ async fn who_administers_the_project_sees_and_cancels_a_call_and_does_not_read_i
     assert_eq!(waited.progress, Progress::Cancelled);
     edge.send(asks(Operation::Result, running, 0, 7));
     edge.expect_error(ErrorCode::Cancelled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_finds_no_room_for_a_result_is_not_told_that_a_queue_is_full() {
+    let (_kernel, mut edge, _doer) = roles_with(Config {
+        // One for each project.
+        results_max: 4,
+        ..Config::default()
+    })
+    .await;
+    edge.send(Message::bare(asynchronous(1)));
+    edge.expect(Kind::Reply).await;
+    edge.send(Message::bare(asynchronous(2)));
+    let refused: isms_protocol::WireError = edge.expect_error(ErrorCode::Busy).await.decode_body().unwrap();
+    assert_eq!(
+        refused.message,
+        "there is no room to keep the results of more asynchronous calls; try again later"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_message_that_waits_is_charged_until_its_call_begins_or_ends() {
+    const LEN: usize = 40 * 1024;
+    let (_kernel, mut edge, mut doer) = roles_with(Config {
+        results_bytes_max: 4 * 2 * LEN,
+        ..Config::default()
+    })
+    .await;
+    let call = |call| Message::bare(asynchronous(call)).with_raw(vec![7; LEN]);
+    edge.send(call(1));
+    edge.expect(Kind::Reply).await;
+    // It runs, so the Kernel has no more of it.
+    let running = doer.expect_request().await.header;
+    for round in (2..11).step_by(3) {
+        edge.send(call(round));
+        let waiting = edge.expect(Kind::Reply).await.header.process;
+        edge.send(call(round + 1));
+        edge.expect_error(ErrorCode::Busy).await;
+        let cancel = question(Operation::Cancel, waiting, 0, round + 2);
+        assert_eq!(state(&mut edge, cancel).await, Progress::Cancelled);
+    }
+    edge.send(call(20));
+    let waiting = edge.expect(Kind::Reply).await.header.process;
+    doer.send(Message::bare(running.answer(Kind::Reply)));
+    assert_eq!(doer.expect_request().await.header.process, waiting);
+    edge.send(call(21));
+    edge.expect(Kind::Reply).await;
 }

@@ -35,6 +35,10 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn start() -> Kernel {
+        Kernel::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Kernel {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("kernel.sock")).unwrap();
         let (commands, commands_out) = mpsc::channel(16);
@@ -49,9 +53,7 @@ impl Kernel {
                 commands: commands_out,
                 reports: reports_in,
             };
-            runtime
-                .block_on(run(Config::default(), listener, channel, stop))
-                .unwrap();
+            runtime.block_on(run(config, listener, channel, stop)).unwrap();
         });
         Kernel {
             folder,
