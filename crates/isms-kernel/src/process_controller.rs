@@ -36,7 +36,7 @@ use crate::{
 };
 use authority::Admitted;
 use durable::Answered;
-pub(crate) use kept::Results;
+pub(crate) use kept::{Results, Whose};
 pub(crate) use record::Process;
 use record::{State, Stream};
 pub(crate) use retries::Retries;
@@ -202,6 +202,14 @@ impl Core {
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
             return self.refuse(header.sender, &header, &error);
         }
+        if is_async && !self.results.has_room(header.project, message.len()) {
+            self.count_refused(&header, Outcome::Refused);
+            let error = WireError::new(
+                ErrorCode::Busy,
+                "there is no room to keep the results of more asynchronous calls; try again later",
+            );
+            return self.refuse(header.sender, &header, &error);
+        }
         let Ok(queue) = self.scheduler.open(queue_name(&header)) else {
             self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
@@ -247,9 +255,8 @@ impl Core {
             parent.children.push(key);
         }
         self.set_timer(key, first_look);
-        if is_async && !self.open_record(key, &header, durable) {
-            self.release(key);
-            return self.give_up(key, ErrorCode::Busy);
+        if is_async {
+            self.open_record(key, &header, message.len(), durable);
         }
         if collects {
             let Message { body, raw, .. } = message;
@@ -359,9 +366,7 @@ impl Core {
         let kept = process.kept;
         self.send_to(target, Message { header, body, raw });
         if kept {
-            if let Some(record) = self.results.get_mut(header.process) {
-                record.began_at.get_or_insert(now);
-            }
+            self.results.began(header.process, now);
             self.feed(key);
         }
     }

@@ -70,7 +70,8 @@ impl Core {
         let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
             return;
         };
-        let text = explanation(code, process);
+        let accepting = !process.kept && self.results.contains(process.header.process);
+        let text = explanation(code, process, accepting);
         self.answer_error_saying(key, code, text);
     }
 
@@ -203,10 +204,11 @@ impl Core {
     }
 }
 
-fn explanation(code: ErrorCode, process: &Process) -> String {
+/// Why there is no answer; `accepting` an asynchronous call that was not acknowledged.
+fn explanation(code: ErrorCode, process: &Process, accepting: bool) -> String {
     let target = process.callee();
     match code {
-        ErrorCode::Busy if matches!(process.state, State::Collecting { .. }) => {
+        ErrorCode::Busy if accepting => {
             "there is no room for more asynchronous calls; try again later".into()
         }
         ErrorCode::Expired if matches!(process.state, State::Collecting { .. }) => {

@@ -185,11 +185,7 @@ impl Core {
     /// Writes a durable call, whose whole body is here, into the journal.
     pub(super) fn commit(&mut self, key: ProcessKey, message: Message) {
         let process = self.table.get(key).expect("a process that was just made");
-        let (id, project, queue) = (process.header.process, process.header.project, process.queue);
-        let bytes = message.body.len() + message.raw.len();
-        if self.results.charge(project, bytes).is_err() {
-            return self.give_up(key, ErrorCode::Busy);
-        }
+        let (id, queue) = (process.header.process, process.queue);
         let record = self.results.get_mut(id).expect("its record was just made");
         let durable = record.durable.as_mut().expect("it is durable");
         (durable.request.body, durable.request.raw) = (message.body, message.raw);
@@ -543,9 +539,8 @@ impl Core {
             progress: progress(outcome),
         });
         durable.verdict = None;
-        let freed = record.request.len() + durable.request.body.len() + durable.request.raw.len();
+        let freed = std::mem::take(&mut record.request).len() + std::mem::take(&mut record.waiting);
         (durable.request.body, durable.request.raw) = Default::default();
-        record.request = Vec::new();
         let (project, added) = (record.project, answer.len());
         record.answer = Some(answer);
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();

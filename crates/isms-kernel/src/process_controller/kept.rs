@@ -5,7 +5,8 @@
 //!
 //! Invariants: a call is acknowledged only when it has its place and all of its bytes are here; it ends exactly
 //! once; its record is forgotten `keep_s` after that and not before; records together and those of one project are
-//! bounded in number and in bytes; nobody but its project and principal learns that a record exists.
+//! bounded in number and in bytes; nobody but its project and principal, and who administers the project, learns that
+//! a record exists.
 
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
@@ -33,7 +34,8 @@ use crate::{
 
 /// All asynchronous calls whose results are awaited or kept.
 pub(crate) struct Results {
-    by_id: HashMap<ProcessId, Record>,
+    /// Boxed: a table that has just doubled has room for more than twice what is in it.
+    by_id: HashMap<ProcessId, Box<Record>>,
     /// When which record is forgotten.
     expiries: BTreeSet<(Moment, ProcessId)>,
     bytes: usize,
@@ -49,11 +51,23 @@ pub(crate) struct Results {
     dead_keep_us: u64,
 }
 
+/// Of whose calls somebody wants to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whose {
+    pub(crate) project: ProjectId,
+    pub(crate) principal: PrincipalId,
+    /// Of all in the project: who asks administers it.
+    pub(crate) any_principal: bool,
+}
+
 /// One asynchronous call.
 pub(crate) struct Record {
     pub(crate) key: ProcessKey,
     pub(crate) project: ProjectId,
     pub(crate) principal: PrincipalId,
+    /// Bytes of its request's message, which waits with the process and is charged here; while it has not ended if it
+    /// is durable.
+    pub(super) waiting: usize,
     /// The stream of its request, from `sent` on not yet at its callee.
     pub(super) request: Vec<u8>,
     pub(super) sent: usize,
@@ -104,42 +118,55 @@ impl Results {
         }
     }
 
-    /// Makes the record of a call, if there is room.
-    fn open(&mut self, id: ProcessId, record: Record) -> Result<(), NoRoom> {
-        let used = self.by_project.get(&record.project).map_or(0, |used| used.count);
-        if self.by_id.len() >= self.count_max || used >= part(self.count_max) {
-            return Err(NoRoom);
-        }
-        self.charge(record.project, RESULT_COST)?;
-        self.insert(id, record);
-        Ok(())
+    /// True while there is room for the record of one call more, whose message has so many bytes.
+    pub(super) fn has_room(&self, project: ProjectId, bytes: usize) -> bool {
+        let used = self.by_project.get(&project).map_or(0, |used| used.count);
+        let counts = self.by_id.len() < self.count_max && used < part(self.count_max);
+        counts && self.has_room_for(project, RESULT_COST + bytes)
     }
 
-    /// Takes in a record whose bytes are charged.
-    fn insert(&mut self, id: ProcessId, record: Record) {
+    fn has_room_for(&self, project: ProjectId, bytes: usize) -> bool {
+        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
+        self.bytes + bytes <= self.bytes_max && used + bytes <= part(self.bytes_max)
+    }
+
+    /// True from the arrival of an asynchronous call until its record is forgotten.
+    pub(super) fn contains(&self, id: ProcessId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// A call's message is at its callee.
+    pub(super) fn began(&mut self, id: ProcessId, now: Moment) {
+        let Some(record) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        record.began_at.get_or_insert(now);
+        // Another attempt would need the message again.
+        if record.durable.is_none() {
+            let (project, freed) = (record.project, std::mem::take(&mut record.waiting));
+            self.free(project, freed);
+        }
+    }
+
+    /// Takes in a record, for which there is room, or which was in the journal and is taken in whatever there is.
+    pub(super) fn open(&mut self, id: ProcessId, record: Record) {
+        self.add(record.project, record.bytes());
         self.by_project.entry(record.project).or_default().count += 1;
         if let Some(key) = record.key() {
             self.by_key.insert(key.hash, id);
         }
-        self.by_id.insert(id, record);
-    }
-
-    /// Takes in a record that was in the journal, whatever there is already.
-    pub(super) fn restore(&mut self, id: ProcessId, record: Record) {
-        self.add(record.project, record.bytes());
-        self.insert(id, record);
+        self.by_id.insert(id, Box::new(record));
     }
 
     /// The call that was made with an idempotency key, and what it was made with.
     pub(super) fn of_key(&self, hash: &[u8; KEY_LEN]) -> Option<(ProcessId, &Record)> {
-        let id = self.by_key.get(hash)?;
-        Some((*id, self.by_id.get(id)?))
+        let id = *self.by_key.get(hash)?;
+        Some((id, self.get(id)?))
     }
 
     /// Takes bytes of what all may have, and of the project's part of it.
     pub(super) fn charge(&mut self, project: ProjectId, bytes: usize) -> Result<(), NoRoom> {
-        let used = self.by_project.get(&project).map_or(0, |used| used.bytes);
-        if self.bytes + bytes > self.bytes_max || used + bytes > part(self.bytes_max) {
+        if !self.has_room_for(project, bytes) {
             return Err(NoRoom);
         }
         self.add(project, bytes);
@@ -231,7 +258,7 @@ impl Results {
             .dead
             .iter()
             .filter(move |(of, id)| (project.is_none() || *of == project) && *id > after);
-        in_project.filter_map(|(_, id)| Some((*id, self.by_id.get(id)?)))
+        in_project.filter_map(|&(_, id)| Some((id, self.get(id)?)))
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Moment> {
@@ -240,31 +267,32 @@ impl Results {
 
     /// The record of a call that has not ended.
     pub(super) fn open_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
-        self.by_id.get_mut(&id).filter(|record| !record.has_ended())
+        self.get_mut(id).filter(|record| !record.has_ended())
     }
 
     pub(crate) fn get(&self, id: ProcessId) -> Option<&Record> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Record> {
-        self.by_id.get_mut(&id)
+        self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
     /// The record of a process, for whom it concerns. Who has a principal and no project asks in all of its
     /// projects; who has neither learns nothing. What nobody in particular asked for is told in its project to
     /// who knows its id.
-    pub(crate) fn readable(
-        &self,
-        id: ProcessId,
-        project: ProjectId,
-        principal: PrincipalId,
-    ) -> Option<&Record> {
+    pub(crate) fn readable(&self, id: ProcessId, whose: Whose) -> Option<&Record> {
+        let Whose {
+            project,
+            principal,
+            any_principal,
+        } = whose;
         let same_project =
             |record: &&Record| record.project == project || (project.is_none() && !principal.is_none());
-        let record = self.by_id.get(&id).filter(same_project)?;
+        let record = self.by_id.get(&id).map(Box::as_ref).filter(same_project)?;
         let of_nobody = record.principal.is_none() && record.project == project;
-        (record.principal == principal || of_nobody || planted(Bug::TellsAnybody)).then_some(record)
+        let is_own = record.principal == principal || of_nobody;
+        (is_own || any_principal || planted(Bug::TellsAnybody)).then_some(record)
     }
 
     /// What is told of a record.
@@ -291,7 +319,7 @@ impl Results {
 
     #[cfg(test)]
     pub(crate) fn all_ended(&self) -> bool {
-        self.by_id.values().all(Record::has_ended)
+        self.by_id.values().all(|record| record.has_ended())
     }
 
     /// True when an accepted call was refused after all.
@@ -306,7 +334,7 @@ impl Results {
         };
         self.by_id
             .values()
-            .any(|record| record.has_ended() && code(record) == Some(ErrorCode::Busy))
+            .any(|record| record.has_ended() && code(record.as_ref()) == Some(ErrorCode::Busy))
     }
 
     /// No project has more than its part, but for the reasons of its calls' ends.
@@ -323,7 +351,7 @@ impl Results {
 
     #[cfg(test)]
     pub(crate) fn len_and_bytes(&self) -> (usize, usize) {
-        let sum: usize = self.by_id.values().map(Record::bytes).sum();
+        let sum: usize = self.by_id.values().map(|record| record.bytes()).sum();
         assert_eq!(sum, self.bytes, "bytes of results are miscounted");
         let of_projects = self.by_project.values().fold((0, 0), |(count, bytes), used| {
             (count + used.count, bytes + used.bytes)
@@ -348,6 +376,7 @@ impl Record {
             key,
             project: header.project,
             principal: header.principal,
+            waiting: 0,
             request: Vec::new(),
             sent: 0,
             accepted_at,
@@ -377,22 +406,21 @@ impl Record {
 
     fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().map_or(0, Message::len);
-        let message = |durable: &Durable| durable.request.body.len() + durable.request.raw.len();
-        let kept = self.durable.as_deref().map_or(0, message);
-        RESULT_COST + self.request.len() + kept + answer + self.stream.len() + self.whole.len()
+        RESULT_COST + self.waiting + self.request.len() + answer + self.stream.len() + self.whole.len()
     }
 }
 
 impl Core {
-    /// Makes the record of an asynchronous call that is about to be accepted.
+    /// Makes the record of an asynchronous call that is about to be accepted, for which there is room.
     pub(super) fn open_record(
         &mut self,
         key: ProcessKey,
         header: &Header,
+        waiting: usize,
         durable: Option<Box<Durable>>,
-    ) -> bool {
+    ) {
         let record = Record::new(key, header, self.now, durable);
-        self.results.open(header.process, record).is_ok()
+        self.results.open(header.process, Record { waiting, ..record });
     }
 
     /// Forgets the record of a call that was not accepted.
@@ -483,6 +511,9 @@ impl Core {
         let streams = answer.header.flags.contains(Flags::STREAM);
         if process.durable {
             return self.attempt_answered(key, outcome, answer);
+        }
+        if !self.results.contains(id) {
+            return;
         }
         if self.results.charge(process.header.project, answer.len()).is_err() {
             self.end_record(key, ErrorCode::LimitReached, Outcome::Failed);
@@ -577,7 +608,7 @@ impl Core {
             return;
         };
         record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
-        let freed = std::mem::take(&mut record.request).len();
+        let freed = std::mem::take(&mut record.request).len() + std::mem::take(&mut record.waiting);
         record.sent = 0;
         let project = record.project;
         self.results.free(project, freed);
@@ -653,5 +684,23 @@ pub(super) fn explanation(code: ErrorCode) -> String {
         ErrorCode::Cancelled => "the call was cancelled".into(),
         ErrorCode::TimedOut => "the call ran past its deadline".into(),
         _ => code.title().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_costs_no_more_than_what_is_charged_for_it() {
+        // A table that has just doubled is filled to 7/16, with a byte for each place; nodes of a tree that grows at its
+        // end are half full; an allocation takes 16 bytes more than what is in it. The answer's header is charged
+        // with the answer and is part of the record.
+        let in_table = (size_of::<(ProcessId, Box<Record>)>() + 1) * 16 / 7;
+        let in_tree = 2 * size_of::<(Moment, ProcessId)>();
+        let allocations = 16 + 3 * 32;
+        let cost = in_table + in_tree + size_of::<Record>() + allocations;
+        assert!(cost <= RESULT_COST, "{cost} bytes");
+        assert!(RESULT_COST < cost + 128, "{cost} bytes, too much is charged");
     }
 }

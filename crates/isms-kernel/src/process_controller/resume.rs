@@ -49,6 +49,7 @@ impl Core {
             open.due.map(|due| calendar.moment(due)),
             calendar.moment(open.until),
         );
+        let waiting = open.request.len();
         durable.request = open.request;
         durable.failures = open.failures;
         durable.key = open.key;
@@ -58,8 +59,9 @@ impl Core {
         let accepted_at = calendar.moment(open.accepted_at);
         let mut record = Record::new(ProcessKey::NONE, &header, accepted_at, Some(Box::new(durable)));
         record.request = open.stream.into();
+        record.waiting = waiting;
         let Some((at, answer)) = open.dead else {
-            self.results.restore(header.process, record);
+            self.results.open(header.process, record);
             if rests {
                 let key = self.come_back(header, 0, State::Resting);
                 let record = self.results.get_mut(header.process).expect("it was just made");
@@ -72,7 +74,7 @@ impl Core {
             return;
         };
         record.answer = Some(answer);
-        self.results.restore(header.process, record);
+        self.results.open(header.process, record);
         let ended = Ended {
             at: calendar.moment(at),
             progress: Progress::Dead,
@@ -99,7 +101,7 @@ impl Core {
         record.began_at = Some(accepted_at.after_us(ended.queued_us));
         record.answer = Some(ended.answer);
         record.whole = ended.stream;
-        self.results.restore(ended.process, record);
+        self.results.open(ended.process, record);
         let progress = ended.progress;
         self.end_is_told(ended.process, Ended { at, progress });
     }

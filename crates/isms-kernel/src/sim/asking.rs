@@ -39,9 +39,9 @@ impl World {
             header.flags = Flags::STREAM;
         }
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
-        if is_invoke && self.random.percent(30) {
+        if is_invoke && self.random.percent(45) {
             header.flags = header.flags.with(Flags::ASYNC);
-            if self.random.percent(60) {
+            if self.random.percent(45) {
                 header.flags = header.flags.with(Flags::DURABLE);
             }
         }
@@ -62,6 +62,7 @@ impl World {
         let question = meant.about.map(|process| kernel::ProcessQuestion {
             process,
             wait_ms: self.random.below(2) as u32 * self.random.below(3_000) as u32,
+            any_principal: meant.any_principal,
         });
         self.meant.insert(span, meant);
         self.actors[actor].ask(header, question, &mut self.random);
@@ -128,6 +129,7 @@ impl World {
             must_fail: sender == Service::Dbriver && target == Service::Doer,
             deadline: None,
             about: None,
+            any_principal: false,
         };
         if operation == doer::Operation::Invoke as u16 && target == Service::Doer {
             header.target_doee = version(self.random.below(3));
@@ -173,14 +175,20 @@ impl World {
             2 => header.project = ProjectId::NONE,
             _ => {}
         }
-        let same_project = header.project == project || header.project.is_none() && !owner.is_none();
+        // An administrator asks about all calls of the project, but reads no results of others.
+        let any_principal = self.random.percent(25);
+        let asks_all = any_principal && operation != kernel::Operation::Result;
+        let all_projects = header.project.is_none() && !header.principal.is_none();
+        let is_own = header.principal == owner || owner.is_none() && header.project == project;
+        let may = (header.project == project || all_projects) && (is_own || asks_all);
         let meant = Meant {
             class: header.class,
             project: header.project,
             parent: None,
-            must_fail: !same_project || header.principal != owner && !owner.is_none(),
+            must_fail: !may || any_principal && sender != Service::Gate,
             deadline: None,
             about: Some(process),
+            any_principal,
         };
         Some((header, meant))
     }

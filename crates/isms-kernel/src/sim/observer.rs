@@ -109,6 +109,8 @@ pub(super) struct Meant {
     pub(super) deadline: Option<Moment>,
     /// Which asynchronous call is asked about.
     pub(super) about: Option<ProcessId>,
+    /// By who administers its project.
+    pub(super) any_principal: bool,
 }
 
 impl Observer {

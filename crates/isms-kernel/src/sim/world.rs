@@ -494,7 +494,7 @@ impl World {
         self.core.results.check_parts();
         let (count, bytes) = self.core.results.len_and_bytes();
         assert!(
-            count <= 40 && bytes <= 1024 * 1024 + 40 * 512,
+            count <= 40 && bytes <= 1024 * 1024 + 40 * limits::RESULT_COST,
             "results are not bounded: {count}, {bytes} bytes"
         );
     }

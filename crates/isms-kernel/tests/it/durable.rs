@@ -35,7 +35,12 @@ fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -
         principal: invoke(0).principal,
         ..request(Service::Commserver, Service::Kernel, operation as u16, call)
     };
-    Message::with_body(header, &ProcessQuestion { process, wait_ms })
+    let question = ProcessQuestion {
+        process,
+        wait_ms,
+        any_principal: false,
+    };
+    Message::with_body(header, &question)
 }
 
 async fn state(edge: &mut Peer, question: Message) -> ProcessState {

@@ -35,7 +35,11 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn start() -> Kernel {
-        Kernel::start_in(tempfile::tempdir().unwrap(), Config::default())
+        Kernel::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Kernel {
+        Kernel::start_in(tempfile::tempdir().unwrap(), config)
     }
 
     /// With a journal in its folder.
