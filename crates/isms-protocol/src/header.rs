@@ -97,7 +97,11 @@ impl Flags {
     /// takes them off, and answers a repeated one with the process that the first has made.
     pub const KEYED: Flags = Flags(32);
 
-    const DEFINED: u8 = 63;
+    /// On a durable request: the raw frame begins, behind the key if it has one, with the time at which it runs, as
+    /// 8 bytes: µs since 1970, little-endian. The Kernel takes them off, and keeps the call until then.
+    pub const LATER: Flags = Flags(64);
+
+    const DEFINED: u8 = 127;
 
     /// True when all bits of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {

@@ -96,6 +96,8 @@ pub const DEAD_KEEP_S_DEFAULT: u32 = 7 * 24 * 60 * 60;
 pub const DEAD_KEEP_S_MAX: u32 = 14 * 24 * 60 * 60;
 /// How long after it was accepted a durable call may be run again, in s. What is remembered of its effects lasts longer.
 pub const DURABLE_LIFE_S_MAX: u32 = 28 * 24 * 60 * 60;
+/// How far ahead the time may lie at which a durable call shall run, in s.
+pub const LATER_S_MAX: u32 = 400 * 24 * 60 * 60;
 /// Bytes that stand for an idempotency key.
 pub const KEY_LEN: usize = 32;
 /// Dead letters in one answer.

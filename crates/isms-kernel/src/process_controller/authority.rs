@@ -46,10 +46,11 @@ impl Core {
             ));
         }
         let is_durable = is_async && header.flags.contains(Flags::DURABLE);
-        if header.flags.contains(Flags::KEYED) && !is_durable {
+        let of_durable = Flags::KEYED.0 | Flags::LATER.0;
+        if header.flags.0 & of_durable != 0 && !is_durable {
             return Err(WireError::new(
                 ErrorCode::Invalid,
-                "only a durable call has an idempotency key",
+                "only a durable call has an idempotency key or a time to run at",
             ));
         }
         let durable = if is_durable { Flags::DURABLE } else { Flags::NONE };

@@ -45,7 +45,12 @@ impl Core {
         };
         let now = self.now;
         let record = self.results.get_mut(id).expect("it was found");
-        if now.us_since(record.accepted_at) > u64::from(DURABLE_LIFE_S_MAX) * 1_000_000 {
+        let durable = record.durable.as_ref().expect("a dead letter is durable");
+        // Its first attempt began no sooner than this.
+        let began = record
+            .accepted_at
+            .max(Moment(durable.until.0.saturating_sub(durable.retry.within_us())));
+        if now.us_since(began) > u64::from(DURABLE_LIFE_S_MAX) * 1_000_000 {
             return self.refuse_letter(request, ErrorCode::Expired, "it is too old to be run again");
         }
         let durable = record.durable.as_mut().expect("a dead letter is durable");
@@ -54,7 +59,7 @@ impl Core {
         }
         let before = (durable.failures, durable.until);
         durable.failures = 0;
-        durable.until = now.after_us(u64::from(durable.retry.within_s) * 1_000_000);
+        durable.until = now.after_us(durable.retry.within_us());
         let header = durable.request.header;
         let key = self.come_back(header, 0, State::Committing);
         let arrival = self.arrival(key);

@@ -142,13 +142,19 @@ impl Core {
             return;
         }
         let (cancel_asked, askers) = (durable.cancel_asked, std::mem::take(&mut durable.askers));
+        let later = durable.retry_at;
         self.accept(key);
         for asker in askers {
             self.answer_asker(&asker, id);
         }
-        match cancel_asked {
-            true => self.leave(key, ErrorCode::Cancelled),
-            false => self.queue_up(key),
+        if cancel_asked {
+            self.leave(key, ErrorCode::Cancelled);
+        } else if later > self.now {
+            let process = self.table.get_mut(key).expect("it has a place");
+            process.state = State::Resting;
+            self.set_timer(key, Some(later));
+        } else {
+            self.queue_up(key);
         }
     }
 

@@ -3,12 +3,19 @@
 //! Invariants: as long as anything is known of a call, no other one is made with its key; whoever repeats a request hears of
 //! the call no sooner than it is durable.
 
+use std::array::TryFromSliceError;
+
 use isms_protocol::{
-    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, limits::KEY_LEN,
+    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
+    limits::{KEY_LEN, LATER_S_MAX},
 };
 
 use super::{durable::Durable, results::Record};
-use crate::{clock::Moment, core::Core, durability::Key};
+use crate::{
+    clock::{Moment, Unix},
+    core::Core,
+    durability::Key,
+};
 
 /// Repeated requests that wait for the first one's acknowledgement.
 const REPEATS_WAITING_MAX: usize = 64;
@@ -21,6 +28,36 @@ enum Repeats {
     NotYet,
     /// Another request.
     Other,
+}
+
+/// What stands in front of a durable call's raw bytes.
+struct Asked {
+    key: Option<[u8; KEY_LEN]>,
+    later: Option<Unix>,
+}
+
+impl Asked {
+    fn take(message: &mut Message) -> Result<Asked, TryFromSliceError> {
+        let flags = message.header.flags;
+        let mut front = |len: usize, is_there: bool| {
+            let len = if is_there { len.min(message.raw.len()) } else { 0 };
+            message.raw.split_to(len)
+        };
+        let (has_key, is_later) = (flags.contains(Flags::KEYED), flags.contains(Flags::LATER));
+        let key = front(KEY_LEN, has_key);
+        let later = front(size_of::<u64>(), is_later);
+        Ok(Asked {
+            key: has_key.then(|| key.as_ref().try_into()).transpose()?,
+            later: is_later
+                .then(|| {
+                    later
+                        .as_ref()
+                        .try_into()
+                        .map(|bytes| Unix(u64::from_le_bytes(bytes)))
+                })
+                .transpose()?,
+        })
+    }
 }
 
 impl Record {
@@ -57,19 +94,25 @@ impl Core {
         due: Option<Moment>,
         message: &mut Message,
     ) -> Result<Box<Durable>, Answered> {
-        let retry = self.retries.of(header.target_doee);
-        let until = self.now.after_us(u64::from(retry.within_s) * 1_000_000);
-        let mut durable = Durable::new(*header, retry, due, until);
-        if !message.header.flags.contains(Flags::KEYED) {
-            return Ok(Box::new(durable));
-        }
-        let hash = message.raw.get(..KEY_LEN).and_then(|hash| hash.try_into().ok());
-        let Some(hash) = hash else {
-            let error = WireError::new(ErrorCode::Invalid, "the idempotency key is missing");
-            self.refuse(header.sender, header, &error);
+        let Ok(asked) = Asked::take(message) else {
+            let text = "the idempotency key or the time to run at is missing";
+            self.refuse(header.sender, header, &WireError::new(ErrorCode::Invalid, text));
             return Err(Answered);
         };
-        message.raw = message.raw.slice(KEY_LEN..);
+        let later = asked.later.map_or(Moment(0), |later| self.calendar.moment(later));
+        let begin = later.max(self.now);
+        if begin.us_since(self.now) > u64::from(LATER_S_MAX) * 1_000_000 {
+            let text = format!("a call runs at most {LATER_S_MAX} s later");
+            self.refuse(header.sender, header, &WireError::new(ErrorCode::Invalid, text));
+            return Err(Answered);
+        }
+        let retry = self.retries.of(header.target_doee);
+        let until = begin.after_us(retry.within_us());
+        let mut durable = Durable::new(*header, retry, due, until);
+        durable.retry_at = later;
+        let Some(hash) = asked.key else {
+            return Ok(Box::new(durable));
+        };
         let Some((first, record)) = self.results.of_key(&hash) else {
             durable.key = Some(Key { hash, fingerprint: 0 });
             return Ok(Box::new(durable));

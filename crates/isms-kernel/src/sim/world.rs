@@ -129,6 +129,8 @@ impl World {
     /// Everybody behaves until nothing is left to do; then nothing may be left.
     pub(super) fn quiesce(&mut self) {
         self.revive_journal();
+        // Told anew: what the Kernel heard last may have been a hostile repetition.
+        self.actors[doer_index()].slots.clear();
         (0..self.actors.len()).for_each(|actor| self.connect(actor));
         for _ in 0..8 {
             self.finish_journal();

@@ -1,5 +1,7 @@
 //! Durable calls: acknowledged when they are in the journal, tried until they have ended, recovered after a restart.
 
+use std::time::SystemTime;
+
 use isms_protocol::{
     DoeeVersion, ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
     kernel::{
@@ -312,6 +314,51 @@ async fn a_repeated_idempotency_key_names_the_first_call_also_after_a_restart() 
     let mut edge = kernel.service(Service::Commserver).await;
     edge.send(keyed(1, 7, b"body"));
     assert_eq!(edge.expect(Kind::Reply).await.header.process, first.process);
+}
+
+/// A call that runs in so many ms.
+fn later(call: u64, in_ms: i64) -> Message {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let at = (now.as_micros() as u64).saturating_add_signed(1_000 * in_ms);
+    let header = Header {
+        flags: Flags::ASYNC.with(Flags::DURABLE).with(Flags::LATER),
+        ..invoke(call)
+    };
+    Message::bare(header).with_raw([&at.to_le_bytes()[..], b"body"].concat())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_call_for_later_runs_then_and_one_whose_time_has_passed_at_once() {
+    let (mut kernel, mut edge, mut doer_peer) = roles().await;
+    edge.send(later(1, 60_000));
+    let far = edge.expect(Kind::Reply).await.header.process;
+    edge.send(later(2, 400));
+    let near = edge.expect(Kind::Reply).await.header.process;
+    edge.send(later(3, -1_000));
+    let past = edge.expect(Kind::Reply).await.header.process;
+    for process in [past, near] {
+        let call = doer_peer.expect_request().await;
+        assert_eq!((call.header.process, &call.raw[..]), (process, &b"body"[..]));
+        doer_peer.send(Message::bare(call.header.answer(Kind::Reply)));
+    }
+    let waiting = state(&mut edge, question(Operation::Process, far, 0, 4)).await;
+    assert_eq!(waiting.progress, Progress::Queued);
+    assert!(
+        (50_000_000..=60_000_000).contains(&waiting.retry_us),
+        "{waiting:?}"
+    );
+    edge.send(Message::bare(later(5, 1_000).header));
+    edge.expect_error(ErrorCode::Invalid).await;
+    edge.send(later(6, 1_000 * 3_600 * 24 * 500));
+    edge.expect_error(ErrorCode::Invalid).await;
+    drop((edge, doer_peer));
+    kernel = kernel.restart();
+    let mut edge = kernel.service(Service::Commserver).await;
+    let waiting = state(&mut edge, question(Operation::Process, far, 0, 1)).await;
+    assert!(
+        (40_000_000..=60_000_000).contains(&waiting.retry_us),
+        "{waiting:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -31,6 +31,11 @@ impl Default for Retry {
 }
 
 impl Retry {
+    /// How long it may begin to run, in µs.
+    pub fn within_us(&self) -> u64 {
+        u64::from(self.within_s) * 1_000_000
+    }
+
     /// True when every number is within its bounds.
     pub fn is_valid(&self) -> bool {
         (1..=limits::ATTEMPTS_MAX).contains(&self.attempts)
