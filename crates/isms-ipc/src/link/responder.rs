@@ -88,6 +88,17 @@ impl Responder {
         self.cancelled.wait().await;
     }
 
+    /// As [`Responder::cancelled`], for who cannot hold on to the responder meanwhile.
+    pub fn cancellation(&self) -> impl Future<Output = ()> + use<> {
+        let cancelled = Arc::clone(&self.cancelled);
+        async move { cancelled.wait().await }
+    }
+
+    /// True once the connection by which the request came has ended.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_lost()
+    }
+
     /// True when nobody wants the answer any more.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_set()
