@@ -20,13 +20,15 @@ pub struct Registration {
 impl Link {
     /// The registration that stands; fails with `Unavailable` while there is none.
     pub fn registration(&self) -> Result<Registration, WireError> {
-        Ok(Registration {
-            session: self.session()?,
-        })
+        self.session().map(Registration::of)
     }
 }
 
 impl Registration {
+    pub(super) fn of(session: Arc<Session>) -> Registration {
+        Registration { session }
+    }
+
     /// True once its connection has ended.
     pub fn is_lost(&self) -> bool {
         self.session.is_lost()

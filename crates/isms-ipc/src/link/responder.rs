@@ -9,7 +9,7 @@ use isms_protocol::{
 };
 use serde::Serialize;
 
-use super::{flag::Flag, session::Session, stream::StreamSender};
+use super::{flag::Flag, registration::Registration, session::Session, stream::StreamSender};
 
 /// Answers one request, once. Dropped without an answer, it answers with an internal error. After
 /// the connection by which the request came has ended, answers are discarded.
@@ -92,6 +92,11 @@ impl Responder {
     pub fn cancellation(&self) -> impl Future<Output = ()> + use<> {
         let cancelled = Arc::clone(&self.cancelled);
         async move { cancelled.wait().await }
+    }
+
+    /// The registration that it answers to.
+    pub fn registration(&self) -> Registration {
+        Registration::of(Arc::clone(&self.session))
     }
 
     /// True once the connection by which the request came has ended.
