@@ -186,18 +186,22 @@ impl Durable {
         self.changed.notify_waiters();
     }
 
-    /// Nobody wants it any more; true when somebody did.
-    fn cut(&self) -> bool {
-        let wanted = match std::mem::replace(&mut *self.line(), Line::Over) {
-            Line::Open(responder) => {
-                let wanted = !responder.is_cancelled();
-                let error = WireError::new(ErrorCode::Fenced, "a later attempt of the process has come");
-                responder.error(error);
-                wanted
-            }
+    /// True while a Kernel knows it and has not cancelled it, or one may want it.
+    fn is_wanted(&self) -> bool {
+        match &*self.line() {
+            Line::Open(responder) => !responder.is_cancelled(),
             Line::Streaming(_) | Line::Lost(_) => true,
             Line::Over => false,
-        };
+        }
+    }
+
+    /// Nobody wants it any more; true when somebody did.
+    fn cut(&self) -> bool {
+        let wanted = self.is_wanted();
+        if let Line::Open(responder) = std::mem::replace(&mut *self.line(), Line::Over) {
+            let error = WireError::new(ErrorCode::Fenced, "a later attempt of the process has come");
+            responder.error(error);
+        }
         self.changed.notify_waiters();
         wanted
     }
@@ -237,7 +241,7 @@ pub(crate) struct Durables {
 pub(crate) enum Admission {
     /// It is the only one of its process.
     Admitted(Rc<Durable>),
-    /// This attempt of its process, or one that came after it, is here.
+    /// This attempt of its process, or one that came after it, is here and wanted.
     Fenced(Responder),
     /// An earlier attempt is still here, which nobody wants any more.
     After(Rc<Durable>, Responder),
@@ -264,7 +268,8 @@ impl Durables {
             self.calls.insert(process, Rc::clone(&durable));
             return Admission::Admitted(durable);
         };
-        if other.header.attempt >= attempt {
+        // The number of one that is being stopped says nothing: a Kernel that was restarted may count anew.
+        if other.is_wanted() && other.header.attempt >= attempt {
             tracing::error!(%process, attempt, here = other.header.attempt, "refused an attempt that comes too late");
             return Admission::Fenced(responder);
         }
