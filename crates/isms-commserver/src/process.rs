@@ -64,6 +64,7 @@ impl Edge {
                 ..Header::new(Kind::Request, Service::Commserver, Service::Kernel)
             },
             process,
+            any_principal: false,
         };
         let location = location(path, process);
         if of_result {

@@ -39,6 +39,8 @@ pub struct Questions<'a> {
     pub header: Header,
     /// Which call.
     pub process: ProcessId,
+    /// Who asks administers the header's project, or all of them if it names none.
+    pub any_principal: bool,
 }
 
 impl Preferences {
@@ -206,6 +208,7 @@ impl Questions<'_> {
         let question = ProcessQuestion {
             process: self.process,
             wait_ms,
+            any_principal: self.any_principal,
         };
         let answer = self.link.call(Message::with_body(header, &question)).await;
         let answer = answer.map_err(|error| Problem::from(error).with_instance(self.process))?;

@@ -1,7 +1,7 @@
 //! Every limit of the log that is not an option.
 
-/// Longest payload of a record in bytes: a body of 1 MiB and what the owner notes beside it.
-pub const PAYLOAD_LEN_MAX: usize = (1 << 20) + (1 << 16);
+/// Longest payload of a record in bytes: a body of 1 MiB, and two messages and what the owner notes beside it.
+pub const PAYLOAD_LEN_MAX: usize = (1 << 20) + 3 * (1 << 16);
 
 /// Longest segment file in bytes; a file that claims more is refused.
 pub const SEGMENT_LEN_MAX: u32 = 1 << 30;

@@ -2,6 +2,8 @@
 
 use isms_protocol::{Incarnation, Message, Service};
 
+use crate::clock::Unix;
+
 /// One connection to the Kernel; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u64);
@@ -35,6 +37,13 @@ pub enum Event {
         /// SHA-256 of its secret.
         secret_hash: [u8; 32],
     },
+    /// What the calendar's clock shows. Told at the start, and again so that jumps are noticed.
+    Calendar {
+        /// Its time.
+        shows: Unix,
+    },
+    /// The journal has made something durable, wants something, or has stopped.
+    Journal(isms_journal::Event),
     /// A batch of events is complete, or [`crate::Core::next_wake`] has come.
     Tick,
 }

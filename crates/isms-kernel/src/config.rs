@@ -1,13 +1,20 @@
 //! Settings of the Kernel. Each starts from a number of `isms_protocol::limits`, which is also its
 //! maximum: an administrator may tighten, never widen.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use isms_protocol::limits;
 use serde::{Deserialize, Serialize};
 
 /// How long queued calls wait for a service that is not registered.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(2);
+
+/// The most that the journal takes of the disk, unless the administrator says otherwise, in MiB.
+pub const JOURNAL_MB_DEFAULT: u32 = 1024;
+/// The least with which a journal works, in MiB.
+pub const JOURNAL_MB_MIN: u32 = 64;
+/// The most that an administrator may allow it, in MiB.
+pub const JOURNAL_MB_MAX: u32 = 16 * 1024;
 
 /// The Kernel's settings, as the supervisor hands them over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +38,12 @@ pub struct Config {
     pub results_bytes_max: usize,
     /// How long a result is kept, in s.
     pub results_keep_s: u32,
+    /// How long a durable call that was given up is kept, in s.
+    pub dead_keep_s: u32,
+    /// The directory of the journal of durable calls; without one none are taken.
+    pub journal: Option<PathBuf>,
+    /// The most that the journal takes of the disk, in MiB.
+    pub journal_mb_max: u32,
     /// Users whose processes may connect (`SO_PEERCRED`); empty where all roles share one.
     pub peer_uids: Vec<u32>,
 }
@@ -47,6 +60,9 @@ impl Default for Config {
             results_max: limits::RESULTS_MAX,
             results_bytes_max: limits::RESULTS_BYTES_MAX,
             results_keep_s: limits::RESULT_KEEP_S_DEFAULT,
+            dead_keep_s: limits::DEAD_KEEP_S_DEFAULT,
+            journal: None,
+            journal_mb_max: JOURNAL_MB_DEFAULT,
             peer_uids: Vec::new(),
         }
     }
@@ -54,10 +70,11 @@ impl Default for Config {
 
 /// A setting lies outside its bounds.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("kernel setting {name} is {value}; set it to 1 to {max}")]
+#[error("kernel setting {name} is {value}; set it to {min} to {max}")]
 pub struct ConfigError {
     name: &'static str,
     value: u64,
+    min: u64,
     max: u64,
 }
 
@@ -103,10 +120,34 @@ impl Config {
                 self.results_keep_s.into(),
                 limits::RESULT_KEEP_S_MAX.into(),
             ),
+            (
+                "dead_keep_s",
+                self.dead_keep_s.into(),
+                limits::DEAD_KEEP_S_MAX.into(),
+            ),
+            (
+                "journal_mb_max",
+                self.journal_mb_max.into(),
+                JOURNAL_MB_MAX.into(),
+            ),
         ];
+        if self.journal_mb_max < JOURNAL_MB_MIN {
+            return Err(ConfigError {
+                name: "journal_mb_max",
+                value: self.journal_mb_max.into(),
+                min: JOURNAL_MB_MIN.into(),
+                max: JOURNAL_MB_MAX.into(),
+            });
+        }
         for (name, value, max) in bounds {
             if !(1..=max).contains(&value) {
-                return Err(ConfigError { name, value, max });
+                let min = 1;
+                return Err(ConfigError {
+                    name,
+                    value,
+                    min,
+                    max,
+                });
             }
         }
         Ok(())

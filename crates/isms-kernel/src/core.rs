@@ -5,15 +5,16 @@
 //! arrives or [`Core::next_wake`] has come. What is here only distributes; the meaning is in
 //! `services_controller`, `process_controller` and `scheduler`.
 
-use std::{collections::BTreeSet, vec::Drain};
+use std::{collections::BTreeSet, time::Duration, vec::Drain};
 
 use isms_protocol::{DoeeVersion, Header, Kind, Message, ProcessId, Service, kernel::Demand};
 
 use crate::{
     action::{Action, CloseReason, Event, PeerId},
-    clock::Moment,
+    clock::{Calendar, Moment},
     config::Config,
-    process_controller::{ProcessKey, Results, Table},
+    durability::Log,
+    process_controller::{ProcessKey, Results, Retries, Table},
     questions::Questions,
     scheduler::{QueueIndex, Scheduler},
     services_controller::{
@@ -21,6 +22,9 @@ use crate::{
         rights::{Rights, RightsError},
     },
 };
+
+/// How long the Kernel waits before it tries again to write what the journal had no room for.
+const JOURNAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where process ids come from.
 pub type IdSource = Box<dyn FnMut() -> ProcessId>;
@@ -35,6 +39,10 @@ pub struct Core {
     pub(crate) timers: BTreeSet<(Moment, ProcessKey)>,
     pub(crate) scheduler: Scheduler,
     pub(crate) results: Results,
+    pub(crate) retries: Retries,
+    /// Of durable calls; none are taken without it.
+    pub(crate) log: Option<Log>,
+    pub(crate) calendar: Calendar,
     pub(crate) questions: Questions,
     pub(crate) counters: Counters,
     pub(crate) actions: Vec<Action>,
@@ -61,6 +69,9 @@ impl Core {
         Ok(Core {
             scheduler: Scheduler::new(&config),
             results: Results::new(&config),
+            retries: Retries::default(),
+            log: None,
+            calendar: Calendar::default(),
             questions: Questions::default(),
             config,
             now,
@@ -90,6 +101,8 @@ impl Core {
             } => {
                 self.announce(service, incarnation, secret_hash);
             }
+            Event::Calendar { shows } => self.calendar.set(self.now, shows),
+            Event::Journal(event) => self.journal(event),
             Event::Tick => self.tick(),
         }
         self.follow_up();
@@ -105,6 +118,11 @@ impl Core {
         let timer = self.timers.first().map_or(Moment(u64::MAX), |&(at, _)| at);
         let of_results = [self.results.next_expiry(), self.questions.next_wake()];
         let earliest = of_results.into_iter().flatten().fold(timer, Moment::min);
+        let behind = self.log.as_ref().is_some_and(Log::is_behind);
+        let earliest = match behind {
+            true => earliest.min(self.now.after(JOURNAL_PAUSE)),
+            false => earliest,
+        };
         earliest.min(self.services.next_wake())
     }
 
@@ -160,7 +178,9 @@ impl Core {
         self.check_peers();
         self.fire_timers();
         self.end_waits();
-        self.results.forget_expired(self.now);
+        let forgotten = self.results.forget_expired(self.now);
+        self.forget_statements(&forgotten);
+        self.keep_up_journal();
         self.follow_up();
         self.tell_demand();
     }

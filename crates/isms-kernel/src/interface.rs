@@ -2,7 +2,9 @@
 
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
-    kernel::{DoeeRates, Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status},
+    kernel::{
+        DoeeRates, DoeeRetries, Operation, ProcessStatus, Processes, ProjectSettings, ServiceStatus, Status,
+    },
 };
 
 use crate::{core::Core, process_controller::Process};
@@ -24,6 +26,11 @@ impl Core {
                 Ok(()) => Message::bare(header),
                 Err(error) => return self.refuse(request.sender, request, &error),
             },
+            Some(Operation::ForgetProject) if request.project.is_none() => {
+                let error = WireError::new(ErrorCode::Invalid, "it is a project that is deleted");
+                return self.refuse(request.sender, request, &error);
+            }
+            Some(Operation::ForgetProject) => return self.forget_project(request),
             Some(Operation::Calls) => match message.decode_body() {
                 Ok(after) => Message::with_body(header, &self.scheduler.calls(after)),
                 Err(_) => {
@@ -31,6 +38,14 @@ impl Core {
                     return self.refuse(request.sender, request, &error);
                 }
             },
+            Some(Operation::SetRetries) => match self.set_retries(request, message) {
+                Ok(()) => Message::bare(header),
+                Err(error) => return self.refuse(request.sender, request, &error),
+            },
+            Some(Operation::Resume) => return self.resume(request, message),
+            Some(Operation::Dead) => return self.list_dead(request, message),
+            Some(Operation::Replay) => return self.replay(request, message),
+            Some(Operation::Discard) => return self.discard_letter(request, message),
             Some(operation @ (Operation::Process | Operation::Result | Operation::Cancel)) => {
                 return self.ask_about(*request, message, operation);
             }
@@ -60,6 +75,14 @@ impl Core {
         let set = self
             .scheduler
             .set_rates(request.project, &rates.ok_or_else(invalid)?, self.now);
+        set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
+    }
+
+    fn set_retries(&mut self, request: &Header, message: &Message) -> Result<(), WireError> {
+        let retries = message.decode_body::<DoeeRetries>().ok();
+        let retries = retries.filter(|retries| retries.is_valid() && !request.project.is_none());
+        let invalid = || WireError::new(ErrorCode::Invalid, "the numbers of attempts make no sense");
+        let set = self.retries.set(request.project, &retries.ok_or_else(invalid)?);
         set.map_err(|error| WireError::new(ErrorCode::LimitReached, error.to_string()))
     }
 

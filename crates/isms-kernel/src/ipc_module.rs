@@ -7,13 +7,14 @@
 //! Invariants: nothing that a peer does blocks the loop; a peer that does not read is given up; at
 //! most `UNREGISTERED_CONNECTIONS_MAX` connections exist that have not registered.
 
+mod journal;
 mod peers;
 
 use std::{
     future::poll_fn,
     io,
     os::unix::net::UnixListener as StdListener,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use isms_ipc::{Connection, ConnectionError, Side};
@@ -28,13 +29,17 @@ use tokio::{
     task::JoinSet,
     time::sleep_until,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::{Action, Config, ConfigError, Core, Event, Moment, RightsError};
+use crate::{Action, Config, ConfigError, Core, Event, Moment, RecoveryError, RightsError, Unix};
+use journal::{KeptJournal, keep_journal};
 use peers::Peers;
 
 /// How long no connection is accepted after accepting has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The moment at which a Kernel starts: what it recovers happened before.
+const STARTED: Moment = Moment(1 << 42);
 
 /// Both directions of the supervisor's channel; whoever calls [`run`] owns its descriptor.
 #[derive(Debug)]
@@ -57,6 +62,15 @@ pub enum RunError {
     /// The inherited socket cannot be used.
     #[error("cannot listen on the inherited socket")]
     Listen(#[source] io::Error),
+    /// The journal's directory cannot be used.
+    #[error("cannot keep a journal of durable calls")]
+    Journal(#[from] isms_journal::DirectoryError),
+    /// The journal cannot be read.
+    #[error("cannot recover durable calls")]
+    Recover(#[from] RecoveryError),
+    /// The journal's directory or thread cannot be made.
+    #[error("cannot make the journal of durable calls")]
+    MakeJournal(#[source] io::Error),
 }
 
 /// Serves until told to stop, then until everybody has left or the drain time is over. Belongs on a
@@ -70,16 +84,38 @@ pub async fn run(
     config.check()?;
     listener.set_nonblocking(true).map_err(RunError::Listen)?;
     let listener = UnixListener::from_std(listener).map_err(RunError::Listen)?;
-    let kernel = Kernel {
+    let kept = keep_journal(&config)?;
+    let mut kernel = Kernel {
         started: Instant::now(),
         peer_uids: config.peer_uids.clone(),
-        core: Core::new(config, Box::new(ProcessId::generate), Moment(0))?,
+        core: Core::new(config, Box::new(ProcessId::generate), STARTED)?,
         peers: Peers::default(),
         handshakes: JoinSet::new(),
         reports: supervisor.reports,
     };
+    kernel.core.handle(STARTED, Event::Calendar { shows: calendar() });
+    let (events, writer) = match kept {
+        Some(KeptJournal {
+            recovery,
+            events,
+            writer,
+        }) => {
+            kernel.core.recover(recovery);
+            (events, Some(writer))
+        }
+        // Nothing is ever said.
+        None => (mpsc::channel(1).1, None),
+    };
     info!("kernel serves");
-    kernel.serve(listener, supervisor.commands, shutdown).await;
+    kernel
+        .serve(listener, supervisor.commands, events, shutdown)
+        .await;
+    // With the core the journal is closed, and its thread ends when everything is written.
+    if let Some(writer) = writer
+        && writer.join().is_err()
+    {
+        warn!("the journal's writer panicked");
+    }
     info!("kernel stopped");
     Ok(())
 }
@@ -101,12 +137,13 @@ impl Kernel {
         mut self,
         listener: UnixListener,
         mut commands: mpsc::Receiver<ToRole>,
+        mut journal: mpsc::Receiver<isms_journal::Event>,
         mut shutdown: watch::Receiver<bool>,
     ) {
         let mut accept_from = Instant::now();
         let mut drain_until: Option<Instant> = None;
         loop {
-            let wake = self.started + Duration::from_micros(self.core.next_wake().0);
+            let wake = self.started + Duration::from_micros(self.core.next_wake().us_since(STARTED));
             let wake = drain_until.map_or(wake, |until| until.min(wake));
             let draining = drain_until.is_some();
             tokio::select! {
@@ -118,6 +155,12 @@ impl Kernel {
                         accept_from = Instant::now() + ACCEPT_PAUSE;
                     }
                 },
+                Some(event) = journal.recv() => {
+                    self.journal(event);
+                    while let Ok(event) = journal.try_recv() {
+                        self.journal(event);
+                    }
+                }
                 Some(done) = self.handshakes.join_next() => self.connected(done.ok()),
                 command = commands.recv(), if !draining => match command {
                     Some(ToRole::Announce { service, incarnation, secret_hash }) => {
@@ -150,11 +193,19 @@ impl Kernel {
             }
         }
         self.peers.reuse(heard);
+        self.feed(Event::Calendar { shows: calendar() });
         self.feed(Event::Tick);
     }
 
+    fn journal(&mut self, event: isms_journal::Event) {
+        if let isms_journal::Event::Stopped(why) = &event {
+            error!(%why, "the journal has stopped; no durable calls are taken until the platform is restarted");
+        }
+        self.feed(Event::Journal(event));
+    }
+
     fn feed(&mut self, event: Event) {
-        let now = Moment(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let now = STARTED.after(self.started.elapsed());
         self.core.handle(now, event);
         self.perform();
         // What cannot be sent to is lost, which may cause more to be sent: each time to fewer peers.
@@ -212,6 +263,12 @@ impl Kernel {
             None => debug!("a handshake was given up"),
         }
     }
+}
+
+/// What the calendar's clock shows.
+fn calendar() -> Unix {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Unix(since.map_or(0, |since| since.as_micros() as u64))
 }
 
 fn report(reports: &mpsc::Sender<FromRole>, what: FromRole) {

@@ -35,8 +35,18 @@ pub(crate) enum Bug {
     DiesWithCaller,
     /// An asynchronous call makes room for another one.
     EvictsAccepted,
+    /// A durable call is acknowledged before it is durable.
+    AcknowledgesEarly,
+    /// The end of a durable call is told before it is durable.
+    TellsEarly,
+    /// A durable call that the Doer still has after a loss is run again beside it.
+    RunsTwice,
     /// Results are kept for ever.
     KeepsResults,
+    /// The calls of a project that was deleted go on.
+    SparesDeleted,
+    /// An asynchronous call is counted when its answer begins, whatever becomes of its result.
+    CountsHeads,
 }
 
 isms_simulation::plantable!(Bug);

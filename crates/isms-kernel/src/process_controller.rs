@@ -10,9 +10,14 @@
 
 mod answers;
 mod authority;
+mod dead;
+mod deleted;
+mod durable;
 mod kept;
 mod measured;
 mod record;
+mod resume;
+mod retries;
 mod stop;
 mod streams;
 mod table;
@@ -30,9 +35,11 @@ use crate::{
     scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
-pub(crate) use kept::Results;
+use durable::Answered;
+pub(crate) use kept::{Results, Whose};
 pub(crate) use record::Process;
 use record::{State, Stream};
+pub(crate) use retries::Retries;
 pub(crate) use table::{ProcessKey, Table};
 
 impl Core {
@@ -156,6 +163,8 @@ impl Core {
                 match process.state {
                     // Its queue may have gone; it gets one when its body is there.
                     State::Collecting { .. } => {}
+                    State::Committing | State::Resting | State::Held => {}
+                    State::Queued { .. } if process.durable => {}
                     State::Queued { .. } => self.set_timer(key, earliest(process.deadline, grace_ends)),
                     State::Running { .. } => self.callee_lost(key),
                     State::Draining => self.discard(key),
@@ -167,14 +176,22 @@ impl Core {
     }
 
     /// Puts a process into the table, and to work if it need not wait.
-    fn open_process(&mut self, admitted: Admitted, message: Message) {
+    fn open_process(&mut self, admitted: Admitted, mut message: Message) {
         let Admitted {
             header,
             parent,
             depth,
-            deadline,
+            mut deadline,
             is_async,
+            is_durable,
         } = admitted;
+        let durable = match is_durable {
+            true => match self.durable_of(&header, deadline, &mut message) {
+                Ok(durable) => Some(durable),
+                Err(Answered) => return,
+            },
+            false => None,
+        };
         if is_invoke(&header)
             && parent.is_none()
             && let Err(reached) = self
@@ -185,22 +202,36 @@ impl Core {
             let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
             return self.refuse(header.sender, &header, &error);
         }
+        if is_async && !self.results.has_room(header.project, message.len()) {
+            self.count_refused(&header, Outcome::Refused);
+            let error = WireError::new(
+                ErrorCode::Busy,
+                "there is no room to keep the results of more asynchronous calls; try again later",
+            );
+            return self.refuse(header.sender, &header, &error);
+        }
         let Ok(queue) = self.scheduler.open(queue_name(&header)) else {
             self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
         };
         let collects = is_async && header.flags.contains(Flags::STREAM);
-        let occupied = match collects {
+        let occupied = match collects || is_durable {
             true => None,
             false => self
                 .scheduler
                 .start_at_once(queue, header.class, header.project, self.now),
         };
+        // The body of a call has to come by its deadline; when it has come, only an attempt that began late is late.
+        let first_look = deadline;
+        if let Some(durable) = &durable {
+            deadline = Some(durable.until);
+        }
         let key = self.table.insert(Process {
             header,
             caller_waits: true,
             caller_knows: true,
             kept: false,
+            durable: is_durable,
             accepted_at: self.now,
             deadline,
             timer: None,
@@ -223,10 +254,9 @@ impl Core {
         if let Some(parent) = parent.and_then(|parent| self.table.get_mut(parent)) {
             parent.children.push(key);
         }
-        self.set_timer(key, deadline);
-        if is_async && !self.open_record(key, &header) {
-            self.release(key);
-            return self.give_up(key, ErrorCode::Busy);
+        self.set_timer(key, first_look);
+        if is_async {
+            self.open_record(key, &header, message.len(), durable);
         }
         if collects {
             let Message { body, raw, .. } = message;
@@ -234,6 +264,9 @@ impl Core {
             process.state = State::Collecting { body, raw };
             self.scheduler.close_idle(queue);
             return self.begin_collecting(key);
+        }
+        if is_durable {
+            return self.commit(key, message);
         }
         if is_async && occupied.is_some() {
             self.accept(key);
@@ -261,7 +294,11 @@ impl Core {
         // What was granted to the caller is not what the callee allows.
         process.request = Stream::new(true);
         let header = process.header;
-        self.wait(key, Message { header, body, raw }, true);
+        let message = Message { header, body, raw };
+        if process.durable {
+            return self.commit(key, message);
+        }
+        self.wait(key, message, true);
         self.ready.push(queue);
     }
 
@@ -329,9 +366,7 @@ impl Core {
         let kept = process.kept;
         self.send_to(target, Message { header, body, raw });
         if kept {
-            if let Some(record) = self.results.get_mut(header.process) {
-                record.began_at.get_or_insert(now);
-            }
+            self.results.began(header.process, now);
             self.feed(key);
         }
     }

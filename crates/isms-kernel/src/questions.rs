@@ -12,7 +12,7 @@ use isms_protocol::{
     limits::{CHUNK_LEN_MAX, RESULT_WAIT_MAX, STREAM_WINDOW},
 };
 
-use crate::{clock::Moment, core::Core};
+use crate::{clock::Moment, core::Core, process_controller::Whose};
 
 /// Names a question: who asks, and its call.
 pub(crate) type Asker = (Service, u64);
@@ -75,12 +75,21 @@ impl Core {
             process: question.process,
             ..request
         };
-        let found = self
-            .results
-            .readable(question.process, request.project, request.principal);
-        let Some(record) = found else {
+        let rights = self.services.rights.of(request.sender, Service::Kernel);
+        if question.any_principal && !rights.asserts_any_principal {
+            return self.forbidden(&header, "only Control Gate asks on behalf of an administrator");
+        }
+        let whose = whose(&header, &question);
+        let Some(record) = self.results.readable(question.process, whose) else {
             return self.not_found(&header);
         };
+        let own = Whose {
+            any_principal: false,
+            ..whose
+        };
+        if operation == Operation::Result && self.results.readable(question.process, own).is_none() {
+            return self.forbidden(&header, "only who made the call reads its result");
+        }
         match operation {
             Operation::Result => match record.outcome() {
                 Some((answer, stream)) => self.tell_result(header, answer, stream),
@@ -92,18 +101,18 @@ impl Core {
             Operation::Cancel => {
                 let key = record.key;
                 self.stop(key, ErrorCode::Cancelled);
-                self.tell_state(&header);
+                self.tell_state(&header, &question);
             }
             _ if question.wait_ms > 0 && !record.has_ended() => self.wait_for_end(header, question),
-            _ => self.tell_state(&header),
+            _ => self.tell_state(&header, &question),
         }
     }
 
     /// What a question waited for has come.
     pub(crate) fn answer_waiter(&mut self, asker: Asker) {
-        if let Some(waiting) = self.questions.take_waiting(asker) {
+        if let Some(Waiting { header, question, .. }) = self.questions.take_waiting(asker) {
             self.uncharge(asker.0);
-            self.tell_state(&waiting.header);
+            self.tell_state(&header, &question);
         }
     }
 
@@ -241,16 +250,19 @@ impl Core {
         }
     }
 
-    fn tell_state(&mut self, header: &Header) {
-        let found = self
-            .results
-            .readable(header.process, header.project, header.principal);
-        let Some(record) = found else {
+    fn tell_state(&mut self, header: &Header, question: &ProcessQuestion) {
+        let whose = whose(header, question);
+        let Some(record) = self.results.readable(question.process, whose) else {
             return self.not_found(header);
         };
         let state = self.results.state(header.process, record, self.now);
         let answer = Message::with_body(header.answer(Kind::Reply), &state);
         self.send_to(header.sender, answer);
+    }
+
+    fn forbidden(&mut self, header: &Header, why: &str) {
+        let error = WireError::new(ErrorCode::Forbidden, why);
+        self.send_to(header.sender, Message::error_answer(header, &error));
     }
 
     fn not_found(&mut self, header: &Header) {
@@ -259,5 +271,14 @@ impl Core {
             "there is no such process, or its result is no longer kept; results are also lost with the kernel",
         );
         self.send_to(header.sender, Message::error_answer(header, &error));
+    }
+}
+
+/// Of whose calls a question is.
+fn whose(header: &Header, question: &ProcessQuestion) -> Whose {
+    Whose {
+        project: header.project,
+        principal: header.principal,
+        any_principal: question.any_principal,
     }
 }

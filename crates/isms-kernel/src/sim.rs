@@ -8,6 +8,7 @@
 mod actor;
 mod asking;
 mod observer;
+mod survival;
 mod world;
 
 use isms_simulation::{find_planted, run_all, seeds};
@@ -36,6 +37,7 @@ struct Tally {
     closed: u64,
     waited: u64,
     kept: u64,
+    survived: u64,
 }
 
 #[test]
@@ -49,6 +51,7 @@ fn every_seed_keeps_every_invariant() {
         sum.closed += tally.closed;
         sum.waited += tally.waited;
         sum.kept += tally.kept;
+        sum.survived += tally.survived;
     });
     println!("exercised: {sum:?}");
     if seeds(SEEDS).count() as u64 >= SEEDS {
@@ -60,6 +63,7 @@ fn every_seed_keeps_every_invariant() {
             sum.closed,
             sum.waited,
             sum.kept,
+            sum.survived,
         ];
         assert!(
             exercised.iter().all(|&count| count > SEEDS),
@@ -88,6 +92,11 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::DiesWithCaller,
         Bug::EvictsAccepted,
         Bug::KeepsResults,
+        Bug::CountsHeads,
+        Bug::SparesDeleted,
+        Bug::AcknowledgesEarly,
+        Bug::TellsEarly,
+        Bug::RunsTwice,
     ];
     find_planted(&bugs, plant, SEEDS, simulate);
 }

@@ -23,10 +23,11 @@ crate::service::operations! {
     /// Kernel keeps it until it ends, and forgets a project that has nothing but defaults.
     SetProject = 3, "set-project";
     /// The [`ProcessState`] of an asynchronous call, at once or when it ends. Body: [`ProcessQuestion`]. Answered
-    /// to its project and principal only; a principal without a project asks with none.
+    /// to its project and principal only, or to who administers the project; a principal without a project asks with
+    /// none.
     Process = 4, "process";
     /// The result of an asynchronous call: its own reply or error, streamed if it streamed. `Conflict` while it
-    /// has not ended. Body: [`ProcessQuestion`]; nobody waits.
+    /// has not ended, `Forbidden` to an administrator who did not make the call. Body: [`ProcessQuestion`]; nobody waits.
     Result = 5, "result";
     /// Cancels an asynchronous call; the answer is its [`ProcessState`] then. Body: [`ProcessQuestion`]; nobody
     /// waits.
@@ -36,6 +37,9 @@ crate::service::operations! {
     /// How many calls of the Doees of the header's project are accepted in a second, instead of what was said of it
     /// before: [`DoeeRates`] → empty.
     SetRates = 17, "set-rates";
+    /// The header's project was deleted: the calls of its Doees are stopped, and nothing is kept of them. Empty →
+    /// empty; may be told again.
+    ForgetProject = 18, "forget-project";
     /// How often durable calls of the Doees of the header's project are tried, instead of what was said of it before:
     /// [`DoeeRetries`] → empty. It counts for calls that are accepted from then on.
     SetRetries = 20, "set-retries";
@@ -234,6 +238,10 @@ pub struct ProcessQuestion {
     pub process: ProcessId,
     /// How long to wait for its end, in ms; 0 for not at all.
     pub wait_ms: u32,
+    /// Asked with the right to administer the header's project, or all of them if it names none: whoever made the
+    /// call, its state is told and it is cancelled. Its result is not told. Only Gate says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_principal: bool,
 }
 
 /// How far an asynchronous call is.

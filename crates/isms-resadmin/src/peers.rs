@@ -174,6 +174,14 @@ impl Peers {
         }
     }
 
+    /// Has the Kernel stop and forget all calls of a project that is deleted. Unlike with settings, a Kernel that is
+    /// not there must be told before the deletion may count as done.
+    pub(crate) async fn forget_project(&self, project: ProjectId) -> Result<(), WireError> {
+        let operation = kernel::Operation::ForgetProject as u16;
+        let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
+        self.ask(Message::bare(header), Bytes::new(), 0).await.map(drop)
+    }
+
     async fn ask(
         &self,
         message: Message,

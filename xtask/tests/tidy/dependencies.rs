@@ -20,7 +20,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("isms-doee-sys", &[]),
     ("isms-ipc", &["isms-protocol"]),
     ("isms-http", &["isms-protocol", "isms-ipc"]),
-    ("isms-kernel", &["isms-protocol", "isms-ipc", "isms-simulation"]),
+    (
+        "isms-kernel",
+        &["isms-protocol", "isms-ipc", "isms-journal", "isms-simulation"],
+    ),
     ("isms-dbriver", &["isms-protocol", "isms-ipc"]),
     ("isms-resadmin", &["isms-protocol", "isms-ipc"]),
     ("isms-commserver", &["isms-protocol", "isms-ipc", "isms-http"]),

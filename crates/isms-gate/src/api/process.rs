@@ -1,8 +1,9 @@
-//! Asynchronous calls that the caller has made: how far they are, their results, their end.
+//! Asynchronous calls that the caller has made: how far they are, their results, their end. An administrator sees and
+//! cancels those of others as well; whose a result is, the Kernel decides.
 
 use http::StatusCode;
 use isms_http::{Preferences, Problem, Questions, parse_process, show_state, wait_s};
-use isms_protocol::{ProcessId, ProjectId, Service, kernel::Operation};
+use isms_protocol::{ProcessId, ProjectId, Service, kernel::Operation, resadmin::Right};
 
 use super::{ASK_TIMEOUT, Answer, Call, invoke};
 
@@ -35,6 +36,7 @@ impl Call<'_> {
             link: &self.gate.link,
             header: self.header(Service::Kernel, Operation::Process as u16, project, ASK_TIMEOUT),
             process,
+            any_principal: self.caller.rights.contains(&Right::Admin),
         };
         Ok((questions, wait_s))
     }

@@ -2,7 +2,7 @@
 
 use isms_gate::Config;
 use isms_http::test_support::Client;
-use isms_protocol::{Flags, ProjectId, Service, limits::ASYNC_BODY_LEN_MAX};
+use isms_protocol::{Flags, ProjectId, Service, kernel::ProcessQuestion, limits::ASYNC_BODY_LEN_MAX};
 
 use crate::harness::{A, Gate, PROCESS};
 
@@ -65,6 +65,26 @@ async fn a_process_is_asked_about_in_the_callers_name_and_projects() {
         .collect();
     assert_eq!(asked, [A, ProjectId::NONE, A, A]);
     assert!(requests.iter().all(|message| !message.header.principal.is_none()));
+}
+
+#[tokio::test]
+async fn only_an_administrator_asks_about_the_calls_of_any_principal() {
+    let gate = Gate::start().await;
+    let path = format!("/api/v1/processes/{PROCESS}");
+    let tokens = ["invoker-a", "admin-a", "admin"];
+    for token in tokens {
+        assert_eq!(gate.fetch(token, &format!("DELETE {path}")).await.status, 202);
+    }
+    let requests = gate.seen.requests.lock().unwrap();
+    let asked: Vec<(ProjectId, bool)> = requests
+        .iter()
+        .filter(|message| message.header.target == Service::Kernel)
+        .map(|message| {
+            let question: ProcessQuestion = message.decode_body().unwrap();
+            (message.header.project, question.any_principal)
+        })
+        .collect();
+    assert_eq!(asked, [(A, false), (A, true), (ProjectId::NONE, true)]);
 }
 
 #[tokio::test]

@@ -169,8 +169,8 @@ fn answer_kernel(call: &FakeCall) {
             let after: CallsAfter = call.message.decode_body().unwrap();
             call.reply(&crate::calls::part(after), "");
         }
-        kernel::Operation::SetProject | kernel::Operation::SetRates => {
-            panic!("only Resadmin sets what a project gets")
+        kernel::Operation::SetProject | kernel::Operation::SetRates | kernel::Operation::ForgetProject => {
+            panic!("only Resadmin says what becomes of a project")
         }
         kernel::Operation::Status => {
             let service = ServiceStatus {

@@ -39,12 +39,11 @@ impl Core {
         }
         let flags = if streams { Flags::STREAM } else { Flags::NONE };
         let header = process.towards_caller(kind, flags);
-        let timed_out = kind == Kind::Error && code == Some(ErrorCode::TimedOut);
-        if timed_out && !planted(Bug::BlamesCaller) {
+        let stopped = code.filter(|&code| kind == Kind::Error && code != ErrorCode::Cancelled);
+        match stopped.filter(|_| !planted(Bug::BlamesCaller)) {
             // The callee says that it was cancelled, as it was told to be; its caller has cancelled nothing.
-            self.answer_error(key, ErrorCode::TimedOut);
-        } else {
-            self.answer(key, code, Message { header, ..message });
+            Some(code) => self.answer_error(key, code),
+            None => self.answer(key, code, Message { header, ..message }),
         }
         self.settle(key);
     }
@@ -71,7 +70,17 @@ impl Core {
         let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
             return;
         };
-        let error = WireError::new(code, explanation(code, process));
+        let accepting = !process.kept && self.results.contains(process.header.process);
+        let text = explanation(code, process, accepting);
+        self.answer_error_saying(key, code, text);
+    }
+
+    /// The same, in words of the caller's choice.
+    pub(super) fn answer_error_saying(&mut self, key: ProcessKey, code: ErrorCode, text: String) {
+        let Some(process) = self.table.get(key).filter(|process| process.caller_waits) else {
+            return;
+        };
+        let error = WireError::new(code, text);
         let header = Header {
             sender: Service::Kernel,
             ..process.towards_caller(Kind::Error, Flags::NONE)
@@ -120,6 +129,9 @@ impl Core {
             return;
         }
         if let Some(process) = self.table.remove(key) {
+            if process.durable && process.kept {
+                self.attempt_over(&process);
+            }
             self.scheduler.close_idle(process.queue);
         }
     }
@@ -130,18 +142,26 @@ impl Core {
             return;
         };
         process.caller_waits = false;
-        let caller = process.header.sender;
-        if std::mem::replace(&mut process.caller_knows, false)
-            && let Some(registration) = self.services.registration_mut(caller)
-        {
-            registration.calls.remove(&process.header.call);
-        }
         if let Some(parent) = process
             .parent
             .take()
             .and_then(|parent| self.table.get_mut(parent))
         {
             parent.children.retain(|&child| child != key);
+        }
+        self.forget_caller(key);
+    }
+
+    /// Makes the caller forget a process, and the process its caller.
+    pub(super) fn forget_caller(&mut self, key: ProcessKey) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        let caller = process.header.sender;
+        if std::mem::replace(&mut process.caller_knows, false)
+            && let Some(registration) = self.services.registration_mut(caller)
+        {
+            registration.calls.remove(&process.header.call);
         }
     }
 
@@ -169,19 +189,13 @@ impl Core {
             return;
         }
         let caller = process.header.sender;
-        let counter = match (answer.header.kind, code) {
-            (Kind::Reply, _) => &mut self.counters.done,
-            (_, Some(ErrorCode::Cancelled)) => &mut self.counters.cancelled,
-            (_, Some(ErrorCode::Expired | ErrorCode::TimedOut)) => &mut self.counters.expired,
-            _ => &mut self.counters.failed,
-        };
-        *counter += 1;
-        let outcome = measured::outcome(answer.header.kind, code);
-        if let Some(ended) = measured::ended(process, outcome) {
-            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        let outcome = measured::outcome(process, answer.header.kind, code);
+        let kept = process.kept;
+        if !kept || planted(Bug::CountsHeads) {
+            self.count_ended(key, outcome);
         }
-        if process.kept {
-            return self.keep(key, code, answer);
+        if kept {
+            return self.keep(key, outcome, answer);
         }
         if let Some(registration) = self.services.registration_mut(caller) {
             registration.unanswered = registration.unanswered.saturating_sub(1);
@@ -190,11 +204,15 @@ impl Core {
     }
 }
 
-fn explanation(code: ErrorCode, process: &Process) -> String {
+/// Why there is no answer; `accepting` an asynchronous call that was not acknowledged.
+fn explanation(code: ErrorCode, process: &Process, accepting: bool) -> String {
     let target = process.callee();
     match code {
-        ErrorCode::Busy if matches!(process.state, State::Collecting { .. }) => {
+        ErrorCode::Busy if accepting => {
             "there is no room for more asynchronous calls; try again later".into()
+        }
+        ErrorCode::Expired if matches!(process.state, State::Collecting { .. }) => {
+            "the body did not come before the call's deadline".into()
         }
         ErrorCode::TooLarge => "the body is longer than an asynchronous call may have".into(),
         ErrorCode::Invalid => "the body broke off".into(),
@@ -204,6 +222,7 @@ fn explanation(code: ErrorCode, process: &Process) -> String {
         ErrorCode::TimedOut => "the call ran past its deadline".into(),
         ErrorCode::Crashed => format!("{target} was lost while it ran the call"),
         ErrorCode::Cancelled => "the call was cancelled".into(),
+        ErrorCode::NotFound => "the project was deleted".into(),
         _ => code.title().into(),
     }
 }

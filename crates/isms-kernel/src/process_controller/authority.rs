@@ -24,6 +24,7 @@ pub(super) struct Admitted {
     pub(super) depth: u32,
     pub(super) deadline: Option<Moment>,
     pub(super) is_async: bool,
+    pub(super) is_durable: bool,
 }
 
 impl Core {
@@ -44,8 +45,16 @@ impl Core {
                 "only an edge's invoke may be asynchronous",
             ));
         }
+        let is_durable = is_async && header.flags.contains(Flags::DURABLE);
+        if header.flags.contains(Flags::KEYED) && !is_durable {
+            return Err(WireError::new(
+                ErrorCode::Invalid,
+                "only a durable call has an idempotency key",
+            ));
+        }
+        let durable = if is_durable { Flags::DURABLE } else { Flags::NONE };
         let asked = Header {
-            flags: Flags(header.flags.0 & Flags::STREAM.0),
+            flags: Flags(header.flags.0 & Flags::STREAM.0).with(durable),
             sender,
             sender_generation: self.generation(sender),
             attempt: 1,
@@ -56,7 +65,7 @@ impl Core {
             true => root(asked, &right, deadline)?,
             false => self.child(asked, header.attempt, &right, deadline)?,
         };
-        admitted.is_async = is_async;
+        (admitted.is_async, admitted.is_durable) = (is_async, is_durable);
         admitted.header.process = (self.ids)();
         if admitted.header.trace.trace == TraceId::default() {
             admitted.header.trace.trace = TraceId(admitted.header.process.to_bytes());
@@ -94,6 +103,8 @@ impl Core {
                 trace: parent.header.trace.trace,
                 span: asked.trace.span,
             },
+            // What is done on behalf of a durable call may be done again.
+            flags: asked.flags.with(Flags(parent.header.flags.0 & Flags::DURABLE.0)),
             ..asked
         };
         let deadline = match (parent.deadline, deadline) {
@@ -106,6 +117,7 @@ impl Core {
             depth: parent.depth + 1,
             deadline,
             is_async: false,
+            is_durable: false,
         })
     }
 
@@ -168,6 +180,7 @@ fn root(asked: Header, right: &Right, deadline: Option<Moment>) -> Result<Admitt
         depth: 0,
         deadline,
         is_async: false,
+        is_durable: false,
     })
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Process {
     pub(crate) caller_knows: bool,
     /// True once it was accepted as an asynchronous call: its answer goes into its record.
     pub(crate) kept: bool,
+    /// True for an attempt of a call that survives the Kernel.
+    pub(crate) durable: bool,
     pub(crate) accepted_at: Moment,
     pub(crate) deadline: Option<Moment>,
     /// When the Kernel looks at it again.
@@ -41,6 +43,12 @@ pub(crate) struct Process {
 pub(crate) enum State {
     /// The body of an asynchronous call is on its way; it has no place in a queue yet.
     Collecting { body: Bytes, raw: Bytes },
+    /// Its record is on its way into the journal; it has a place in its queue.
+    Committing,
+    /// Waits for the time of its next attempt, with a place in its queue.
+    Resting,
+    /// An attempt of it may be running, or not: the Doer will say. It has a place in its queue.
+    Held,
     /// In its queue; body and raw bytes are kept until it is dispatched.
     Queued {
         ticket: Ticket,
@@ -68,7 +76,17 @@ impl Process {
 
     /// True while it waits in its queue, or for the body with which it goes there.
     pub(crate) fn is_queued(&self) -> bool {
-        matches!(self.state, State::Collecting { .. } | State::Queued { .. })
+        matches!(self.state, State::Collecting { .. } | State::Queued { .. }) || self.has_place()
+    }
+
+    /// True while it is not known whether it runs.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.state, State::Held)
+    }
+
+    /// True while it has a place in its queue and does not wait in it.
+    pub(crate) fn has_place(&self) -> bool {
+        matches!(self.state, State::Committing | State::Resting | State::Held)
     }
 
     /// The header of a message to the callee about this process.

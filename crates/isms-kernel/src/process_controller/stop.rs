@@ -45,6 +45,8 @@ impl Core {
         };
         match &mut process.state {
             State::Collecting { .. } => self.give_up(key, code),
+            State::Committing => self.cancel_later(key, code),
+            State::Resting | State::Held => self.leave(key, code),
             State::Queued { .. } => {
                 self.leave_queue(key);
                 self.give_up(key, code);
@@ -71,6 +73,10 @@ impl Core {
         let Some(process) = self.table.get(key) else {
             return;
         };
+        if process.durable {
+            self.attempt_lost(key);
+            return self.discard(key);
+        }
         let code = match process.callee() {
             Service::Doer => ErrorCode::Crashed,
             _ => ErrorCode::Unavailable,
@@ -81,13 +87,15 @@ impl Core {
 
     /// The connection of a process's caller was lost.
     pub(super) fn caller_lost(&mut self, key: ProcessKey) {
-        let Some(process) = self.table.get_mut(key) else {
+        let Some(process) = self.table.get(key) else {
             return;
         };
-        self.counters.cancelled += u64::from(process.caller_waits);
-        let ended = measured::ended(process, Outcome::Cancelled);
-        if let Some(ended) = ended.filter(|_| process.caller_waits) {
-            self.scheduler.ended(Some(process.queue), &ended, self.now);
+        if matches!(process.state, State::Committing) {
+            // It is in the journal: it runs, whoever asked for it.
+            return self.forget_caller(key);
+        }
+        if process.caller_waits {
+            self.count_ended(key, Outcome::Cancelled);
         }
         self.detach(key);
         self.stop(key, ErrorCode::Cancelled);
@@ -107,11 +115,17 @@ impl Core {
                 self.leave_queue(key);
                 self.give_up(key, ErrorCode::Expired);
             }
-            State::Queued { .. } if self.services.registration(process.callee()).is_none() => {
+            State::Resting => self.queue_up(key),
+            State::Committing | State::Held => {}
+            State::Queued { .. }
+                if !process.durable && self.services.registration(process.callee()).is_none() =>
+            {
                 self.leave_queue(key);
                 self.give_up(key, ErrorCode::Unavailable);
             }
             State::Queued { .. } => self.set_timer(key, process.deadline),
+            // Nothing is said of it before its callee is done with it, or lost.
+            State::Running { stop: Some(_), .. } if process.durable => {}
             &State::Running { stop: Some(code), .. } => {
                 self.answer_in_its_place(key, code);
                 self.detach(key);
@@ -138,7 +152,7 @@ impl Core {
             return self.answer_error(key, code);
         }
         if process.reply.open && process.kept {
-            return self.end_record(process.header.process, code);
+            return self.end_record(key, code, measured::of_error(code));
         }
         if process.reply.open && process.caller_knows {
             let flags = Flags::TO_CALLER.with(Flags::ABORTED);

@@ -17,6 +17,12 @@ pub(crate) struct ProcessKey {
 }
 
 impl ProcessKey {
+    /// Names no process.
+    pub(crate) const NONE: ProcessKey = ProcessKey {
+        index: u32::MAX,
+        generation: u32::MAX,
+    };
+
     /// The call id under which the process is dispatched.
     pub(crate) fn call(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)

@@ -47,6 +47,7 @@ pub(crate) struct Right {
     events: u64,
     pub(crate) asserts_project: bool,
     pub(crate) asserts_principal: bool,
+    pub(crate) asserts_any_principal: bool,
 }
 
 impl Right {
@@ -98,6 +99,7 @@ impl Rights {
                 events: bits(to, &events)?,
                 asserts_project: asserts.contains(&Asserted::Project),
                 asserts_principal: asserts.contains(&Asserted::Principal),
+                asserts_any_principal: asserts.contains(&Asserted::AnyPrincipal),
             };
             let pair = &mut rights.pairs[from as usize][to as usize];
             if !Service::REGISTERED.contains(&from) || from == to || *pair != Right::default() {
@@ -146,6 +148,8 @@ struct RightText {
 enum Asserted {
     Project,
     Principal,
+    #[serde(rename = "any-principal")]
+    AnyPrincipal,
 }
 
 fn bit(operation: u16) -> u64 {
@@ -224,6 +228,21 @@ mod tests {
         ] {
             for to in (0..).map_while(Service::from_u8) {
                 assert!(!rights.of(from, to).asserts_principal, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_gate_asks_about_the_calls_of_any_principal() {
+        let rights = Rights::built_in().unwrap();
+        for from in Service::REGISTERED {
+            for to in (0..).map_while(Service::from_u8) {
+                let expected = (from, to) == (Service::Gate, Service::Kernel);
+                assert_eq!(
+                    rights.of(from, to).asserts_any_principal,
+                    expected,
+                    "{from} to {to}"
+                );
             }
         }
     }

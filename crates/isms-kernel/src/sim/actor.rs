@@ -9,6 +9,7 @@ use isms_protocol::{
     limits::{CHUNK_LEN_MAX, STREAM_WINDOW},
 };
 
+use super::survival::short;
 use crate::action::PeerId;
 use isms_simulation::Random;
 
@@ -57,10 +58,14 @@ struct Receives {
 }
 
 impl Sends {
-    fn random(random: &mut Random) -> Sends {
+    fn random(header: &Header, random: &mut Random) -> Sends {
+        let durable = header.flags.contains(Flags::DURABLE);
         Sends {
             credit: 0,
-            left: random.below(600_000) as u32,
+            left: match durable {
+                true => short(random),
+                false => random.below(600_000) as u32,
+            },
         }
     }
 }
@@ -91,11 +96,25 @@ impl Actor {
         };
     }
 
+    /// Its connection was lost, or the Kernel. Of what it works on it keeps what survives that.
+    pub(super) fn disconnect(&mut self) {
+        let work = std::mem::take(&mut self.work);
+        self.crash();
+        let goes_on = |work: &Work| {
+            let streams = work.receives.is_some() || work.sends.is_some();
+            work.header.flags.contains(Flags::DURABLE) && !streams && !work.cancelled && !work.replied
+        };
+        self.work = work.into_iter().filter(|(_, work)| goes_on(work)).collect();
+        if self.service != Service::Doer {
+            self.work.clear();
+        }
+    }
+
     pub(super) fn ask(&mut self, header: Header, question: Option<ProcessQuestion>, random: &mut Random) {
         let sends = header
             .flags
             .contains(Flags::STREAM)
-            .then(|| Sends::random(random));
+            .then(|| Sends::random(&header, random));
         self.calls.insert(
             header.call,
             Asked {
@@ -289,7 +308,8 @@ impl Actor {
         if reply.kind == Kind::Error {
             work.receives = None;
         }
-        work.sends = reply.flags.contains(Flags::STREAM).then(|| Sends::random(random));
+        let streams = reply.flags.contains(Flags::STREAM);
+        work.sends = streams.then(|| Sends::random(&work.header, random));
         self.outbox.push_back(Message::bare(reply));
         true
     }

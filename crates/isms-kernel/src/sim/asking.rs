@@ -4,6 +4,7 @@ use isms_protocol::{
     Class, DoeeVersion, Flags, Header, Kind, PrincipalId, ProcessId, ProjectId, Service, SpanId,
     TraceContext, TraceId, dbriver, doer, encode,
     kernel::{self, ProjectSettings},
+    limits::KEY_LEN,
     resadmin,
 };
 
@@ -38,9 +39,22 @@ impl World {
             header.flags = Flags::STREAM;
         }
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
-        if is_invoke && self.random.percent(30) {
+        if is_invoke && self.random.percent(45) {
             header.flags = header.flags.with(Flags::ASYNC);
+            if self.random.percent(45) {
+                header.flags = header.flags.with(Flags::DURABLE);
+            }
         }
+        let key = (header.flags.contains(Flags::DURABLE) && self.random.percent(30)).then(|| {
+            header.flags = header.flags.with(Flags::KEYED);
+            let mut key = [self.random.below(3) as u8; KEY_LEN];
+            key[..3].copy_from_slice(&[
+                header.project.to_bytes()[0],
+                header.principal.to_bytes()[0],
+                header.target_doee.to_bytes()[0],
+            ]);
+            key
+        });
         if self.random.percent(4) {
             header.calling_doee = DoeeVersion::from_bytes([7; 16]);
             meant.must_fail = true;
@@ -48,10 +62,15 @@ impl World {
         let question = meant.about.map(|process| kernel::ProcessQuestion {
             process,
             wait_ms: self.random.below(2) as u32 * self.random.below(3_000) as u32,
+            any_principal: meant.any_principal,
         });
         self.meant.insert(span, meant);
         self.actors[actor].ask(header, question, &mut self.random);
-        if header.target == Service::Kernel && sender == Service::Resadmin {
+        if let Some(key) = key {
+            let asked = self.actors[actor].outbox.back_mut();
+            asked.expect("the request was put there").raw = key.to_vec().into();
+        }
+        if header.operation == kernel::Operation::SetProject as u16 && header.target == Service::Kernel {
             let settings = self.random_settings();
             let asked = self.actors[actor].outbox.back_mut();
             asked.expect("the request was put there").body = encode(&settings).into();
@@ -61,13 +80,13 @@ impl World {
     /// What a project is to get from now on, sometimes nothing but the defaults.
     fn random_settings(&mut self) -> ProjectSettings {
         let defaults = ProjectSettings::default();
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => defaults,
             _ => ProjectSettings {
                 weight: 1 + self.random.below(1_000) as u32,
                 rate_max: self.random.below(40) as u32,
                 // Mostly so few that calls of one Doee wait for those of another.
-                concurrency_max: self.random.below(5).saturating_sub(1).min(2) as u32,
+                concurrency_max: self.random.pick(&[0, 1, 1, 1, 2]),
             },
         }
     }
@@ -85,8 +104,13 @@ impl World {
             (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
             (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
             (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
-            (Service::Resadmin, 0) if self.random.percent(50) => {
-                (Service::Kernel, kernel::Operation::SetProject as u16)
+            (Service::Resadmin, 0) if self.random.percent(75) => {
+                let deletes = self.random.percent(20);
+                let operation = match deletes {
+                    true => kernel::Operation::ForgetProject,
+                    false => kernel::Operation::SetProject,
+                };
+                (Service::Kernel, operation as u16)
             }
             (Service::Resadmin, 0) => (Service::Dbriver, dbriver::Operation::Prepare as u16),
             (Service::Resadmin, _) => (Service::Doer, doer::Operation::Build as u16),
@@ -105,6 +129,7 @@ impl World {
             must_fail: sender == Service::Dbriver && target == Service::Doer,
             deadline: None,
             about: None,
+            any_principal: false,
         };
         if operation == doer::Operation::Invoke as u16 && target == Service::Doer {
             header.target_doee = version(self.random.below(3));
@@ -150,14 +175,20 @@ impl World {
             2 => header.project = ProjectId::NONE,
             _ => {}
         }
-        let same_project = header.project == project || header.project.is_none() && !owner.is_none();
+        // An administrator asks about all calls of the project, but reads no results of others.
+        let any_principal = self.random.percent(25);
+        let asks_all = any_principal && operation != kernel::Operation::Result;
+        let all_projects = header.project.is_none() && !header.principal.is_none();
+        let is_own = header.principal == owner || owner.is_none() && header.project == project;
+        let may = (header.project == project || all_projects) && (is_own || asks_all);
         let meant = Meant {
             class: header.class,
             project: header.project,
             parent: None,
-            must_fail: !same_project || header.principal != owner && !owner.is_none(),
+            must_fail: !may || any_principal && sender != Service::Gate,
             deadline: None,
             about: Some(process),
+            any_principal,
         };
         Some((header, meant))
     }

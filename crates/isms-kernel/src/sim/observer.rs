@@ -10,10 +10,12 @@ use std::{
 use isms_protocol::{
     Class, DoeeVersion, ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service,
     WireError, doer,
-    kernel::{Demand, Operation, ProcessState, Progress, ProjectSettings, Slots, StreamCredit},
+    kernel::{Demand, Operation, Progress, ProjectSettings, Slots, StreamCredit},
 };
 
-use super::{Tally, world::KEEP_S};
+mod accepted;
+
+use super::Tally;
 use crate::clock::Moment;
 
 type Span = [u8; 8];
@@ -32,8 +34,11 @@ struct Pending {
     since: Moment,
     dispatched: bool,
     is_async: bool,
+    is_durable: bool,
     principal: PrincipalId,
     about: Option<(ProcessId, u16)>,
+    /// It says that this project was deleted, which had these calls.
+    deletes: Option<(ProjectId, BTreeSet<Span>)>,
 }
 
 /// An asynchronous call that was acknowledged.
@@ -42,6 +47,10 @@ struct Accepted {
     pending: Pending,
     at: Moment,
     ended: Option<Progress>,
+    /// Its project was deleted, or it was lost with the Kernel.
+    forgotten: bool,
+    /// The deletion of its project was begun.
+    uncertain: bool,
 }
 
 /// A dispatched process that its callee is not done with.
@@ -49,6 +58,7 @@ struct Accepted {
 struct Running {
     span: Span,
     doee: DoeeVersion,
+    project: ProjectId,
     replied: bool,
     /// Whose call it is, and the limit of its project under which it began.
     limit: Option<(ProjectId, u64)>,
@@ -64,11 +74,15 @@ struct Flow {
 pub(super) struct Observer {
     pending: BTreeMap<(Service, u64), Pending>,
     accepted: BTreeMap<ProcessId, Accepted>,
+    /// Durable calls whose callers were lost before they heard of anything: they may run.
+    unheard: Vec<Pending>,
     /// Of calls whose streams begin or end in the Kernel.
     own_streams: BTreeSet<Span>,
     running: BTreeMap<(Service, u64), Running>,
     capacity: BTreeMap<(Service, DoeeVersion), u32>,
     cancelled: BTreeSet<Span>,
+    /// Calls that waited when their project was deleted.
+    doomed: BTreeSet<Span>,
     /// Calls that their callers have cancelled.
     unwanted: BTreeSet<Span>,
     flows: BTreeMap<(Span, bool), Flow>,
@@ -80,8 +94,8 @@ pub(super) struct Observer {
     limits_set: u64,
     /// Replies of Doees that their callers have got.
     invokes_done: u64,
-    /// Replies of Doees to asynchronous calls, which may have ended otherwise before.
-    async_replied: u64,
+    /// Asynchronous calls to which Doees have replied, which may have ended otherwise before or since.
+    async_replied: BTreeSet<Span>,
     pub(super) aging_us: u64,
     pub(super) tally: Tally,
 }
@@ -95,6 +109,8 @@ pub(super) struct Meant {
     pub(super) deadline: Option<Moment>,
     /// Which asynchronous call is asked about.
     pub(super) about: Option<ProcessId>,
+    /// By who administers its project.
+    pub(super) any_principal: bool,
 }
 
 impl Observer {
@@ -102,10 +118,12 @@ impl Observer {
         Observer {
             pending: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            unheard: Vec::new(),
             own_streams: BTreeSet::new(),
             running: BTreeMap::new(),
             capacity: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            doomed: BTreeSet::new(),
             unwanted: BTreeSet::new(),
             flows: BTreeMap::new(),
             parents_done: BTreeSet::new(),
@@ -113,7 +131,7 @@ impl Observer {
             limits: BTreeMap::new(),
             limits_set: 0,
             invokes_done: 0,
-            async_replied: 0,
+            async_replied: BTreeSet::new(),
             aging_us,
             tally: Tally::default(),
         }
@@ -133,9 +151,16 @@ impl Observer {
             since: now,
             dispatched: false,
             is_async: header.flags.contains(Flags::ASYNC),
+            is_durable: header.flags.contains(Flags::DURABLE),
             principal: header.principal,
             about: meant.about.map(|process| (process, header.operation)),
+            deletes: deletes(header).then(|| (header.project, self.calls_of(header.project))),
         };
+        if let &Some((project, _)) = &pending.deletes {
+            let of_project = |accepted: &&mut Accepted| accepted.pending.project == project;
+            let accepted = self.accepted.values_mut().filter(of_project);
+            accepted.for_each(|accepted| accepted.uncertain = true);
+        }
         if pending.is_async || pending.about.is_some() {
             self.own_streams.insert(pending.span);
         }
@@ -148,7 +173,9 @@ impl Observer {
 
     /// A connection has ended, by whichever side.
     pub(super) fn lost(&mut self, service: Service) {
-        self.pending.retain(|(caller, _), _| *caller != service);
+        let of_caller = self.pending.extract_if(.., |(caller, _), _| *caller == service);
+        let unheard = of_caller.filter(|(_, pending)| pending.is_durable && !pending.must_fail);
+        self.unheard.extend(unheard.map(|(_, pending)| pending));
         let gone: Vec<Span> = self
             .running
             .iter()
@@ -175,8 +202,9 @@ impl Observer {
                     .filter(|run| !run.replied)
                 {
                     running.replied = true;
-                    let is_async = self.own_streams.contains(&running.span);
-                    self.async_replied += u64::from(is_async && header.kind == Kind::Reply);
+                    if self.own_streams.contains(&running.span) && header.kind == Kind::Reply {
+                        self.async_replied.insert(running.span);
+                    }
                     if !streams {
                         self.finished(sender, header.call);
                     }
@@ -260,9 +288,17 @@ impl Observer {
             .pending
             .values_mut()
             .chain(accepted)
+            .chain(&mut self.unheard)
             .find(|pending| pending.span == span);
         let found = found.expect("what is dispatched was asked and is not answered");
-        assert!(!found.dispatched, "a process was dispatched twice");
+        assert!(
+            !found.dispatched || found.is_durable,
+            "a process was dispatched twice"
+        );
+        assert!(
+            !self.doomed.contains(&span),
+            "a call was dispatched whose project was deleted"
+        );
         assert!(!found.must_fail, "a forbidden request was dispatched");
         assert_eq!(
             found.project, header.project,
@@ -273,6 +309,8 @@ impl Observer {
             "a process runs in another class than it should"
         );
         found.dispatched = true;
+        // Another attempt is no parent that is done yet.
+        self.parents_done.remove(&span);
         let (since, class) = (found.since, found.class);
         self.tally.waited += u64::from(since < now);
         let doee = queue_doee(header);
@@ -296,6 +334,7 @@ impl Observer {
             Running {
                 span,
                 doee,
+                project: header.project,
                 replied: false,
                 limit,
             },
@@ -371,45 +410,27 @@ impl Observer {
         if let Some((process, operation)) = pending.about.filter(|_| !pending.must_fail) {
             self.told_of(process, operation, message, now);
         }
+        if let Some((project, calls)) = pending.deletes.as_ref().filter(|_| header.kind == Kind::Reply) {
+            self.deleted(*project, calls);
+        }
+        let open_end = message.decode_body::<WireError>();
+        let open_end = open_end.is_ok_and(|error| error.code == ErrorCode::Unavailable);
+        if pending.is_durable && header.kind == Kind::Error && open_end {
+            // The journal has stopped over it: whether it is written is known to the disk alone.
+            self.unheard.push(pending);
+            return;
+        }
         if pending.is_async && header.kind == Kind::Reply {
             self.tally.kept += 1;
             let accepted = Accepted {
                 pending,
                 at: now,
                 ended: None,
+                forgotten: false,
+                uncertain: false,
             };
-            let before = self.accepted.insert(header.process, accepted);
-            assert!(before.is_none(), "a process was accepted twice");
+            self.accept(header.process, accepted);
         }
-    }
-
-    /// Who may know is told of an asynchronous call: it exists for as long as promised, and ends once.
-    fn told_of(&mut self, process: ProcessId, operation: u16, message: &Message, now: Moment) {
-        let accepted = self.accepted.get_mut(&process).expect("it was asked about");
-        if message.header.kind == Kind::Reply && operation != Operation::Result as u16 {
-            let state: ProcessState = message.decode_body().expect("the core encodes states");
-            assert_eq!(state.process, process, "the state of another process");
-            assert!(
-                accepted.ended.is_none_or(|ended| ended == state.progress),
-                "{process} ended twice: {accepted:?}, {state:?}"
-            );
-            accepted.ended = state.progress.has_ended().then_some(state.progress);
-        } else if message.header.sender == Service::Kernel
-            && let Ok(error) = message.decode_body::<WireError>()
-            && error.code == ErrorCode::NotFound
-        {
-            let kept_until = accepted.at.after_us(u64::from(KEEP_S) * 1_000_000);
-            assert!(now >= kept_until, "{process} was forgotten: {accepted:?}");
-        }
-    }
-
-    /// Asynchronous calls that were acknowledged, the last few, and whose they are.
-    pub(super) fn accepted(&self) -> Vec<(ProcessId, ProjectId, PrincipalId)> {
-        let last = self.accepted.iter().rev().take(6);
-        let whose = |(&process, accepted): (&ProcessId, &Accepted)| {
-            (process, accepted.pending.project, accepted.pending.principal)
-        };
-        last.map(whose).collect()
     }
 
     /// Holds after every event.
@@ -448,11 +469,14 @@ impl Observer {
     /// Calls of Doees that may have been counted as done: at least, and at most. What became of an asynchronous call
     /// is known where it was asked.
     pub(super) fn done(&self) -> RangeInclusive<u64> {
-        let known = self
-            .accepted
-            .values()
-            .filter(|accepted| accepted.ended == Some(Progress::Done));
-        self.invokes_done + known.count() as u64..=self.invokes_done + self.async_replied
+        let (mut known, mut possible) = (0, 0);
+        for Accepted { pending, ended, .. } in self.accepted.values() {
+            let is_done = *ended == Some(Progress::Done);
+            let may_be = ended.is_none() && self.async_replied.contains(&pending.span);
+            known += u64::from(is_done);
+            possible += u64::from(is_done || may_be);
+        }
+        self.invokes_done + known..=self.invokes_done + possible
     }
 
     /// Processes of which the core must still know.
@@ -479,6 +503,11 @@ impl Observer {
         );
         assert!(self.running.is_empty(), "calls never ended: {:?}", self.running);
     }
+}
+
+/// It is told that a project was deleted.
+fn deletes(header: &Header) -> bool {
+    header.target == Service::Kernel && header.operation == Operation::ForgetProject as u16
 }
 
 /// The Doee version by which a request is queued.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use isms_protocol::{
-    DoeeVersion, Flags, Header, Incarnation, Kind, Message, ProcessId, Secret, Service, gate,
-    kernel::{CallsAfter, Register, Slots},
+    DoeeVersion, Flags, Header, Incarnation, Kind, Message, Secret, Service, gate,
+    kernel::{CallsAfter, Operation, Register, Slots},
     limits,
 };
 use isms_simulation::Random;
@@ -14,6 +14,7 @@ use super::{
     Tally,
     actor::Actor,
     observer::{Meant, Observer},
+    survival::{RESUME_CALL, Survivors},
 };
 use crate::{
     action::{Action, CloseReason, Event, PeerId},
@@ -29,8 +30,9 @@ pub(super) const CREDIT: u32 = 24;
 
 pub(super) struct World {
     pub(super) random: Random,
-    core: Core,
-    now: Moment,
+    pub(super) core: Core,
+    pub(super) now: Moment,
+    pub(super) survivors: Survivors,
     pub(super) actors: Vec<Actor>,
     pub(super) observer: Observer,
     pub(super) meant: BTreeMap<[u8; 8], Meant>,
@@ -38,6 +40,8 @@ pub(super) struct World {
     next_peer: u64,
     /// How often, in 400 moves, a service crashes or breaks the rules; 0 in a quarter of the runs.
     turbulence: u64,
+    /// In half of the runs; in the others what is lost with it is not.
+    kernel_ends: bool,
 }
 
 impl World {
@@ -53,19 +57,17 @@ impl World {
             results_keep_s: KEEP_S,
             ..Config::default()
         };
-        let mut last_id = 0u128;
-        let ids = Box::new(move || {
-            last_id += 1;
-            ProcessId::from_bytes(last_id.to_be_bytes())
-        });
         let observer = Observer::new(config.aging_max_us());
         let mut random = Random::new(seed);
         let turbulence = random.below(4) * 4;
+        let mut survivors = Survivors::new(seed, config);
         let mut world = World {
             turbulence,
+            kernel_ends: random.percent(50),
             random,
-            core: Core::new(config, ids, Moment(0)).expect("the built-in rights table is valid"),
+            core: survivors.boot(Moment(0)),
             now: Moment(0),
+            survivors,
             actors: Service::REGISTERED.into_iter().map(Actor::new).collect(),
             observer,
             meant: BTreeMap::new(),
@@ -84,14 +86,20 @@ impl World {
     pub(super) fn step(&mut self) {
         let actor = self.random.below(self.actors.len() as u64) as usize;
         if self.random.below(400) < self.turbulence {
-            return match self.random.below(3) {
-                0 => self.crash(actor),
+            return match self.random.below(30) {
+                0..=8 => self.crash(actor),
+                9..=10 => self.cut_doer(),
+                11..=12 if self.kernel_ends => self.end_kernel(false),
+                13..=15 if self.kernel_ends => self.end_kernel(true),
+                16 if self.kernel_ends => self.fail_sync(),
+                17 => self.jump(),
                 _ => self.be_hostile(actor),
             };
         }
         match self.random.below(100) {
             0..=11 => self.ask(actor),
-            12..=44 => self.deliver(actor),
+            12..=20 => self.work_on_journal(),
+            21..=44 => self.deliver(actor),
             45..=64 => self.receive(actor),
             65..=83 => {
                 self.actors[actor].act(&mut self.random, false);
@@ -117,13 +125,15 @@ impl World {
 
     /// Everybody behaves until nothing is left to do; then nothing may be left.
     pub(super) fn quiesce(&mut self) {
+        self.revive_journal();
         (0..self.actors.len()).for_each(|actor| self.connect(actor));
         for _ in 0..8 {
+            self.finish_journal();
             self.pass(2_000_000);
         }
         self.observer.check_deadlines(self.now);
         for _ in 0..4_000 {
-            let mut acted = false;
+            let mut acted = self.finish_journal();
             // What a hostile service sent before may still get it cut.
             (0..self.actors.len()).for_each(|actor| self.connect(actor));
             self.open_all_slots();
@@ -138,12 +148,25 @@ impl World {
                     acted = true;
                 }
             }
+            if !acted && !self.core.results.all_ended() {
+                // Some wait for their next attempt.
+                self.pass(500_000);
+                acted = true;
+            }
             if !acted {
                 break;
             }
         }
         self.observer.check_quiet();
         assert!(self.core.results.all_ended(), "asynchronous calls have not ended");
+        self.check_log();
+        if !self.survivors.restarted {
+            self.check_measures();
+        }
+        // Whatever is on the disk now says the same.
+        self.end_kernel(false);
+        (0..self.actors.len()).for_each(|actor| self.connect(actor));
+        assert!(self.core.results.all_ended(), "calls that had ended run again");
         self.pass(u64::from(KEEP_S) * 1_000_000 + 1);
         (0..self.actors.len()).for_each(|actor| self.connect(actor));
         self.open_all_slots();
@@ -151,8 +174,16 @@ impl World {
             self.deliver(doer_index());
         }
         self.pass(0);
+        self.finish_journal();
         self.check_empty();
-        self.check_measures();
+    }
+
+    /// A journal that has stopped is opened again by a new Kernel.
+    fn revive_journal(&mut self) {
+        self.finish_journal();
+        if self.journal_has_stopped() {
+            self.end_kernel(false);
+        }
     }
 
     /// Each reply of a Doee was counted once, and what ran is what waited before.
@@ -249,6 +280,9 @@ impl World {
             peer,
             message: Message::with_body(header, &register),
         });
+        if service == Service::Doer {
+            self.resume();
+        }
     }
 
     fn crash(&mut self, actor: usize) {
@@ -271,7 +305,8 @@ impl World {
         if message.header.kind == Kind::Request {
             let header = &message.header;
             if let Some(mut meant) = self.meant.remove(&header.trace.span.0) {
-                if header.target == Service::Kernel && sender == Service::Resadmin && !meant.must_fail {
+                let sets = header.operation == Operation::SetProject as u16 && sender == Service::Resadmin;
+                if header.target == Service::Kernel && sets && !meant.must_fail {
                     let settings = message.decode_body().expect("the simulation encodes settings");
                     self.observer.settings_told(header.project, &settings);
                 }
@@ -412,7 +447,7 @@ impl World {
         if self.actors[doer_index()].peer.is_some() {
             let mut kept = BTreeMap::new();
             for (_, process) in self.core.table.iter() {
-                if process.kept && process.is_queued() {
+                if process.kept && process.is_queued() && !process.has_place() {
                     *kept.entry(process.header.target_doee).or_default() += 1;
                 }
             }
@@ -420,7 +455,7 @@ impl World {
         }
     }
 
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         self.core.handle(self.now, event);
         self.take_actions();
     }
@@ -429,7 +464,9 @@ impl World {
         let actions: Vec<Action> = self.core.drain_actions().collect();
         for action in actions {
             match action {
+                Action::Send { message, .. } if message.header.call == RESUME_CALL => self.resumed(&message),
                 Action::Send { peer, message } => {
+                    self.check_overlap(&message.header);
                     let to = self.actors.iter_mut().find(|actor| actor.peer == Some(peer));
                     if let Some(to) = to {
                         self.observer.sent(to.service, &message, self.now);
@@ -449,6 +486,7 @@ impl World {
             }
         }
         self.observer.check();
+        self.check_survival();
         assert!(
             !self.core.results.any_refused(),
             "an asynchronous call was acknowledged and then refused"
@@ -456,13 +494,13 @@ impl World {
         self.core.results.check_parts();
         let (count, bytes) = self.core.results.len_and_bytes();
         assert!(
-            count <= 40 && bytes <= 1024 * 1024 + 40 * 512,
+            count <= 40 && bytes <= 1024 * 1024 + 40 * limits::RESULT_COST,
             "results are not bounded: {count}, {bytes} bytes"
         );
     }
 }
 
-fn doer_index() -> usize {
+pub(super) fn doer_index() -> usize {
     Service::REGISTERED
         .iter()
         .position(|&service| service == Service::Doer)

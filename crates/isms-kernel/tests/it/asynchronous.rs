@@ -1,5 +1,6 @@
 //! Asynchronous calls: accepted, kept, read by whom they concern.
 
+use isms_kernel::Config;
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, PrincipalId, ProcessId, ProjectId, Service,
     kernel::{Operation, ProcessQuestion, ProcessState, Progress, StreamCredit},
@@ -11,30 +12,39 @@ use crate::{
     harness::{Kernel, Peer, request},
 };
 
-fn asynchronous(call: u64) -> Header {
+pub(crate) fn asynchronous(call: u64) -> Header {
     Header {
         flags: Flags::ASYNC,
         ..invoke(call)
     }
 }
 
-fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -> Message {
+pub(crate) fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -> Message {
     let header = Header {
         project: invoke(0).project,
         principal: invoke(0).principal,
         ..request(Service::Commserver, Service::Kernel, operation as u16, call)
     };
-    Message::with_body(header, &ProcessQuestion { process, wait_ms })
+    let question = ProcessQuestion {
+        process,
+        wait_ms,
+        any_principal: false,
+    };
+    Message::with_body(header, &question)
 }
 
-async fn state(edge: &mut Peer, question: Message) -> Progress {
+pub(crate) async fn state(edge: &mut Peer, question: Message) -> Progress {
     edge.send(question);
     let state: ProcessState = edge.expect(Kind::Reply).await.decode_body().unwrap();
     state.progress
 }
 
-async fn roles() -> (Kernel, Peer, Peer) {
-    let mut kernel = Kernel::start();
+pub(crate) async fn roles() -> (Kernel, Peer, Peer) {
+    roles_with(Config::default()).await
+}
+
+async fn roles_with(config: Config) -> (Kernel, Peer, Peer) {
+    let mut kernel = Kernel::with(config);
     let edge = kernel.service(Service::Commserver).await;
     let doer = kernel.service(Service::Doer).await;
     doer.send(slots(1));
@@ -68,7 +78,7 @@ async fn read_stream(peer: &mut Peer, header: Header, direction: Flags) -> usize
 }
 
 /// Sends a stream against the credit that its receiver grants.
-async fn write_stream(peer: &mut Peer, header: Header, direction: Flags, len: usize) {
+pub(crate) async fn write_stream(peer: &mut Peer, header: Header, direction: Flags, len: usize) {
     let (mut left, mut credit) = (len, 0);
     while left > 0 {
         while credit < CHUNK_LEN_MAX {
@@ -302,4 +312,116 @@ async fn a_child_and_what_is_no_invoke_may_not_be_asynchronous() {
     };
     edge.send(Message::bare(header));
     edge.expect_error(ErrorCode::Invalid).await;
+}
+
+/// The question of somebody else's token, which administers a project, or all of them.
+fn administers(service: Service, project: ProjectId, asked: Message) -> Message {
+    let header = Header {
+        sender: service,
+        project,
+        principal: PrincipalId::from_bytes([9; 16]),
+        ..asked.header
+    };
+    let question: ProcessQuestion = asked.decode_body().unwrap();
+    let question = ProcessQuestion {
+        any_principal: true,
+        ..question
+    };
+    Message::with_body(header, &question)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_administers_the_project_sees_and_cancels_a_call_and_does_not_read_its_result() {
+    let (mut kernel, mut edge, mut doer) = roles().await;
+    let mut gate = kernel.service(Service::Gate).await;
+    let own = invoke(0).project;
+    let asks = |operation, process, wait_ms, call| question(operation, process, wait_ms, call);
+    let as_gate = |project, asked| administers(Service::Gate, project, asked);
+    edge.send(Message::bare(asynchronous(1)));
+    let running = edge.expect(Kind::Reply).await.header.process;
+    let call = doer.expect_request().await.header;
+    edge.send(Message::bare(asynchronous(2)));
+    let queued = edge.expect(Kind::Reply).await.header.process;
+
+    for (call, project) in (1..).zip([own, ProjectId::NONE]) {
+        let asked = as_gate(project, asks(Operation::Process, queued, 0, call));
+        assert_eq!(state(&mut gate, asked).await, Progress::Queued);
+        gate.send(as_gate(project, asks(Operation::Result, queued, 0, call + 10)));
+        gate.expect_error(ErrorCode::Forbidden).await;
+    }
+    for operation in [Operation::Process, Operation::Result, Operation::Cancel] {
+        // Another project's administrator, and an edge that has no business to know of administrators.
+        gate.send(as_gate(
+            ProjectId::from_bytes([8; 16]),
+            asks(operation, queued, 0, 3),
+        ));
+        gate.expect_error(ErrorCode::NotFound).await;
+        edge.send(administers(
+            Service::Commserver,
+            own,
+            asks(operation, queued, 0, 3),
+        ));
+        edge.expect_error(ErrorCode::Forbidden).await;
+    }
+    let cancels = as_gate(own, asks(Operation::Cancel, queued, 0, 4));
+    assert_eq!(state(&mut gate, cancels).await, Progress::Cancelled);
+    gate.send(as_gate(own, asks(Operation::Process, running, 60_000, 5)));
+    let cancels = as_gate(own, asks(Operation::Cancel, running, 0, 6));
+    assert_eq!(state(&mut gate, cancels).await, Progress::Running);
+    while doer.next().await.expect("a cancel").header.kind != Kind::Cancel {}
+    doer.send(Message::error_answer(
+        &call,
+        &isms_protocol::WireError::new(ErrorCode::Cancelled, "stopped"),
+    ));
+    let waited: ProcessState = gate.expect(Kind::Reply).await.decode_body().unwrap();
+    assert_eq!(waited.progress, Progress::Cancelled);
+    edge.send(asks(Operation::Result, running, 0, 7));
+    edge.expect_error(ErrorCode::Cancelled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_finds_no_room_for_a_result_is_not_told_that_a_queue_is_full() {
+    let (_kernel, mut edge, _doer) = roles_with(Config {
+        // One for each project.
+        results_max: 4,
+        ..Config::default()
+    })
+    .await;
+    edge.send(Message::bare(asynchronous(1)));
+    edge.expect(Kind::Reply).await;
+    edge.send(Message::bare(asynchronous(2)));
+    let refused: isms_protocol::WireError = edge.expect_error(ErrorCode::Busy).await.decode_body().unwrap();
+    assert_eq!(
+        refused.message,
+        "there is no room to keep the results of more asynchronous calls; try again later"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_message_that_waits_is_charged_until_its_call_begins_or_ends() {
+    const LEN: usize = 40 * 1024;
+    let (_kernel, mut edge, mut doer) = roles_with(Config {
+        results_bytes_max: 4 * 2 * LEN,
+        ..Config::default()
+    })
+    .await;
+    let call = |call| Message::bare(asynchronous(call)).with_raw(vec![7; LEN]);
+    edge.send(call(1));
+    edge.expect(Kind::Reply).await;
+    // It runs, so the Kernel has no more of it.
+    let running = doer.expect_request().await.header;
+    for round in (2..11).step_by(3) {
+        edge.send(call(round));
+        let waiting = edge.expect(Kind::Reply).await.header.process;
+        edge.send(call(round + 1));
+        edge.expect_error(ErrorCode::Busy).await;
+        let cancel = question(Operation::Cancel, waiting, 0, round + 2);
+        assert_eq!(state(&mut edge, cancel).await, Progress::Cancelled);
+    }
+    edge.send(call(20));
+    let waiting = edge.expect(Kind::Reply).await.header.process;
+    doer.send(Message::bare(running.answer(Kind::Reply)));
+    assert_eq!(doer.expect_request().await.header.process, waiting);
+    edge.send(call(21));
+    edge.expect(Kind::Reply).await;
 }

@@ -26,7 +26,7 @@ pub(crate) const CONCURRENCY: u64 = 8;
 
 /// A Kernel on its own thread and runtime, in its own folder.
 pub(crate) struct Kernel {
-    folder: TempDir,
+    folder: Option<TempDir>,
     commands: mpsc::Sender<ToRole>,
     reports: mpsc::Receiver<FromRole>,
     shutdown: watch::Sender<bool>,
@@ -35,7 +35,34 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn start() -> Kernel {
-        let folder = tempfile::tempdir().unwrap();
+        Kernel::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Kernel {
+        Kernel::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    /// With a journal in its folder.
+    pub(crate) fn start_durable(folder: TempDir) -> Kernel {
+        let journal = Some(folder.path().join("journal"));
+        Kernel::start_in(
+            folder,
+            Config {
+                journal,
+                ..Config::default()
+            },
+        )
+    }
+
+    /// Ends it, and starts another one with its journal.
+    pub(crate) fn restart(mut self) -> Kernel {
+        let folder = self.folder.take().unwrap();
+        drop(self);
+        std::fs::remove_file(folder.path().join("kernel.sock")).unwrap();
+        Kernel::start_durable(folder)
+    }
+
+    fn start_in(folder: TempDir, config: Config) -> Kernel {
         let listener = UnixListener::bind(folder.path().join("kernel.sock")).unwrap();
         let (commands, commands_out) = mpsc::channel(16);
         let (reports_in, reports) = mpsc::channel(256);
@@ -49,12 +76,10 @@ impl Kernel {
                 commands: commands_out,
                 reports: reports_in,
             };
-            runtime
-                .block_on(run(Config::default(), listener, channel, stop))
-                .unwrap();
+            runtime.block_on(run(config, listener, channel, stop)).unwrap();
         });
         Kernel {
-            folder,
+            folder: Some(folder),
             commands,
             reports,
             shutdown,
@@ -63,7 +88,7 @@ impl Kernel {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join("kernel.sock")
+        self.folder.as_ref().unwrap().path().join("kernel.sock")
     }
 
     pub(crate) async fn announce(&self, service: Service, incarnation: u32) {

@@ -8,6 +8,8 @@
 mod asynchronous;
 mod attacks;
 mod calls;
+mod deletion;
+mod durable;
 mod endings;
 mod harness;
 mod measures;

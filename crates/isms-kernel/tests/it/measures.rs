@@ -1,11 +1,13 @@
 //! How calls of Doees went, as the Kernel tells it.
 
 use isms_protocol::{
-    Class, DoeeVersion, ErrorCode, Header, Kind, Message, Service,
-    kernel::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Operation, Outcomes},
+    Class, DoeeVersion, ErrorCode, Flags, Header, Kind, Message, ProcessId, Service,
+    kernel::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Operation, Outcomes, Progress, Status},
+    limits::{ASYNC_BODY_LEN_MAX, CHUNK_LEN_MAX},
 };
 
 use crate::{
+    asynchronous::{self, asynchronous, roles, state, write_stream},
     calls::{error, invoke, working},
     harness::{Kernel, Peer, request},
 };
@@ -133,4 +135,109 @@ async fn calls_of_services_are_not_among_those_of_doees() {
     resadmin.expect_request().await;
     let mut gate = kernel.service(Service::Gate).await;
     assert_eq!(ask(&mut gate, 1).await, Calls::default());
+}
+
+/// An asynchronous call whose Doee has begun to answer with a stream.
+async fn streaming(edge: &mut Peer, doer: &mut Peer, call: u64) -> (ProcessId, Header) {
+    edge.send(Message::bare(asynchronous(call)));
+    let process = edge.expect(Kind::Reply).await.header.process;
+    let reply = Header {
+        flags: Flags::STREAM,
+        ..until(doer, Kind::Request).await.header.answer(Kind::Reply)
+    };
+    doer.send(Message::bare(reply));
+    (process, reply)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_asynchronous_call_counts_by_what_became_of_its_result() {
+    let (mut kernel, mut edge, mut doer) = roles().await;
+    let mut gate = kernel.service(Service::Gate).await;
+    let waits = |process, call| asynchronous::question(Operation::Process, process, 60_000, call);
+
+    // Complete, too long, broken off by the Doee, cancelled while it streams, lost with the Doer.
+    let (done, reply) = streaming(&mut edge, &mut doer, 1).await;
+    write_stream(&mut doer, reply, Flags::TO_CALLER, 1).await;
+    assert_eq!(state(&mut edge, waits(done, 2)).await, Progress::Done);
+    let (too_long, reply) = streaming(&mut edge, &mut doer, 3).await;
+    let len = ASYNC_BODY_LEN_MAX + CHUNK_LEN_MAX;
+    write_stream(&mut doer, reply, Flags::TO_CALLER, len).await;
+    assert_eq!(state(&mut edge, waits(too_long, 4)).await, Progress::Failed);
+    end(&doer, reply, Flags::ABORTED);
+    let (broken, reply) = streaming(&mut edge, &mut doer, 5).await;
+    end(&doer, reply, Flags::ABORTED);
+    assert_eq!(state(&mut edge, waits(broken, 6)).await, Progress::Failed);
+    let (unwanted, reply) = streaming(&mut edge, &mut doer, 7).await;
+    until(&mut doer, Kind::Credit).await;
+    let cancel = asynchronous::question(Operation::Cancel, unwanted, 0, 8);
+    assert_eq!(state(&mut edge, cancel).await, Progress::Running);
+    end(&doer, reply, Flags::ABORTED);
+    assert_eq!(state(&mut edge, waits(unwanted, 9)).await, Progress::Cancelled);
+    let (lost, _) = streaming(&mut edge, &mut doer, 10).await;
+    until(&mut doer, Kind::Credit).await;
+    drop(doer);
+    assert_eq!(state(&mut edge, waits(lost, 11)).await, Progress::Failed);
+
+    let counted = ask(&mut gate, 1).await;
+    let normal = class_of(&counted.doees[0], Class::Normal);
+    let outcomes = Outcomes {
+        done: 1,
+        failed: 2,
+        cancelled: 1,
+        crashed: 1,
+        ..Outcomes::default()
+    };
+    assert_eq!(normal.outcomes, outcomes);
+    assert_eq!((normal.deadlines_met, normal.deadlines_missed), (3, 0));
+    let status = request(Service::Gate, Service::Kernel, Operation::Status as u16, 2);
+    gate.send(Message::bare(status));
+    let status: Status = gate.expect(Kind::Reply).await.decode_body().unwrap();
+    assert_eq!(status.ended, [1, 3, 1, 0]);
+}
+
+/// The next message of this kind, past everything before it.
+async fn until(peer: &mut Peer, kind: Kind) -> Message {
+    loop {
+        let message = peer.next().await.expect("the Kernel has more to say");
+        if message.header.kind == kind {
+            return message;
+        }
+    }
+}
+
+/// A stream is over.
+fn end(sender: &Peer, header: Header, aborted: Flags) {
+    sender.send(Message::bare(Header {
+        kind: Kind::StreamEnd,
+        flags: Flags::TO_CALLER.with(aborted),
+        ..header
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_asynchronous_call_whose_body_does_not_come_has_not_expired_in_a_queue() {
+    let (mut kernel, mut edge, _doer) = roles().await;
+    let mut gate = kernel.service(Service::Gate).await;
+    let begins = |call, remaining_us| Header {
+        flags: Flags::ASYNC.with(Flags::STREAM),
+        remaining_us,
+        ..invoke(call)
+    };
+    edge.send(Message::bare(begins(1, 20_000)));
+    edge.expect(Kind::Credit).await;
+    edge.expect_error(ErrorCode::Expired).await;
+    edge.send(Message::bare(begins(2, 60_000_000)));
+    edge.expect(Kind::Credit).await;
+    edge.send(Message::bare(Header {
+        kind: Kind::StreamEnd,
+        flags: Flags::ABORTED,
+        ..begins(2, 0)
+    }));
+    edge.expect_error(ErrorCode::Invalid).await;
+    let counted = ask(&mut gate, 1).await;
+    let outcomes = Outcomes {
+        cancelled: 2,
+        ..Outcomes::default()
+    };
+    assert_eq!(class_of(&counted.doees[0], Class::Normal).outcomes, outcomes);
 }

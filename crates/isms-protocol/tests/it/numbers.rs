@@ -127,7 +127,7 @@ macro_rules! assert_operations {
 fn operations_keep_their_numbers_and_names() {
     assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project",
         4 Process "process", 5 Result "result", 6 Cancel "cancel",
-        16 Calls "calls", 17 SetRates "set-rates",
+        16 Calls "calls", 17 SetRates "set-rates", 18 ForgetProject "forget-project",
         20 SetRetries "set-retries", 21 Resume "resume", 22 Dead "dead", 23 Replay "replay", 24 Discard "discard");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");

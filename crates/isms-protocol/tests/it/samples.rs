@@ -158,6 +158,15 @@ fn kernel_bodies() -> Vec<Sample> {
             &kernel::ProcessQuestion {
                 process: ProcessId::from_bytes([0x31; 16]),
                 wait_ms: 30_000,
+                any_principal: false,
+            },
+        ),
+        sample(
+            "kernel/process-question-of-an-administrator",
+            &kernel::ProcessQuestion {
+                process: ProcessId::from_bytes([0x31; 16]),
+                wait_ms: 0,
+                any_principal: true,
             },
         ),
         sample(

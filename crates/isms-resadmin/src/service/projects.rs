@@ -150,6 +150,8 @@ impl Core {
             routes: Vec::new(),
         };
         self.peers.set_routes(project, &routes).await?;
+        // After the routes, so that no more come, and before its data, which they use.
+        self.peers.forget_project(project).await?;
         for version in self.store.versions(project).await? {
             self.peers.retire(project, version).await;
         }

@@ -248,6 +248,9 @@ impl Peers {
                     .collect();
                 (format!("set-rates{}", rates.concat()), PeerAnswer::default())
             }
+            (Role::Kernel, number) if number == kernel::Operation::ForgetProject as u16 => {
+                ("forget-project".to_owned(), PeerAnswer::default())
+            }
             other => panic!("nobody asks for {other:?}"),
         };
         let failing = self.failing.lock().expect("not poisoned");

@@ -159,7 +159,14 @@ async fn a_deleted_project_is_gone_with_all_that_belongs_to_it() {
     let retire = format!("retire {}", one.doees[0].version);
     assert_eq!(
         harness.asked(),
-        ["routes one r2 0", &retire, "set-project 100", "set-rates", "drop"]
+        [
+            "routes one r2 0",
+            "forget-project",
+            &retire,
+            "set-project 100",
+            "set-rates",
+            "drop"
+        ]
     );
     assert_eq!(
         failure(harness.describe("one").await),
@@ -195,7 +202,8 @@ async fn a_deletion_that_failed_is_finished_by_the_next_run() {
     deploy_named(&harness, "one").await;
     let project = harness.describe("one").await.unwrap();
     let principal = harness.admin().await;
-    harness.fail("drop", ErrorCode::Unavailable);
+    // Neither its calls nor its data may outlive it.
+    harness.fail("forget-project", ErrorCode::Unavailable);
     let delete = Header {
         project: project.id,
         principal,

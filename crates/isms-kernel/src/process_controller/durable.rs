@@ -1,0 +1,724 @@
+//! Durable calls: written into the journal before they are acknowledged, tried until they have ended, kept as dead
+//! letters when they are given up.
+//!
+//! Each attempt is a process of its own in the table, under the one id that its caller knows; so whatever is still said
+//! of an attempt that is over finds nothing.
+//!
+//! Invariants: a call runs only after its record is durable, and its end is told only after that is; a new attempt
+//! begins only after the callee has said that the old one is over, or was lost and what came in its place has said
+//! that it does not have it; a call that was acknowledged keeps a place in its queue, in the Doer, or here, until it has
+//! ended.
+
+use isms_journal::AppendError;
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
+    kernel::{Progress, Retry},
+    limits::{KEY_LEN, STREAM_WINDOW},
+};
+
+use super::{
+    ProcessKey,
+    kept::{Ended, Record, progress},
+    queue_name,
+    record::{Process, State, Stream},
+    retries::backoff_us,
+};
+use crate::{
+    clock::Moment,
+    core::Core,
+    durability::{self, Awaited, Entry, Key, Statement},
+    planted::{Bug, planted},
+    scheduler::{Arrival, Full, Outcome},
+};
+
+/// What a durable call has beside the record of an asynchronous one.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    /// What is dispatched, but for the number of its attempt.
+    pub(super) request: Message,
+    /// By when it should begin.
+    due: Option<Moment>,
+    /// No attempt begins after this.
+    pub(super) until: Moment,
+    retry: Retry,
+    pub(super) failures: u32,
+    pub(super) retry_at: Moment,
+    pub(super) key: Option<Key>,
+    /// It was acknowledged.
+    pub(super) committed: bool,
+    /// Somebody wants it cancelled who came before it was durable.
+    cancel_asked: bool,
+    /// How the attempt that is not over yet will count.
+    verdict: Option<Verdict>,
+    /// Its end, until that is durable.
+    pub(super) ending: Option<Ended>,
+    /// Requests that are answered when what they asked for is durable.
+    pub(super) askers: Vec<Header>,
+}
+
+#[derive(Debug)]
+enum Verdict {
+    Failed {
+        answer: Message,
+    },
+    /// Its callee was lost, or what it had of the call.
+    Lost,
+}
+
+impl Durable {
+    pub(super) fn new(request: Header, retry: Retry, due: Option<Moment>, until: Moment) -> Durable {
+        Durable {
+            request: Message::bare(request),
+            due,
+            until,
+            retry,
+            failures: 0,
+            retry_at: Moment(0),
+            key: None,
+            committed: false,
+            cancel_asked: false,
+            verdict: None,
+            ending: None,
+            askers: Vec::new(),
+        }
+    }
+
+    pub(super) fn retry(&self) -> &Retry {
+        &self.retry
+    }
+}
+
+/// Repeated requests that wait for the first one's acknowledgement.
+const REPEATS_WAITING_MAX: usize = 64;
+
+/// What a request with a known idempotency key is.
+enum Repeats {
+    /// The same, and the first was acknowledged.
+    Known,
+    /// The same, and the first was not acknowledged yet.
+    NotYet,
+    /// Another request.
+    Other,
+}
+
+impl Record {
+    fn repeats(&self, header: &Header, message: &Message) -> Repeats {
+        let durable = self.durable.as_ref().expect("only durable calls have keys");
+        let first = &durable.request.header;
+        let same_target = first.target_doee == header.target_doee;
+        // The body of a stream is not here yet: that its length class and target are the same has to do.
+        let streams = header.flags.contains(Flags::STREAM);
+        let same_body = streams
+            || durable
+                .key
+                .is_some_and(|key| key.fingerprint == fingerprint(&message.raw, &[]));
+        match (
+            same_target && (same_body || !durable.committed),
+            durable.committed,
+        ) {
+            (true, true) => Repeats::Known,
+            (true, false) => Repeats::NotYet,
+            (false, _) => Repeats::Other,
+        }
+    }
+}
+
+/// The request was answered already.
+pub(super) struct Answered;
+
+impl Core {
+    /// What a call that shall be durable is made with. One that repeats another's idempotency key is answered as that
+    /// one was, or will be.
+    pub(super) fn durable_of(
+        &mut self,
+        header: &Header,
+        due: Option<Moment>,
+        message: &mut Message,
+    ) -> Result<Box<Durable>, Answered> {
+        let retry = self.retries.of(header.target_doee);
+        let until = self.now.after_us(u64::from(retry.within_s) * 1_000_000);
+        let mut durable = Durable::new(*header, retry, due, until);
+        if !message.header.flags.contains(Flags::KEYED) {
+            return Ok(Box::new(durable));
+        }
+        let hash = message.raw.get(..KEY_LEN).and_then(|hash| hash.try_into().ok());
+        let Some(hash) = hash else {
+            let error = WireError::new(ErrorCode::Invalid, "the idempotency key is missing");
+            self.refuse(header.sender, header, &error);
+            return Err(Answered);
+        };
+        message.raw = message.raw.slice(KEY_LEN..);
+        let Some((first, record)) = self.results.of_key(&hash) else {
+            durable.key = Some(Key { hash, fingerprint: 0 });
+            return Ok(Box::new(durable));
+        };
+        let repeats = record.repeats(header, message);
+        self.repeat(header, first, repeats);
+        Err(Answered)
+    }
+
+    /// A request repeats the key of a call that is there.
+    fn repeat(&mut self, header: &Header, first: ProcessId, repeats: Repeats) {
+        match repeats {
+            Repeats::Known => self.answer_asker(header, first),
+            Repeats::NotYet => {
+                let record = self.results.get_mut(first);
+                let durable = record.and_then(|record| record.durable.as_mut());
+                let askers = &mut durable.expect("it was found by its key").askers;
+                match askers.len() < REPEATS_WAITING_MAX {
+                    true => askers.push(*header),
+                    false => self.refuse(
+                        header.sender,
+                        header,
+                        &WireError::new(ErrorCode::Busy, "too many repeat this idempotency key at once"),
+                    ),
+                }
+            }
+            Repeats::Other => {
+                let text =
+                    "another request was made with this idempotency key; use a key for one request only";
+                self.refuse(header.sender, header, &WireError::new(ErrorCode::Conflict, text));
+            }
+        }
+    }
+
+    /// Writes a durable call, whose whole body is here, into the journal.
+    pub(super) fn commit(&mut self, key: ProcessKey, message: Message) {
+        let process = self.table.get(key).expect("a process that was just made");
+        let (id, queue) = (process.header.process, process.queue);
+        let record = self.results.get_mut(id).expect("its record was just made");
+        let durable = record.durable.as_mut().expect("it is durable");
+        (durable.request.body, durable.request.raw) = (message.body, message.raw);
+        if let Some(key) = &mut durable.key {
+            key.fingerprint = fingerprint(&durable.request.raw, &record.request);
+        }
+        let arrival = self.arrival(key);
+        let mut evicted = Vec::new();
+        let reserved = self.scheduler.reserve(queue, &arrival, &mut evicted);
+        for victim in evicted {
+            self.give_up(victim, ErrorCode::Busy);
+        }
+        if let Err(Full) = reserved {
+            return self.give_up(key, ErrorCode::Busy);
+        }
+        let record = self.results.get(id).expect("its record was just made");
+        let entry = self.open_entry(record);
+        let begun = match &mut self.log {
+            Some(log) => log
+                .begin(&entry, Awaited::Accepted(id))
+                .map_err(|why| refusal(&why)),
+            None => Err((ErrorCode::Unavailable, NO_JOURNAL.into())),
+        };
+        match begun {
+            Ok(()) => {
+                let process = self.table.get_mut(key).expect("a process that was just made");
+                process.state = State::Committing;
+                self.set_timer(key, None);
+                if planted(Bug::AcknowledgesEarly) {
+                    self.committed(id);
+                }
+            }
+            Err((code, text)) => {
+                self.scheduler.give_back(queue, &arrival);
+                self.answer_error_saying(key, code, text);
+                self.discard(key);
+            }
+        }
+    }
+
+    /// A call is durable: it is acknowledged, and waits to run.
+    fn committed(&mut self, id: ProcessId) {
+        let Some(record) = self.results.get_mut(id) else {
+            return;
+        };
+        let key = record.key;
+        let durable = record.durable.as_mut().expect("what is committed is durable");
+        if std::mem::replace(&mut durable.committed, true) {
+            return;
+        }
+        let (cancel_asked, askers) = (durable.cancel_asked, std::mem::take(&mut durable.askers));
+        self.accept(key);
+        for asker in askers {
+            self.answer_asker(&asker, id);
+        }
+        match cancel_asked {
+            true => self.leave(key, ErrorCode::Cancelled),
+            false => self.queue_up(key),
+        }
+    }
+
+    /// Tells the caller of a repeated request which process the first has made.
+    pub(super) fn answer_asker(&mut self, asker: &Header, process: ProcessId) {
+        let header = Header {
+            process,
+            ..asker.answer(Kind::Reply)
+        };
+        let header = Header {
+            sender: Service::Kernel,
+            ..header
+        };
+        self.send_to_asker(asker, Message::bare(header));
+    }
+
+    /// Answers a request that has waited for the journal, unless whoever made it is gone.
+    pub(super) fn send_to_asker(&mut self, asker: &Header, answer: Message) {
+        if self.generation(asker.sender) == asker.sender_generation {
+            self.send_to(asker.sender, answer);
+        }
+    }
+
+    /// Lets a call whose place is taken wait in its queue.
+    pub(super) fn queue_up(&mut self, key: ProcessKey) {
+        let arrival = self.arrival(key);
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        let queue = process.queue;
+        let Some(record) = self.results.get_mut(process.header.process) else {
+            return;
+        };
+        record.sent = 0;
+        record.began_at = None;
+        let streams = !record.request.is_empty();
+        let durable = record.durable.as_mut().expect("only durable calls come back");
+        durable.retry_at = Moment(0);
+        let (body, raw, until) = (
+            durable.request.body.clone(),
+            durable.request.raw.clone(),
+            durable.until,
+        );
+        let ticket = self.scheduler.place(queue, &arrival);
+        let process = self.table.get_mut(key).expect("looked at above");
+        process.request = Stream::new(streams);
+        process.state = State::Queued {
+            ticket,
+            body,
+            raw,
+            request_ended: None,
+        };
+        self.set_timer(key, Some(until));
+        self.ready.push(queue);
+    }
+
+    /// Ends a call that has a place and does not wait in its queue.
+    pub(super) fn leave(&mut self, key: ProcessKey, code: ErrorCode) {
+        let arrival = self.arrival(key);
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        self.scheduler.give_back(process.queue, &arrival);
+        self.give_up(key, code);
+    }
+
+    /// Somebody wants a call to end before it is durable: it is looked at when it is.
+    pub(super) fn cancel_later(&mut self, key: ProcessKey, code: ErrorCode) {
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        // Its caller's own wish comes from a client that does not wait for the acknowledgement: it is no cancel.
+        let known = self.results.get_mut(process.header.process);
+        if let Some(durable) = known.and_then(|record| record.durable.as_mut()) {
+            durable.cancel_asked |= code == ErrorCode::Cancelled && !process.caller_knows;
+        }
+    }
+
+    /// What a callee, or the Kernel in its place, has said of an attempt.
+    pub(super) fn attempt_answered(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
+        let process = self.table.get(key).expect("what is answered is in the table");
+        let (id, project) = (process.header.process, process.header.project);
+        if answer.header.kind == Kind::Error {
+            return self.judge(key, outcome, answer);
+        }
+        let streams = answer.header.flags.contains(Flags::STREAM);
+        if self.results.charge(project, answer.len()).is_err() {
+            self.judge_here(key, ErrorCode::LimitReached, Outcome::Failed);
+            if streams {
+                self.stop(key, ErrorCode::LimitReached);
+            }
+            return;
+        }
+        let Some(record) = self.results.get_mut(id) else {
+            return;
+        };
+        record.answer = Some(answer);
+        match streams {
+            true => self.grant(key, STREAM_WINDOW, true),
+            false => self.finish_with_answer(id),
+        }
+    }
+
+    /// Notes that the attempt fails, and why; what follows from it comes when it is over. Only what was cancelled has
+    /// ended with that.
+    fn judge(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
+        if outcome == Outcome::Cancelled {
+            let id = answer.header.process;
+            self.drop_result(id);
+            return self.finish(id, Outcome::Cancelled, answer);
+        }
+        if self.take_verdict(key, || Verdict::Failed { answer }) {
+            self.count_ended(key, outcome);
+        }
+    }
+
+    /// The same, for a reason of the Kernel's own.
+    pub(super) fn judge_here(&mut self, key: ProcessKey, code: ErrorCode, outcome: Outcome) {
+        if let Some(process) = self.table.get(key) {
+            let answer = own_error(process.header.process, code);
+            self.judge(key, outcome, answer);
+        }
+    }
+
+    /// The callee of an attempt was lost. It may be running yet.
+    pub(super) fn attempt_lost(&mut self, key: ProcessKey) {
+        let Some(process) = self.table.get(key) else {
+            return;
+        };
+        let stop = match process.state {
+            State::Running { stop, .. } => stop,
+            _ => None,
+        };
+        match stop {
+            Some(ErrorCode::Cancelled) => self.judge_here(key, ErrorCode::Cancelled, Outcome::Cancelled),
+            _ => {
+                if self.take_verdict(key, || Verdict::Lost) {
+                    self.count_ended(key, Outcome::Crashed);
+                }
+            }
+        }
+    }
+
+    /// Notes how an attempt will count, unless that is known; what there was of a result is dropped.
+    fn take_verdict(&mut self, key: ProcessKey, verdict: impl FnOnce() -> Verdict) -> bool {
+        let id = self.table.get(key).map(|process| process.header.process);
+        let Some(record) = id.and_then(|id| self.results.open_mut(id)) else {
+            return false;
+        };
+        let durable = record.durable.as_mut().expect("an attempt is of a durable call");
+        if durable.ending.is_some() || durable.verdict.is_some() {
+            return false;
+        }
+        durable.verdict = Some(verdict());
+        self.drop_result(id.expect("it has a record"));
+        true
+    }
+
+    /// Drops what there is of a result whose attempt has come to nothing.
+    fn drop_result(&mut self, id: ProcessId) {
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        if record
+            .durable
+            .as_ref()
+            .is_some_and(|durable| durable.ending.is_some())
+        {
+            return;
+        }
+        let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
+        (record.answer, record.stream) = (None, Vec::new());
+        let project = record.project;
+        self.results.free(project, freed);
+    }
+
+    /// The process of an attempt has left the table: nothing of it runs any more, unless its callee was lost.
+    pub(super) fn attempt_over(&mut self, process: &Process) {
+        let id = process.header.process;
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        let Some(durable) = record.durable.as_mut().filter(|durable| durable.ending.is_none()) else {
+            return;
+        };
+        match durable.verdict.take() {
+            Some(Verdict::Failed { answer }) => self.attempt_failed(process, answer),
+            Some(Verdict::Lost) | None => {
+                self.come_back(process.header, process.depth, State::Held);
+            }
+        }
+    }
+
+    fn attempt_failed(&mut self, process: &Process, answer: Message) {
+        let id = process.header.process;
+        let now = self.now;
+        let record = self.results.get_mut(id).expect("the caller has looked at it");
+        let durable = record.durable.as_mut().expect("the caller has looked at it");
+        // What did not run has not failed; only its time is over.
+        let has_run = record.began_at.is_some();
+        durable.failures += u32::from(has_run);
+        let retry_at = now.after_us(backoff_us(&durable.retry, durable.failures, id));
+        let code = answer.decode_body::<WireError>().map(|error| error.code);
+        let hopeless = matches!(
+            code,
+            Ok(ErrorCode::TooLarge | ErrorCode::Expired | ErrorCode::Invalid)
+        );
+        if hopeless || durable.failures >= durable.retry.attempts || retry_at >= durable.until {
+            return self.die(id, answer);
+        }
+        durable.retry_at = retry_at;
+        record.began_at = None;
+        let failed = durability::Failed {
+            process: id,
+            failures: durable.failures,
+            retry_at: self.calendar.at(retry_at),
+        };
+        self.follow(&Entry::Failed(failed), Statement::Change, Awaited::Nothing);
+        let key = self.come_back(process.header, process.depth, State::Resting);
+        self.set_timer(key, Some(retry_at));
+    }
+
+    /// Makes the process of a call's next attempt, with a place in its queue.
+    pub(super) fn come_back(&mut self, header: Header, depth: u32, state: State) -> ProcessKey {
+        let attempt = match state {
+            State::Held => header.attempt,
+            _ => header.attempt + 1,
+        };
+        let header = Header {
+            attempt,
+            target_generation: Default::default(),
+            ..header
+        };
+        let queue = self.scheduler.open_for_acknowledged(queue_name(&header));
+        let record = self.results.get_mut(header.process).expect("it has a record");
+        let durable = record.durable.as_mut().expect("only durable calls come back");
+        let key = self.table.insert(Process {
+            header,
+            caller_waits: true,
+            caller_knows: false,
+            kept: true,
+            durable: true,
+            accepted_at: record.accepted_at,
+            deadline: Some(durable.until),
+            timer: None,
+            depth,
+            parent: None,
+            children: Vec::new(),
+            queue,
+            occupied: None,
+            state,
+            request: Stream::new(false),
+            reply: Stream::new(false),
+        });
+        record.key = key;
+        let arrival = self.arrival(key);
+        self.scheduler.reserve_regardless(queue, &arrival);
+        key
+    }
+
+    /// What the Doer has been asked about runs nowhere: it runs again.
+    pub(super) fn run_again(&mut self, key: ProcessKey) {
+        let Some(process) = self.table.get_mut(key) else {
+            return;
+        };
+        process.header.attempt += 1;
+        self.queue_up(key);
+    }
+
+    /// The stream of an attempt's result is complete.
+    pub(super) fn finish_with_answer(&mut self, id: ProcessId) {
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        if let Some(answer) = record.answer.take() {
+            let (project, len) = (record.project, answer.len());
+            self.results.free(project, len);
+            self.finish(id, Outcome::Done, answer);
+        }
+    }
+
+    /// Ends a call. It is told when that is durable.
+    fn finish(&mut self, id: ProcessId, outcome: Outcome, answer: Message) {
+        let now = self.now;
+        let Some(record) = self.results.open_mut(id) else {
+            return;
+        };
+        let Some(durable) = record.durable.as_mut().filter(|durable| durable.ending.is_none()) else {
+            return;
+        };
+        durable.ending = Some(Ended {
+            at: now,
+            progress: progress(outcome),
+        });
+        durable.verdict = None;
+        let freed = std::mem::take(&mut record.request).len() + std::mem::take(&mut record.waiting);
+        (durable.request.body, durable.request.raw) = Default::default();
+        let (project, added) = (record.project, answer.len());
+        record.answer = Some(answer);
+        record.whole = std::mem::take(&mut record.stream).into_boxed_slice().into();
+        self.results.free(project, freed);
+        self.results.add(project, added);
+        let record = self.results.get(id).expect("it was there");
+        let (key, entry) = (record.key, self.ended_entry(record));
+        self.count_ended(key, outcome);
+        self.follow(&entry, Statement::Whole, Awaited::Ended(id));
+    }
+
+    /// Gives a call up. It is told when that is durable.
+    fn die(&mut self, id: ProcessId, answer: Message) {
+        let now = self.now;
+        let record = self.results.get_mut(id).expect("the caller has looked at it");
+        let durable = record.durable.as_mut().expect("the caller has looked at it");
+        durable.ending = Some(Ended {
+            at: now,
+            progress: Progress::Dead,
+        });
+        let entry = Entry::Dead(durability::Dead {
+            process: id,
+            failures: durable.failures,
+            at: self.calendar.at(now),
+            answer: answer.clone(),
+        });
+        let (project, added) = (record.project, answer.len());
+        record.answer = Some(answer);
+        self.results.add(project, added);
+        self.follow(&entry, Statement::Change, Awaited::Ended(id));
+    }
+
+    /// Does what has waited for the journal.
+    pub(super) fn durable(&mut self, awaited: Awaited) {
+        match awaited {
+            Awaited::Accepted(id) => self.committed(id),
+            Awaited::Ended(id) => self.told_end(id),
+            Awaited::Replayed(id) => self.replayed(id),
+            Awaited::Discarded(id) => self.discarded(id),
+            Awaited::Answer(asker) => self.send_to_asker(&asker, Message::bare(asker.answer(Kind::Reply))),
+            Awaited::Nothing => {}
+        }
+    }
+
+    fn told_end(&mut self, id: ProcessId) {
+        let record = self.results.get_mut(id);
+        let Some(ended) = record.and_then(|record| record.durable.as_mut()?.ending.take()) else {
+            return;
+        };
+        self.end_is_told(id, ended);
+    }
+
+    /// Writes about a call that was accepted. Without a journal there are no such calls.
+    pub(super) fn follow(&mut self, entry: &Entry, statement: Statement, awaited: Awaited) {
+        if let Some(log) = &mut self.log {
+            log.follow(entry, statement, awaited.clone());
+        }
+        if planted(Bug::TellsEarly) {
+            self.durable(awaited);
+        }
+    }
+
+    /// What is to be said of a call when the journal is compacted.
+    pub(crate) fn statement(&self, id: ProcessId) -> Option<Entry> {
+        let record = self.results.get(id)?;
+        let durable = record.durable.as_ref()?;
+        let ended = durable.ending.or(record.ended).map(|ended| ended.progress);
+        Some(match ended {
+            None | Some(Progress::Dead) => self.open_entry(record),
+            Some(_) => self.ended_entry(record),
+        })
+    }
+
+    pub(super) fn open_entry(&self, record: &Record) -> Entry {
+        let durable = record.durable.as_ref().expect("only durable calls are written");
+        let dead = durable
+            .ending
+            .or(record.ended)
+            .filter(|ended| ended.progress == Progress::Dead);
+        let answer = record.answer.clone();
+        Entry::Open(Box::new(durability::Open {
+            accepted_at: self.calendar.at(record.accepted_at),
+            due: durable.due.map(|due| self.calendar.at(due)),
+            until: self.calendar.at(durable.until),
+            retry: durable.retry,
+            failures: durable.failures,
+            retry_at: match durable.retry_at {
+                Moment(0) => Default::default(),
+                at => self.calendar.at(at),
+            },
+            key: durable.key,
+            request: durable.request.clone(),
+            stream: record.request.clone().into(),
+            dead: dead
+                .zip(answer)
+                .map(|(ended, answer)| (self.calendar.at(ended.at), answer)),
+        }))
+    }
+
+    fn ended_entry(&self, record: &Record) -> Entry {
+        let durable = record.durable.as_ref().expect("only durable calls are written");
+        let ended = durable.ending.or(record.ended).expect("it has ended");
+        let header = &durable.request.header;
+        let began = record.began_at.unwrap_or(ended.at);
+        Entry::Ended(Box::new(durability::Ended {
+            process: header.process,
+            project: record.project,
+            principal: record.principal,
+            doee: header.target_doee,
+            accepted_at: self.calendar.at(record.accepted_at),
+            queued_us: began.us_since(record.accepted_at),
+            ran_us: ended.at.us_since(began),
+            at: self.calendar.at(ended.at),
+            progress: ended.progress,
+            failures: durable.failures,
+            key: durable.key,
+            answer: record.answer.clone().expect("what has ended has an answer"),
+            stream: record.whole.clone(),
+        }))
+    }
+
+    /// How a call stands in its queue.
+    pub(super) fn arrival(&self, key: ProcessKey) -> Arrival {
+        let process = self.table.get(key).expect("the caller has looked at it");
+        let record = self.results.get(process.header.process).expect("it has a record");
+        let durable = record.durable.as_ref().expect("only durable calls are placed so");
+        Arrival {
+            process: key,
+            class: process.header.class,
+            project: process.header.project,
+            deadline: durable.due,
+            now: self.now,
+            bytes: durable.request.len(),
+            acknowledged: !planted(Bug::EvictsAccepted),
+        }
+    }
+}
+
+const NO_JOURNAL: &str = "this kernel keeps no journal, so it takes no durable calls";
+
+/// Why a durable call is not taken, as its caller is told.
+pub(super) fn refusal(why: &AppendError) -> (ErrorCode, String) {
+    match why {
+        AppendError::Busy => (
+            ErrorCode::Busy,
+            "the journal does not keep up; try again later".into(),
+        ),
+        AppendError::Full => (
+            ErrorCode::Busy,
+            "the journal of durable calls is full; try again when some have ended".into(),
+        ),
+        AppendError::DiskFull => (
+            ErrorCode::Busy,
+            "the disk of the journal is full; durable calls are taken again when there is space".into(),
+        ),
+        AppendError::Len { .. } => (ErrorCode::TooLarge, "the call is too long to be durable".into()),
+        AppendError::Stopped(stop) => (
+            ErrorCode::Unavailable,
+            format!(
+                "the journal has stopped ({stop}); no durable calls are taken until the platform is restarted"
+            ),
+        ),
+    }
+}
+
+fn own_error(id: ProcessId, code: ErrorCode) -> Message {
+    let header = Header {
+        process: id,
+        ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
+    };
+    Message::with_body(header, &WireError::new(code, super::kept::explanation(code)))
+}
+
+/// Tells bodies apart that were sent with the same key.
+pub(super) fn fingerprint(raw: &[u8], stream: &[u8]) -> u64 {
+    // FNV-1a: the same in every version of this program, unlike the standard library's.
+    let bytes = raw.iter().chain(stream);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
