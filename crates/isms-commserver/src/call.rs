@@ -60,7 +60,10 @@ impl Edge {
         }
         let route = match self.find(&parts.method, &path)? {
             Match::Found(route) => route,
-            Match::OtherMethods(allow) => return other_method(&parts.method, &allow),
+            Match::OtherMethods(allow) => {
+                let detail = "the path has no route for this method; `allow` names those that it has";
+                return other_method(&parts.method, &allow, detail);
+            }
             Match::Nothing => {
                 return Err(Problem::new(
                     ErrorCode::NotFound,
@@ -140,11 +143,10 @@ impl Edge {
     }
 }
 
-/// A known path under a method that has no route.
-pub(crate) fn other_method(method: &Method, allow: &str) -> Result<Response<Body>, Problem> {
+/// A known path under a method that has no route; `detail` says so.
+pub(crate) fn other_method(method: &Method, allow: &str, detail: &str) -> Result<Response<Body>, Problem> {
     let allow = HeaderValue::from_str(allow).unwrap_or(HeaderValue::from_static("OPTIONS"));
     if *method != Method::OPTIONS {
-        let detail = "the path has no route for this method; `allow` names those that it has";
         return Err(Problem::http(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow));
     }
     let mut response = Response::new(Body::empty());

@@ -46,11 +46,17 @@ impl Edge {
         };
         let is_cancel = parts.method == Method::DELETE && !of_result;
         if !is_cancel && ![Method::GET, Method::HEAD].contains(&parts.method) {
-            let allow = match of_result {
-                true => "GET, HEAD, OPTIONS",
-                false => "DELETE, GET, HEAD, OPTIONS",
+            let (allow, detail) = match of_result {
+                true => (
+                    "GET, HEAD, OPTIONS",
+                    "a result is read with GET; the call itself is cancelled with DELETE at `.processes/ID`",
+                ),
+                false => (
+                    "DELETE, GET, HEAD, OPTIONS",
+                    "an asynchronous call is asked about with GET and cancelled with DELETE",
+                ),
             };
-            return other_method(&parts.method, allow);
+            return other_method(&parts.method, allow, detail);
         }
         let process = parse_process(text)?;
         let wait_s = wait_s(parts.uri.query(), Preferences::of(&parts.headers))?;

@@ -250,6 +250,16 @@ impl Call<'_> {
     }
 }
 
+/// Reads a body that is one object of ours. What a name stands for that is there twice is for nobody to guess, so
+/// that is refused, as is a list of the values without their names.
+fn object<T: DeserializeOwned>(body: &[u8], what: &str) -> Result<T, Problem> {
+    let invalid = |why: String| Problem::new(ErrorCode::Invalid, format!("the body is not {what}: {why}"));
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid("it is no JSON object".into()));
+    }
+    serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))
+}
+
 fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let text = serde_json::to_vec(value)
         .map_err(|error| Problem::new(ErrorCode::Internal, format!("the answer is no json: {error}")))?;

@@ -54,16 +54,28 @@ impl Preferences {
         {
             let first = preference.split(';').next().unwrap_or_default();
             let (name, value) = first.split_once('=').unwrap_or((first, ""));
+            let value = unquoted(value.trim());
             match name.trim().to_ascii_lowercase().as_str() {
-                "respond-async" => preferences.respond_async = true,
-                "wait" if preferences.wait_s.is_none() => {
-                    preferences.wait_s = value.trim().trim_matches('"').parse().ok();
-                }
+                // It has no value, and an empty one is none; with another it is something else.
+                "respond-async" if value.is_empty() => preferences.respond_async = true,
+                "wait" if preferences.wait_s.is_none() => preferences.wait_s = seconds(value),
                 _ => {}
             }
         }
         preferences
     }
+}
+
+/// A value without the quotes around it, if there are some.
+fn unquoted(value: &str) -> &str {
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or(value)
+}
+
+/// A number of seconds: digits and nothing else, a sign neither.
+fn seconds(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
 /// The elements of a list; a comma in a quoted string is none between two.
@@ -105,10 +117,8 @@ pub fn wait_s(query: Option<&str>, preferences: Preferences) -> Result<u32, Prob
         .filter(|pair| !pair.is_empty())
     {
         let value = pair.strip_prefix("wait=").filter(|_| asked.is_none());
-        let seconds = value
-            .and_then(|value| value.parse().ok())
-            .filter(|&seconds| seconds <= max);
-        asked = Some(seconds.ok_or_else(|| {
+        let wait = value.and_then(seconds).filter(|&seconds| seconds <= max);
+        asked = Some(wait.ok_or_else(|| {
             let detail = format!("`{}` is not `wait=0..{max}`, in seconds", pair.escape_debug());
             Problem::new(ErrorCode::Invalid, detail)
         })?);
@@ -181,12 +191,17 @@ impl Questions<'_> {
         Ok((status, state))
     }
 
-    /// The call's own reply, or its own error; `Conflict` when it has not ended within `wait_s`.
+    /// The call's own reply, or its own error; `Conflict`, and when to ask again, when it has not ended within
+    /// `wait_s`.
     pub async fn result(&self, wait_s: u32) -> Result<Exchange, Problem> {
         if wait_s > 0 {
             self.state(wait_s).await?;
         }
-        self.ask(Operation::Result, 0).await
+        let result = self.ask(Operation::Result, 0).await;
+        result.map_err(|problem| match problem.status() {
+            StatusCode::CONFLICT => problem.with_header(header::RETRY_AFTER, RETRY_AFTER_S),
+            _ => problem,
+        })
     }
 
     async fn decoded(&self, operation: Operation, wait_s: u32) -> Result<ProcessState, Problem> {
@@ -241,11 +256,18 @@ mod tests {
             (true, Some(7))
         );
         assert_eq!(preferences(&["wait=1, wait=2"]), (false, Some(1)));
+        assert_eq!(preferences(&["respond-async=\"\"; x=y"]), (true, None));
         for senseless in [
             "wait",
             "wait=-1",
             "wait=99999999999",
+            "wait=+5",
+            "wait=\"5",
+            "wait= 5 6",
             "respond",
+            "respond-async=false",
+            "respond-async = true",
+            "respond-async=\"0\"",
             "x=\"a, respond-async\"",
             "x=\"\\\", respond-async\"",
             ",,;",
@@ -273,6 +295,8 @@ mod tests {
         for query in [
             "wait=61",
             "wait=-1",
+            "wait=+5",
+            "wait=%35",
             "wait=",
             "wait",
             "wait=1&wait=1",

@@ -13,9 +13,12 @@ mod authority;
 mod dead;
 mod deleted;
 mod durable;
+mod entries;
 mod kept;
 mod measured;
 mod record;
+mod repeats;
+mod results;
 mod resume;
 mod retries;
 mod stop;
@@ -35,10 +38,10 @@ use crate::{
     scheduler::{Arrival, Full, Outcome, QueueIndex, QueueName},
 };
 use authority::Admitted;
-use durable::Answered;
-pub(crate) use kept::{Results, Whose};
 pub(crate) use record::Process;
 use record::{State, Stream};
+use repeats::Answered;
+pub(crate) use results::{Results, Whose};
 pub(crate) use retries::Retries;
 pub(crate) use table::{ProcessKey, Table};
 

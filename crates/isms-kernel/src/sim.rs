@@ -38,6 +38,7 @@ struct Tally {
     waited: u64,
     kept: u64,
     survived: u64,
+    resumed: u64,
 }
 
 #[test]
@@ -52,6 +53,7 @@ fn every_seed_keeps_every_invariant() {
         sum.waited += tally.waited;
         sum.kept += tally.kept;
         sum.survived += tally.survived;
+        sum.resumed += tally.resumed;
     });
     println!("exercised: {sum:?}");
     if seeds(SEEDS).count() as u64 >= SEEDS {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use isms_protocol::ProcessId;
+use isms_protocol::{ProcessId, limits};
 
 /// ISMS, the IoT Services Management System: functions, databases and devices on your own machine.
 #[derive(Debug, Parser)]
@@ -139,13 +139,13 @@ pub(crate) struct ProjectArgs {
     /// The project.
     pub(crate) project: String,
     /// Its part of what projects share, in proportion to the weights of the others: 1 to 10000 (100 unless set).
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::WEIGHT_MAX)))]
     pub(crate) weight: Option<u32>,
     /// Calls of its functions that are accepted in a second; 0 lifts the limit.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::RATE_MAX)))]
     pub(crate) rate_max: Option<u32>,
     /// Calls of its functions that run at the same time, the others wait; 0 lifts the limit.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::CONCURRENCY_MAX)))]
     pub(crate) concurrency_max: Option<u32>,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
@@ -249,4 +249,27 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         platform: PlatformArgs,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_of_a_project_beyond_its_bounds_is_refused_with_them() {
+        for (flag, value, bounds) in [
+            ("--weight", "0", "1..=10000"),
+            ("--rate-max", "-1", "0..=1000000"),
+            ("--concurrency-max", "-1", "0..=16384"),
+            ("--concurrency-max", "16385", "0..=16384"),
+        ] {
+            let flag = format!("{flag}={value}");
+            let refused = Cli::try_parse_from(["isms", "project", "shop", &flag]);
+            let message = refused.expect_err("is refused").to_string();
+            assert!(
+                message.contains(&format!("{value} is not in {bounds}")),
+                "{message}"
+            );
+        }
+    }
 }

@@ -86,6 +86,19 @@ async fn the_body_of_an_asynchronous_call_is_bounded_whatever_the_route_allows()
 }
 
 #[tokio::test]
+async fn a_preference_with_a_value_that_it_cannot_have_is_none() {
+    let edge = Edge::start(&["POST /a"], |call| async move {
+        assert!(!call.message.header.flags.contains(Flags::ASYNC));
+        call.reply(&replies(200, &[]), "waited for");
+    })
+    .await;
+    let response = edge
+        .fetch_with("POST /p/a", &[("prefer", "respond-async=false")])
+        .await;
+    assert_eq!((response.status, response.text()), (200, "waited for".into()));
+}
+
+#[tokio::test]
 async fn a_call_that_the_kernel_does_not_accept_is_its_error() {
     let edge = Edge::start(&["POST /a"], |call| async move {
         call.fail(ErrorCode::Busy, "there is no room for more asynchronous calls")
@@ -152,6 +165,7 @@ async fn a_result_is_what_the_doee_gave_and_defused_like_it() {
     let early = edge.fetch(&request).await;
     assert_eq!(early.status, 409);
     assert_eq!(early.json()["instance"], known().to_string());
+    assert_eq!(early.header("retry-after"), "1");
 }
 
 #[tokio::test]
@@ -230,6 +244,12 @@ async fn nothing_below_the_reserved_segment_reaches_a_doee() {
     }
     let options = edge.fetch(&format!("OPTIONS /p/.processes/{id}")).await;
     assert_eq!(options.header("allow"), "DELETE, GET, HEAD, OPTIONS");
+    let wrong = edge.fetch(&format!("PUT /p/.processes/{id}")).await;
+    assert_eq!(wrong.header("allow"), "DELETE, GET, HEAD, OPTIONS");
+    assert_eq!(
+        wrong.json()["detail"],
+        "an asynchronous call is asked about with GET and cancelled with DELETE"
+    );
 }
 
 #[tokio::test]

@@ -53,13 +53,13 @@ impl Call<'_> {
         }
         doees.retain(|doee| self.sees(doee.project));
         let named = doees.iter().filter(|doee| !doee.doee.is_none());
-        let unknown = self.gate.names.unknown(named.map(|doee| doee.doee));
+        let (unknown, era) = self.gate.names.unknown(named.map(|doee| doee.doee));
         for versions in unknown.chunks(NAMED_DOEES_MAX) {
             let operation = Operation::NameDoees as u16;
             let header = self.header(Service::Resadmin, operation, ProjectId::NONE, ASK_TIMEOUT);
             let versions = versions.to_vec();
             let named: NamedDoees = self.ask(header, &NameDoees { versions }).await?;
-            self.gate.names.learn(named.doees);
+            self.gate.names.learn(named.doees, era);
         }
         let measured = doees.into_iter().map(|calls| Measured {
             names: self.gate.names.get(calls.doee),

@@ -8,10 +8,9 @@ use isms_protocol::{
     resadmin::{ChangeProject, Operation, Projects},
 };
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{ASK_TIMEOUT, Answer, Call, json, no_content};
+use super::{ASK_TIMEOUT, Answer, Call, json, no_content, object};
 use crate::view;
 
 /// Bytes of a change.
@@ -59,7 +58,7 @@ impl Call<'_> {
             len_max: BODY_LEN_MAX,
             deadline: Instant::now() + ASK_TIMEOUT,
         };
-        let change = parse(&upload.whole().await?)?;
+        let change: Change = object(&upload.whole().await?, "a change of a project")?;
         let project = self.project(self.parameter(0)).await?;
         let operation = Operation::ChangeProject as u16;
         let header = self.header(Service::Resadmin, operation, project.id, ASK_TIMEOUT);
@@ -83,18 +82,12 @@ impl Call<'_> {
             project.id,
             within,
         );
-        self.tell(header, &()).await?;
+        let told = self.tell(header, &()).await;
+        // Also when it is not done yet: the name is free by then.
+        self.gate.names.forget(&project.name);
+        told?;
         self.gate.logs.forget(project.id);
         tracing::info!(project = project.name, by = self.caller.name, "deleted a project");
         no_content()
     }
-}
-
-fn parse(body: &[u8]) -> Result<Change, Problem> {
-    // By way of an object: on its own, a struct would also be read from a list.
-    let object = serde_json::from_slice(body).map(Value::Object);
-    object.and_then(serde_json::from_value).map_err(|error| {
-        let detail = format!("the body is not a change of a project: {error}");
-        Problem::new(ErrorCode::Invalid, detail)
-    })
 }

@@ -9,7 +9,7 @@ use isms_protocol::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ASK_TIMEOUT, Answer, Call, json, no_content};
+use super::{ASK_TIMEOUT, Answer, Call, json, no_content, object};
 
 /// Bytes of the description of a token.
 const BODY_LEN_MAX: u64 = 16 * 1024;
@@ -98,8 +98,7 @@ impl Call<'_> {
 
 fn parse(body: &[u8]) -> Result<NewToken, Problem> {
     let invalid = |detail: String| Problem::new(ErrorCode::Invalid, detail);
-    let new: NewToken = serde_json::from_slice(body)
-        .map_err(|error| invalid(format!("the body is not a token's description: {error}")))?;
+    let new: NewToken = object(body, "a token's description")?;
     if new.name.trim().is_empty()
         || new.name.chars().count() > NAME_LEN_MAX
         || new.name.chars().any(char::is_control)

@@ -130,6 +130,17 @@ async fn names_are_asked_for_once() {
 }
 
 #[tokio::test]
+async fn what_the_doees_of_a_deleted_project_were_called_is_asked_for_anew() {
+    let gate = Gate::start().await;
+    gate.fetch("reader-a", "GET /metrics").await;
+    assert_eq!(gate.fetch("admin", "DELETE /api/v1/projects/a").await.status, 204);
+    gate.fetch("reader-a", "GET /metrics").await;
+    let names = resadmin::Operation::NameDoees as u16;
+    let asked = gate.operations(Service::Resadmin);
+    assert_eq!(asked.iter().filter(|&&operation| operation == names).count(), 2);
+}
+
+#[tokio::test]
 async fn prometheus_reads_counts_histograms_and_for_who_sees_all_projects_the_platform() {
     let gate = Gate::start().await;
     assert_eq!(gate.fetch("", "GET /metrics").await.status, 401);

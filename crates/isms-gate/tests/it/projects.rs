@@ -49,6 +49,8 @@ async fn changes_that_make_no_sense_or_are_not_allowed_reach_nobody() {
         r#"{"weight":-1}"#,
         r#"{"weight":"7"}"#,
         r#"{"colour":1}"#,
+        r#"{"weight":7,"weight":8}"#,
+        "[7,9,3]",
     ] {
         let response = gate
             .send("admin", "PATCH /api/v1/projects/a", body.as_bytes())

@@ -41,6 +41,8 @@ async fn malformed_descriptions_are_400() {
         "{",
         "[]",
         r#"{"name":"x"}"#,
+        r#"["x",null,["read"],60]"#,
+        r#"{"name":"x","rights":["read"],"rights":["admin"]}"#,
         r#"{"name":"x","rights":[]}"#,
         r#"{"name":"x","rights":["root"]}"#,
         r#"{"name":" ","rights":["read"]}"#,

@@ -11,7 +11,7 @@ use isms_protocol::{
     limits::{DEAD_LISTED_MAX, DEAD_REASON_LEN_MAX, DURABLE_LIFE_S_MAX},
 };
 
-use super::{durable::refusal, kept::Record, record::State};
+use super::{durable::refusal, record::State, results::Record};
 use crate::{
     clock::Moment,
     core::Core,
@@ -54,7 +54,7 @@ impl Core {
         }
         let before = (durable.failures, durable.until);
         durable.failures = 0;
-        durable.until = now.after_us(u64::from(durable.retry().within_s) * 1_000_000);
+        durable.until = now.after_us(u64::from(durable.retry.within_s) * 1_000_000);
         let header = durable.request.header;
         let key = self.come_back(header, 0, State::Committing);
         let arrival = self.arrival(key);

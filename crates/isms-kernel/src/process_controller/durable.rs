@@ -13,14 +13,16 @@ use isms_journal::AppendError;
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
     kernel::{Progress, Retry},
-    limits::{KEY_LEN, STREAM_WINDOW},
+    limits::STREAM_WINDOW,
 };
 
 use super::{
     ProcessKey,
-    kept::{Ended, Record, progress},
+    kept::progress,
     queue_name,
     record::{Process, State, Stream},
+    repeats::fingerprint,
+    results::Ended,
     retries::backoff_us,
 };
 use crate::{
@@ -37,10 +39,10 @@ pub(crate) struct Durable {
     /// What is dispatched, but for the number of its attempt.
     pub(super) request: Message,
     /// By when it should begin.
-    due: Option<Moment>,
+    pub(super) due: Option<Moment>,
     /// No attempt begins after this.
     pub(super) until: Moment,
-    retry: Retry,
+    pub(super) retry: Retry,
     pub(super) failures: u32,
     pub(super) retry_at: Moment,
     pub(super) key: Option<Key>,
@@ -82,106 +84,9 @@ impl Durable {
             askers: Vec::new(),
         }
     }
-
-    pub(super) fn retry(&self) -> &Retry {
-        &self.retry
-    }
 }
-
-/// Repeated requests that wait for the first one's acknowledgement.
-const REPEATS_WAITING_MAX: usize = 64;
-
-/// What a request with a known idempotency key is.
-enum Repeats {
-    /// The same, and the first was acknowledged.
-    Known,
-    /// The same, and the first was not acknowledged yet.
-    NotYet,
-    /// Another request.
-    Other,
-}
-
-impl Record {
-    fn repeats(&self, header: &Header, message: &Message) -> Repeats {
-        let durable = self.durable.as_ref().expect("only durable calls have keys");
-        let first = &durable.request.header;
-        let same_target = first.target_doee == header.target_doee;
-        // The body of a stream is not here yet: that its length class and target are the same has to do.
-        let streams = header.flags.contains(Flags::STREAM);
-        let same_body = streams
-            || durable
-                .key
-                .is_some_and(|key| key.fingerprint == fingerprint(&message.raw, &[]));
-        match (
-            same_target && (same_body || !durable.committed),
-            durable.committed,
-        ) {
-            (true, true) => Repeats::Known,
-            (true, false) => Repeats::NotYet,
-            (false, _) => Repeats::Other,
-        }
-    }
-}
-
-/// The request was answered already.
-pub(super) struct Answered;
 
 impl Core {
-    /// What a call that shall be durable is made with. One that repeats another's idempotency key is answered as that
-    /// one was, or will be.
-    pub(super) fn durable_of(
-        &mut self,
-        header: &Header,
-        due: Option<Moment>,
-        message: &mut Message,
-    ) -> Result<Box<Durable>, Answered> {
-        let retry = self.retries.of(header.target_doee);
-        let until = self.now.after_us(u64::from(retry.within_s) * 1_000_000);
-        let mut durable = Durable::new(*header, retry, due, until);
-        if !message.header.flags.contains(Flags::KEYED) {
-            return Ok(Box::new(durable));
-        }
-        let hash = message.raw.get(..KEY_LEN).and_then(|hash| hash.try_into().ok());
-        let Some(hash) = hash else {
-            let error = WireError::new(ErrorCode::Invalid, "the idempotency key is missing");
-            self.refuse(header.sender, header, &error);
-            return Err(Answered);
-        };
-        message.raw = message.raw.slice(KEY_LEN..);
-        let Some((first, record)) = self.results.of_key(&hash) else {
-            durable.key = Some(Key { hash, fingerprint: 0 });
-            return Ok(Box::new(durable));
-        };
-        let repeats = record.repeats(header, message);
-        self.repeat(header, first, repeats);
-        Err(Answered)
-    }
-
-    /// A request repeats the key of a call that is there.
-    fn repeat(&mut self, header: &Header, first: ProcessId, repeats: Repeats) {
-        match repeats {
-            Repeats::Known => self.answer_asker(header, first),
-            Repeats::NotYet => {
-                let record = self.results.get_mut(first);
-                let durable = record.and_then(|record| record.durable.as_mut());
-                let askers = &mut durable.expect("it was found by its key").askers;
-                match askers.len() < REPEATS_WAITING_MAX {
-                    true => askers.push(*header),
-                    false => self.refuse(
-                        header.sender,
-                        header,
-                        &WireError::new(ErrorCode::Busy, "too many repeat this idempotency key at once"),
-                    ),
-                }
-            }
-            Repeats::Other => {
-                let text =
-                    "another request was made with this idempotency key; use a key for one request only";
-                self.refuse(header.sender, header, &WireError::new(ErrorCode::Conflict, text));
-            }
-        }
-    }
-
     /// Writes a durable call, whose whole body is here, into the journal.
     pub(super) fn commit(&mut self, key: ProcessKey, message: Message) {
         let process = self.table.get(key).expect("a process that was just made");
@@ -244,26 +149,6 @@ impl Core {
         match cancel_asked {
             true => self.leave(key, ErrorCode::Cancelled),
             false => self.queue_up(key),
-        }
-    }
-
-    /// Tells the caller of a repeated request which process the first has made.
-    pub(super) fn answer_asker(&mut self, asker: &Header, process: ProcessId) {
-        let header = Header {
-            process,
-            ..asker.answer(Kind::Reply)
-        };
-        let header = Header {
-            sender: Service::Kernel,
-            ..header
-        };
-        self.send_to_asker(asker, Message::bare(header));
-    }
-
-    /// Answers a request that has waited for the journal, unless whoever made it is gone.
-    pub(super) fn send_to_asker(&mut self, asker: &Header, answer: Message) {
-        if self.generation(asker.sender) == asker.sender_generation {
-            self.send_to(asker.sender, answer);
         }
     }
 
@@ -534,10 +419,7 @@ impl Core {
         let Some(durable) = record.durable.as_mut().filter(|durable| durable.ending.is_none()) else {
             return;
         };
-        durable.ending = Some(Ended {
-            at: now,
-            progress: progress(outcome),
-        });
+        durable.ending = Some(Ended::new(now, progress(outcome)));
         durable.verdict = None;
         let freed = std::mem::take(&mut record.request).len() + std::mem::take(&mut record.waiting);
         (durable.request.body, durable.request.raw) = Default::default();
@@ -557,10 +439,7 @@ impl Core {
         let now = self.now;
         let record = self.results.get_mut(id).expect("the caller has looked at it");
         let durable = record.durable.as_mut().expect("the caller has looked at it");
-        durable.ending = Some(Ended {
-            at: now,
-            progress: Progress::Dead,
-        });
+        durable.ending = Some(Ended::new(now, Progress::Dead));
         let entry = Entry::Dead(durability::Dead {
             process: id,
             failures: durable.failures,
@@ -601,65 +480,6 @@ impl Core {
         if planted(Bug::TellsEarly) {
             self.durable(awaited);
         }
-    }
-
-    /// What is to be said of a call when the journal is compacted.
-    pub(crate) fn statement(&self, id: ProcessId) -> Option<Entry> {
-        let record = self.results.get(id)?;
-        let durable = record.durable.as_ref()?;
-        let ended = durable.ending.or(record.ended).map(|ended| ended.progress);
-        Some(match ended {
-            None | Some(Progress::Dead) => self.open_entry(record),
-            Some(_) => self.ended_entry(record),
-        })
-    }
-
-    pub(super) fn open_entry(&self, record: &Record) -> Entry {
-        let durable = record.durable.as_ref().expect("only durable calls are written");
-        let dead = durable
-            .ending
-            .or(record.ended)
-            .filter(|ended| ended.progress == Progress::Dead);
-        let answer = record.answer.clone();
-        Entry::Open(Box::new(durability::Open {
-            accepted_at: self.calendar.at(record.accepted_at),
-            due: durable.due.map(|due| self.calendar.at(due)),
-            until: self.calendar.at(durable.until),
-            retry: durable.retry,
-            failures: durable.failures,
-            retry_at: match durable.retry_at {
-                Moment(0) => Default::default(),
-                at => self.calendar.at(at),
-            },
-            key: durable.key,
-            request: durable.request.clone(),
-            stream: record.request.clone().into(),
-            dead: dead
-                .zip(answer)
-                .map(|(ended, answer)| (self.calendar.at(ended.at), answer)),
-        }))
-    }
-
-    fn ended_entry(&self, record: &Record) -> Entry {
-        let durable = record.durable.as_ref().expect("only durable calls are written");
-        let ended = durable.ending.or(record.ended).expect("it has ended");
-        let header = &durable.request.header;
-        let began = record.began_at.unwrap_or(ended.at);
-        Entry::Ended(Box::new(durability::Ended {
-            process: header.process,
-            project: record.project,
-            principal: record.principal,
-            doee: header.target_doee,
-            accepted_at: self.calendar.at(record.accepted_at),
-            queued_us: began.us_since(record.accepted_at),
-            ran_us: ended.at.us_since(began),
-            at: self.calendar.at(ended.at),
-            progress: ended.progress,
-            failures: durable.failures,
-            key: durable.key,
-            answer: record.answer.clone().expect("what has ended has an answer"),
-            stream: record.whole.clone(),
-        }))
     }
 
     /// How a call stands in its queue.
@@ -712,13 +532,4 @@ fn own_error(id: ProcessId, code: ErrorCode) -> Message {
         ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
     };
     Message::with_body(header, &WireError::new(code, super::kept::explanation(code)))
-}
-
-/// Tells bodies apart that were sent with the same key.
-pub(super) fn fingerprint(raw: &[u8], stream: &[u8]) -> u64 {
-    // FNV-1a: the same in every version of this program, unlike the standard library's.
-    let bytes = raw.iter().chain(stream);
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -12,8 +12,8 @@ use isms_protocol::{
 use super::{
     ProcessKey,
     durable::Durable,
-    kept::{Ended, Record},
     record::State,
+    results::{Ended, Record},
 };
 use crate::{
     core::Core,
@@ -75,11 +75,7 @@ impl Core {
         };
         record.answer = Some(answer);
         self.results.open(header.process, record);
-        let ended = Ended {
-            at: calendar.moment(at),
-            progress: Progress::Dead,
-        };
-        self.end_is_told(header.process, ended);
+        self.end_is_told(header.process, Ended::new(calendar.moment(at), Progress::Dead));
     }
 
     fn recover_ended(&mut self, ended: durability::Ended) {
@@ -102,8 +98,7 @@ impl Core {
         record.answer = Some(ended.answer);
         record.whole = ended.stream;
         self.results.open(ended.process, record);
-        let progress = ended.progress;
-        self.end_is_told(ended.process, Ended { at, progress });
+        self.end_is_told(ended.process, Ended::new(at, ended.progress));
     }
 
     /// A Doer says what it still has.

@@ -41,7 +41,7 @@ impl World {
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
         if is_invoke && self.random.percent(45) {
             header.flags = header.flags.with(Flags::ASYNC);
-            if self.random.percent(45) {
+            if self.random.percent(self.durable_percent) {
                 header.flags = header.flags.with(Flags::DURABLE);
             }
         }

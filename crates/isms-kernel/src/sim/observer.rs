@@ -476,6 +476,9 @@ impl Observer {
             known += u64::from(is_done);
             possible += u64::from(is_done || may_be);
         }
+        let unheard = self.unheard.iter();
+        let unheard = unheard.filter(|pending| self.async_replied.contains(&pending.span));
+        possible += unheard.count() as u64;
         self.invokes_done + known..=self.invokes_done + possible
     }
 

@@ -72,6 +72,7 @@ impl Survivors {
             ProcessId::from_bytes(last_id.get().to_be_bytes())
         });
         let mut core = Core::new(self.config.clone(), ids, now).expect("the built-in rights table is valid");
+        // Else the new one would meet what was meant for the old one.
         self.disk.fail_syncs(0);
         let opened = Recovery::open(self.disk.clone(), &options());
         let (recovery, writer) = opened.expect("what a crash leaves behind can be opened");
@@ -100,7 +101,7 @@ impl Survivors {
 impl World {
     /// The journal's thread gets to do something, and the Kernel to hear of it.
     pub(super) fn work_on_journal(&mut self) {
-        if self.random.percent(70) {
+        for _ in 0..self.random.below(4) {
             self.survivors.step_writer();
         }
         if self.random.percent(70) {
@@ -133,6 +134,11 @@ impl World {
     /// A sync fails once; from then on nothing is written.
     pub(super) fn fail_sync(&mut self) {
         self.survivors.disk.fail_syncs(1);
+    }
+
+    /// No sync fails any more.
+    pub(super) fn heal_disk(&mut self) {
+        self.survivors.disk.fail_syncs(0);
     }
 
     /// The calendar's clock is set.
@@ -177,6 +183,14 @@ impl World {
         }
         self.core = self.survivors.boot(self.now);
         self.check_survival();
+    }
+
+    /// The Doer, which has just been given a durable call, loses the Kernel, or the Kernel the Doer.
+    pub(super) fn lose_each_other(&mut self) {
+        match self.kernel_ends && self.random.percent(50) {
+            true => self.end_kernel(false),
+            false => self.cut_doer(),
+        }
     }
 
     /// The Doer's connection ends, and the Doer does not.

@@ -41,7 +41,9 @@ pub(super) struct World {
     /// How often, in 400 moves, a service crashes or breaks the rules; 0 in a quarter of the runs.
     turbulence: u64,
     /// In half of the runs; in the others what is lost with it is not.
-    kernel_ends: bool,
+    pub(super) kernel_ends: bool,
+    /// Of the asynchronous calls, those that are durable.
+    pub(super) durable_percent: u64,
 }
 
 impl World {
@@ -64,6 +66,7 @@ impl World {
         let mut world = World {
             turbulence,
             kernel_ends: random.percent(50),
+            durable_percent: random.pick(&[0, 30, 90]),
             random,
             core: survivors.boot(Moment(0)),
             now: Moment(0),
@@ -87,8 +90,8 @@ impl World {
         let actor = self.random.below(self.actors.len() as u64) as usize;
         if self.random.below(400) < self.turbulence {
             return match self.random.below(30) {
-                0..=8 => self.crash(actor),
-                9..=10 => self.cut_doer(),
+                0..=6 => self.crash(actor),
+                7..=10 => self.cut_doer(),
                 11..=12 if self.kernel_ends => self.end_kernel(false),
                 13..=15 if self.kernel_ends => self.end_kernel(true),
                 16 if self.kernel_ends => self.fail_sync(),
@@ -180,6 +183,7 @@ impl World {
 
     /// A journal that has stopped is opened again by a new Kernel.
     fn revive_journal(&mut self) {
+        self.heal_disk();
         self.finish_journal();
         if self.journal_has_stopped() {
             self.end_kernel(false);
@@ -266,6 +270,8 @@ impl World {
         });
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
+        // What was to be said while there was nobody to say it to is not said any more.
+        self.actors[actor].disconnect();
         self.actors[actor].peer = Some(peer);
         self.feed(Event::PeerConnected { peer });
         self.observer.registered(service, CONCURRENCY);
@@ -325,6 +331,11 @@ impl World {
     fn receive(&mut self, actor: usize) {
         if let Some(message) = self.actors[actor].inbox.pop_front() {
             self.actors[actor].receive(&message);
+            let is_durable =
+                message.header.kind == Kind::Request && message.header.flags.contains(Flags::DURABLE);
+            if is_durable && self.random.below(80) < self.turbulence {
+                self.lose_each_other();
+            }
         }
     }
 

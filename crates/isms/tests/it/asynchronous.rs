@@ -155,12 +155,90 @@ fn the_command_line_calls_waits_and_cancels_and_other_tokens_find_nothing() {
     assert_eq!(state["state"], "done");
     assert!(isms(&["cancel", id]).contains("done"), "it has ended");
 
-    let token = isms(&["token", "create", "foreign", "--rights", "admin"]);
-    let mut foreign = platform.command(&["process", id]);
-    foreign.env("ISMS_URL", format!("http://{}", platform.gate));
-    foreign.env("ISMS_TOKEN", token.lines().last().unwrap());
-    let refused = foreign.output().unwrap();
+    let with_rights = |rights: &str, arguments: &[&str]| {
+        let token = isms(&["token", "create", "foreign", "--rights", rights]);
+        let mut foreign = platform.command(arguments);
+        foreign.env("ISMS_URL", format!("http://{}", platform.gate));
+        foreign.env("ISMS_TOKEN", token.lines().last().unwrap());
+        foreign.output().unwrap()
+    };
+    let refused = with_rights("invoke", &["process", id]);
     assert_eq!(refused.status.code(), Some(3));
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(text.contains("there is no such process"), "{text}");
+    // Who administers sees how far it is, and reads nothing.
+    let seen = with_rights("admin", &["process", id, "--json"]);
+    let state: Value = serde_json::from_slice(&seen.stdout).unwrap();
+    assert_eq!(state["state"], "done");
+    let refused = with_rights("admin", &["process", id, "--result"]);
+    assert_eq!(refused.stdout, b"", "{refused:?}");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("only who made the call"), "{text}");
+}
+
+#[test]
+fn an_administrator_cancels_a_call_whose_token_was_revoked() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let admin = format!("Bearer {}", platform.admin_token());
+    let manage = |method: &str, path: &str, token: &str, body: &str| {
+        let fields = [("authorization", token), ("prefer", "respond-async")];
+        Http::connect(platform.gate).send(method, path, &fields, body.as_bytes())
+    };
+    let token = r#"{"name":"t","project":"later","rights":["invoke"]}"#;
+    let made = manage("POST", "/api/v1/tokens", &admin, token).json();
+    let own = format!("Bearer {}", made["token"].as_str().unwrap());
+    let invoke = "/api/v1/projects/later/doees/main/invoke?hang";
+    let accepted = manage("POST", invoke, &own, "");
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    let url = accepted.header("location").unwrap().to_owned();
+    let token = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(manage("DELETE", &token, &admin, "").status, 204);
+    assert_eq!(manage("DELETE", &url, &own, "").status, 401);
+    eventually("running", || {
+        let state = manage("GET", &url, &admin, "").json();
+        (state["state"] == "running").then_some(())
+    });
+    assert_eq!(manage("DELETE", &url, &admin, "").status, 202);
+    let state = manage("GET", &format!("{url}?wait=60"), &admin, "").json();
+    assert_eq!(state["state"], "cancelled");
+    assert_eq!(manage("GET", &format!("{url}/result"), &admin, "").status, 403);
+}
+
+#[test]
+fn a_deleted_project_takes_its_calls_its_results_and_its_name_with_it() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project("later").path());
+    let admin = format!("Bearer {}", platform.admin_token());
+    let metrics = || {
+        let fields = [("authorization", admin.as_str())];
+        let metrics = Http::connect(platform.gate).send("GET", "/metrics", &fields, b"");
+        assert_eq!(metrics.status, 200, "{}", metrics.text());
+        metrics.text()
+    };
+    let running = accept(&platform, "/later/?hang");
+    await_state(&platform, &running, "running");
+    let waiting: Vec<String> = (0..40).map(|_| accept(&platform, "/later/?hang")).collect();
+    assert_eq!(state(&platform, waiting.last().unwrap()), "queued");
+    assert!(metrics().contains("project=\"later\""));
+
+    let deleted = platform.isms(&["delete", "later"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+    assert!(!metrics().contains("later"));
+    let processes = || {
+        let fields = [("authorization", admin.as_str())];
+        let listed = Http::connect(platform.gate).send("GET", "/api/v1/processes", &fields, b"");
+        listed.json()["processes"].as_array().unwrap().len()
+    };
+    eventually("the end of all calls", || (processes() == 0).then_some(()));
+    eventually("the end of its workers", || {
+        platform.workers("later").is_empty().then_some(())
+    });
+    // Its name is free, and what comes anew is not in the way of what was.
+    platform.deploy(project("later").path());
+    for url in [&running, &waiting[0]] {
+        assert_eq!(platform.get(url).status, 404, "{url}");
+    }
+    let after = accept(&platform, "/later/");
+    assert_eq!(state(&platform, &format!("{after}?wait=60")), "done");
 }

@@ -27,7 +27,7 @@ fn a_projects_weight_is_set_shown_and_kept() {
     let refused = platform.isms(&["project", "heavy", "--weight", "0"]);
     assert!(!refused.status.success());
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(text.contains("`weight` is 0; it is 1 to 10000"), "{text}");
+    assert!(text.contains("0 is not in 1..=10000"), "{text}");
     let shown = platform.isms(&["project", "heavy"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(

@@ -110,6 +110,7 @@ impl Observer {
             replied: false,
             limit: None,
         };
+        self.tally.resumed += 1;
         self.parents_done.remove(&running.span);
         self.running.insert((Service::Doer, header.call), running);
     }
