@@ -29,16 +29,22 @@ fn a_new_doer_has_nothing_and_says_so_before_it_tells_what_it_takes() {
         let mut kernel = scene.kernel().await;
         kernel.resume(&[], &[]).await;
         kernel.invoke(1, attempt(P1, 1));
-        let _worker = scene.start_worker().await;
+        let mut worker = scene.start_worker().await;
         assert_eq!(kernel.next().await.header.kind, Kind::Slots);
+        worker.begin_next().await.reply(&reply(), Bytes::new());
+        kernel.answer_of(1).await;
 
         kernel.die(&scene).await;
         let mut kernel = scene.kernel().await;
         let question = kernel.question().await;
-        // What changes now, the Kernel hears after what it asked first.
+        // A capacity that changes now is told later.
         scene.doer.dispatch(Event::Retire { version: VERSION });
-        kernel.answer(&question, &[2]);
-        assert_eq!(kernel.next().await.header.kind, Kind::Slots);
+        scene.settle().await;
+        assert!(kernel.has_heard_nothing());
+        kernel.answer(&question, &[]);
+        let slots = kernel.next().await;
+        assert_eq!(slots.header.kind, Kind::Slots);
+        assert_eq!(slots.decode_body::<Slots>().unwrap().capacity, 0);
     });
 }
 
@@ -285,10 +291,12 @@ fn a_reply_that_would_stream_to_nobody_is_dropped_with_its_call() {
         kernel.die(&scene).await;
         let stream = call.reply_stream(&reply());
         soon(stream.refused()).await;
+        // Its worker has not stopped yet.
+        let mut kernel = scene.kernel().await;
+        kernel.resume(&[], &[]).await;
+        assert!(!scene.doer.state.borrow().durables.is_empty());
         drop(stream);
-        scene.no_call_runs().await;
         scene.expect_nothing_left().await;
-        scene.kernel().await.resume(&[], &[]).await;
     });
 }
 
@@ -402,6 +410,46 @@ fn a_worker_that_does_not_stop_is_killed_and_the_next_attempt_waits_until_it_is_
         let mut worker = scene.start_worker().await;
         let call = worker.begin_next().await;
         assert_eq!((call.header().process, call.header().attempt), (P1, 2));
+    });
+}
+
+#[test]
+fn a_call_that_was_cancelled_is_not_told_of_while_it_stops() {
+    on_a_local_runtime(async {
+        let mut scene = Durably::new().await;
+        let (_worker, call, kernel) = scene.running(attempt(P1, 1)).await;
+        kernel.cancel(1);
+        soon(call.cancelled()).await;
+        kernel.die(&scene).await;
+        let mut kernel = scene.kernel().await;
+        kernel.resume(&[], &[]).await;
+        call.error(cancelled());
+        scene.expect_nothing_left().await;
+    });
+}
+
+#[test]
+fn a_call_whose_kernel_was_lost_before_it_was_looked_at_never_begins() {
+    on_a_local_runtime(async {
+        let scene = Durably::new().await;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (kernel, doer) = tokio::join!(
+            Link::attach(ours, Side::Bind, Service::Kernel, 1),
+            Link::attach(theirs, Side::Connect, Service::Doer, 1)
+        );
+        let ((kernel, inbox), (_link, mut asked)) = (kernel.unwrap(), doer.unwrap());
+        let _answer = kernel.start(Message::bare(Header {
+            process: P1,
+            ..Header::new(Kind::Request, Service::Kernel, Service::Doer)
+        }));
+        let Some(Inbound::Request(request)) = soon(asked.next()).await else {
+            panic!("it is asked");
+        };
+        kernel.close().await;
+        drop(inbox);
+        soon(request.responder.cancelled()).await;
+        let admitted = scene.doer.admit_durable(request.responder, None).await;
+        assert!(admitted.is_none() && scene.doer.state.borrow().durables.is_empty());
     });
 }
 
