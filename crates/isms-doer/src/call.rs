@@ -1,8 +1,10 @@
 //! One call of a Doee, from acceptance to its answer.
 
+mod caller;
+
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Instant};
 
-use isms_ipc::{Answer, InboundRequest, PendingAnswer, Responder, StreamReceiver, StreamSender};
+use isms_ipc::{Answer, InboundRequest, PendingAnswer, StreamReceiver, StreamSender};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{InvocationReply, Operation},
@@ -13,7 +15,14 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
-use crate::{connection::WorkerConnection, doer_admin::TaskId, service::Doer, worker_handler::Event};
+use self::caller::Caller;
+use crate::{
+    connection::WorkerConnection,
+    doer_admin::TaskId,
+    durable::{self, Durable},
+    service::Doer,
+    worker_handler::Event,
+};
 
 /// What the Worker Handler has decided about a call.
 pub(crate) enum Verdict {
@@ -112,6 +121,15 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
         responder,
     } = request;
     let (version, streams) = (message.header.target_doee, stream.is_some());
+    let caller = if durable::is_durable(&message.header) {
+        match doer.admit_durable(responder, stream.as_ref()).await {
+            Some(durable) => Caller::Durable(durable),
+            None => return,
+        }
+    } else {
+        Caller::Once(responder)
+    };
+    let durable = caller.durable().cloned();
     let (task, slot) = doer.open_call(Outbound {
         message,
         deadline,
@@ -122,65 +140,83 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
         version,
         streams,
     });
-    let call = Call {
+    let mut call = Call {
         doer: &doer,
         task,
         slot: &slot,
+        durable: durable.clone(),
         cancel_told: false,
+        running_on: None,
     };
-    call.run(responder).await;
+    call.run(caller).await;
+    let left_on = call
+        .running_on
+        .take()
+        .filter(|connection| connection.has_call(task));
     doer.close_call(task);
+    if let Some(durable) = durable {
+        // A call that was given up runs until its worker is dead, and the next attempt must not run beside it.
+        if let Some(connection) = left_on {
+            doer.worker_gone(&connection).await;
+        }
+        doer.release_durable(&durable);
+    }
 }
 
 struct Call<'a> {
     doer: &'a Rc<Doer>,
     task: TaskId,
     slot: &'a CallSlot,
+    durable: Option<Rc<Durable>>,
     /// The Worker Handler has been told that the caller gave up.
     cancel_told: bool,
+    /// The worker that has the call and has not ended it.
+    running_on: Option<Rc<WorkerConnection>>,
 }
 
 impl Call<'_> {
-    async fn run(mut self, responder: Responder) {
+    async fn run(&mut self, caller: Caller) {
         loop {
             let Sent {
                 connection,
                 pending,
                 // It goes on while the reply streams, and ends with the call at the latest.
                 upload: _upload,
-            } = match self.sent(&responder).await {
+            } = match self.sent(&caller).await {
                 Ok(sent) => sent,
-                Err(error) => return self.fail(responder, error),
+                Err(error) => return self.fail(caller, error),
             };
-            match self.answered(&responder, pending).await {
+            self.running_on = Some(Rc::clone(&connection));
+            match self.answered(&caller, pending).await {
                 Ok(answer) => {
                     // What was answered never runs again, whatever the status page says.
                     connection.note_answer(self.task);
-                    if self.deliver(&connection, answer, responder).await {
+                    if self.deliver(&connection, answer, caller).await {
                         self.ended(&connection);
                     }
                     return;
                 }
-                Err(Ending::Failed(error)) => return self.fail(responder, error),
+                Err(Ending::Failed(error)) => return self.fail(caller, error),
                 Err(Ending::Requeued) => {}
                 Err(Ending::Answered(error)) if connection.is_open() => {
-                    self.fail(responder, plausible(error, self.cancel_told));
+                    self.fail(caller, plausible(error, self.cancel_told));
                     return self.ended(&connection);
                 }
                 // The worker is gone; how, the spawner is about to tell.
                 Err(Ending::Answered(_)) => {
                     if let Some(error) = over(self.slot).await {
-                        return self.fail(responder, error);
+                        return self.fail(caller, error);
                     }
                 }
             }
+            self.running_on = None;
         }
     }
 
     /// Answers with an error, of which the Doee's log has a line.
-    fn fail(&self, responder: Responder, error: WireError) {
+    fn fail(&self, caller: Caller, error: WireError) {
         self.log_failure(&error);
-        responder.error(error);
+        caller.error(self.doer, error);
     }
 
     /// Writes why the call failed into the log of its Doee, if that is the Doee's doing. It is one line a call,
@@ -212,7 +248,8 @@ impl Call<'_> {
         }
     }
 
-    fn ended(&self, connection: &WorkerConnection) {
+    fn ended(&mut self, connection: &WorkerConnection) {
+        self.running_on = None;
         self.doer.dispatch(Event::Answered {
             worker: connection.worker,
             task: self.task,
@@ -221,7 +258,7 @@ impl Call<'_> {
     }
 
     /// Waits until the call has been sent to a worker.
-    async fn sent(&mut self, responder: &Responder) -> Result<Sent, WireError> {
+    async fn sent(&mut self, caller: &Caller) -> Result<Sent, WireError> {
         loop {
             tokio::select! {
                 biased;
@@ -230,20 +267,16 @@ impl Call<'_> {
                     Verdict::Fail(error) => return Err(error),
                     Verdict::AskCancel | Verdict::Requeued => {}
                 },
-                () = responder.cancelled(), if !self.cancel_told => self.tell_cancel(),
+                () = caller.gave_up(), if !self.cancel_told => self.tell_cancel(),
             }
-            if self.cancel_told && !self.doer.link.is_registered() {
+            if self.cancel_told && self.durable.is_none() && !self.doer.link.is_registered() {
                 return Err(WireError::new(ErrorCode::Cancelled, "the kernel is gone"));
             }
         }
     }
 
     /// Waits for the worker's answer.
-    async fn answered(
-        &mut self,
-        responder: &Responder,
-        mut pending: PendingAnswer,
-    ) -> Result<Answer, Ending> {
+    async fn answered(&mut self, caller: &Caller, mut pending: PendingAnswer) -> Result<Answer, Ending> {
         loop {
             tokio::select! {
                 biased;
@@ -258,13 +291,13 @@ impl Call<'_> {
                     Verdict::Requeued => return Err(Ending::Requeued),
                     Verdict::Sent(_) => unreachable!("a call is requeued before it is sent again"),
                 },
-                () = responder.cancelled(), if !self.cancel_told => self.tell_cancel(),
+                () = caller.gave_up(), if !self.cancel_told => self.tell_cancel(),
             }
         }
     }
 
     /// Passes the worker's answer on; false when the worker was cut off or died over it.
-    async fn deliver(&mut self, connection: &WorkerConnection, answer: Answer, responder: Responder) -> bool {
+    async fn deliver(&mut self, connection: &WorkerConnection, answer: Answer, caller: Caller) -> bool {
         let reply: InvocationReply = match answer.message.decode_body() {
             Ok(reply) => reply,
             Err(error) => {
@@ -273,15 +306,27 @@ impl Call<'_> {
                     worker: connection.worker,
                     what,
                 });
-                self.fail(responder, failed(self.slot).await);
+                self.fail(caller, failed(self.slot).await);
                 return false;
             }
         };
         let Some(mut source) = answer.stream else {
-            responder.reply(&reply, answer.message.raw);
+            caller.reply(self.doer, reply, answer.message.raw);
             return true;
         };
-        let sink = responder.reply_stream(&reply);
+        let known = tokio::select! {
+            biased;
+            known = caller.is_known(&self.doer.link) => known,
+            error = failed(self.slot) => {
+                self.fail(caller, error);
+                return false;
+            }
+        };
+        let Some(sink) = known.then(|| caller.stream(&reply)).flatten() else {
+            // A stream cannot be kept. Before it is given up, so that no Kernel is told of the call meanwhile.
+            self.doer.cut_durable(self.durable.as_ref());
+            return self.gives_up(connection, source).await;
+        };
         let relayed = tokio::select! {
             biased;
             relayed = relay_stream(&mut source, sink) => relayed,
@@ -289,6 +334,7 @@ impl Call<'_> {
                 self.log_failure(&error);
                 return false;
             }
+            () = superseded(self.durable.as_deref()) => return self.gives_up(connection, source).await,
         };
         match relayed {
             Relayed::Whole => true,
@@ -319,12 +365,17 @@ impl Call<'_> {
     fn tell_cancel(&mut self) {
         self.cancel_told = true;
         let task = self.task;
-        // Without a Kernel nobody can be answered, and a begun call may end in peace.
-        self.doer.dispatch(if self.doer.link.is_registered() {
-            Event::Cancelled { task }
-        } else {
-            Event::Abandoned { task }
-        });
+        if let Some(durable) = &self.durable {
+            durable.note_cancel();
+        }
+        // Without a Kernel nobody can be answered, and a begun call may end in peace, unless its next attempt may wait
+        // for that.
+        self.doer
+            .dispatch(if self.durable.is_some() || self.doer.link.is_registered() {
+                Event::Cancelled { task }
+            } else {
+                Event::Abandoned { task }
+            });
     }
 }
 
@@ -344,6 +395,14 @@ enum Ending {
     Failed(WireError),
     /// The Worker Handler is going to send it again.
     Requeued,
+}
+
+/// Waits until nobody wants a durable call whose reply streams. What is not durable learns so by its stream alone.
+async fn superseded(durable: Option<&Durable>) {
+    match durable {
+        Some(durable) => durable.gave_up().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the Worker Handler does with a call whose worker is gone: the error with which it ends, `None` when it is

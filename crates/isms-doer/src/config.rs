@@ -6,7 +6,7 @@ use isms_protocol::{Class, limits};
 use isms_sandbox::native::Limits;
 use serde::{Deserialize, Serialize};
 
-use crate::worker_handler::HandlerConfig;
+use crate::worker_handler::{HandlerConfig, WORKER_CALLS_MAX};
 
 /// Weight of a sandbox that nobody waits for, beside 100 of one that serves.
 const IDLE_WEIGHT: u32 = 30;
@@ -66,6 +66,11 @@ impl Config {
             workers_max: self.workers_max,
             idle_ttl: Duration::from_secs(self.idle_s.into()),
         }
+    }
+
+    /// Calls that all workers together may have.
+    pub(crate) fn calls_max(&self) -> usize {
+        self.workers_max.saturating_mul(WORKER_CALLS_MAX as usize)
     }
 
     /// Limits of a worker whose Doee runs in this class.

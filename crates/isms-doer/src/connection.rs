@@ -78,6 +78,8 @@ pub(crate) struct WorkerConnection {
     data_ended: Notify,
     /// Told once everything has been read that it printed.
     output_ended: Notify,
+    /// Told once its process is gone.
+    gone: Notify,
     /// What it printed before it had a Doee, cut: in an image, why the executor cannot start.
     first_words: RefCell<String>,
 }
@@ -151,6 +153,11 @@ impl WorkerConnection {
         ended.map_or(Duration::ZERO, |call| self.page.run_time(call.id))
     }
 
+    /// True when the worker was sent a call that it has not ended, nor given back.
+    pub(crate) fn has_call(&self, task: TaskId) -> bool {
+        self.calls.borrow().iter().any(|call| call.task == task)
+    }
+
     /// Takes a call back; false when it has begun, or is not here.
     pub(crate) fn recall(&self, task: TaskId) -> bool {
         let mut calls = self.calls.borrow_mut();
@@ -206,6 +213,16 @@ impl WorkerConnection {
         };
         // Bounded, since a process that the executor left behind might hold the channels open.
         let _ = tokio::time::timeout(LAST_BREATH, ended).await;
+    }
+
+    /// Tells all who wait that its process is gone.
+    pub(crate) fn note_gone(&self) {
+        self.gone.notify_waiters();
+    }
+
+    /// Waits to be told that its process is gone.
+    pub(crate) async fn gone(&self) {
+        self.gone.notified().await;
     }
 
     pub(crate) fn close(&self) {
@@ -328,6 +345,7 @@ async fn connect(worker: WorkerId, pid: u32, descriptors: Vec<OwnedFd>) -> Resul
         control_ended: Notify::new(),
         data_ended: Notify::new(),
         output_ended: Notify::new(),
+        gone: Notify::new(),
         first_words: RefCell::default(),
     };
     Ok((

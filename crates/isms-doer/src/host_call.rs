@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use isms_ipc::{Answer, InboundRequest, Responder, StreamReceiver};
-use isms_protocol::{Header, Kind, Message, Service, WireError};
+use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError};
 use tokio::task::spawn_local;
 
 use crate::{call::relay_stream, connection::WorkerConnection, heard, service::Doer, worker_handler::Event};
@@ -30,7 +30,7 @@ async fn forward(doer: Rc<Doer>, request: InboundRequest) {
     } = request;
     let outcome = tokio::select! {
         biased;
-        outcome = ask(&doer, message, stream) => outcome,
+        outcome = ask_of_call(&doer, message, stream) => outcome,
         // The call has ended or its worker is gone: the question goes with it.
         () = responder.cancelled() => return,
     };
@@ -38,6 +38,22 @@ async fn forward(doer: Rc<Doer>, request: InboundRequest) {
         Ok(answer) => relay(responder, answer).await,
         Err(error) => responder.error(error),
     }
+}
+
+/// Asks once the Kernel knows the call that asks: one that has just come may not know a durable one yet.
+async fn ask_of_call(
+    doer: &Doer,
+    message: Message,
+    stream: Option<StreamReceiver>,
+) -> Result<Answer, WireError> {
+    let durable = doer.state.borrow().durables.get(message.header.parent);
+    if let Some(durable) = durable
+        && !durable.is_known(&doer.link).await
+    {
+        let error = "the kernel is not reachable at the moment, or the call is not wanted any more";
+        return Err(WireError::new(ErrorCode::Unavailable, error));
+    }
+    ask(doer, message, stream).await
 }
 
 async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> Result<Answer, WireError> {

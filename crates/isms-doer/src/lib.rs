@@ -5,6 +5,7 @@
 //! - `service`: the loop that feeds events to the decisions and performs what they ask;
 //! - `call`: one call from acceptance to answer; `connection`: one worker's channels;
 //!   `heard`: what a worker says, judged; `host_call`: what a Doee asks of other services; `binaries`: what a version is;
+//!   `durable`: calls that outlive a Kernel; `resume`: what the next one is told of them;
 //!   `environment`: what a manifest asks for as the spawner takes it; `builder`: source to shared object; `spawner`,
 //!   `logs`: the channels beside.
 //!
@@ -18,6 +19,7 @@ mod call;
 mod config;
 mod connection;
 mod doer_admin;
+mod durable;
 mod environment;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -25,6 +27,7 @@ pub mod fuzzing;
 mod heard;
 mod host_call;
 mod logs;
+mod resume;
 mod service;
 mod spawner;
 mod status;

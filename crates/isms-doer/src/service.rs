@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_ipc::{Inbound, InboundRequest, Inbox, Link, LinkOptions};
+use isms_ipc::{Inbound, InboundRequest, Inbox, Link, LinkOptions, Registration};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{Isolation, Operation},
@@ -31,8 +31,10 @@ use crate::{
     call::{self, CallSlot, Outbound, Verdict},
     connection::{self, WorkerConnection},
     doer_admin::TaskId,
+    durable::Durables,
     environment::{self, Trials},
     logs::LogBatch,
+    resume,
     spawner::Spawner,
     status,
     worker::WorkerId,
@@ -48,6 +50,8 @@ pub(crate) struct Doer {
     pub(crate) link: Link,
     pub(crate) spawner: Spawner,
     pub(crate) state: RefCell<State>,
+    /// The Kernel that has been told which durable calls are here, and so may hear of capacities.
+    introduced: RefCell<Option<Registration>>,
     /// What has happened and has not been handled, and whether somebody is at it.
     events: RefCell<VecDeque<Event>>,
     dispatching: Cell<bool>,
@@ -63,6 +67,7 @@ pub(crate) struct Doer {
 pub(crate) struct State {
     pub(crate) handler: WorkerHandler,
     pub(crate) calls: HashMap<TaskId, Rc<CallSlot>>,
+    pub(crate) durables: Durables,
     pub(crate) workers: HashMap<WorkerId, Rc<WorkerConnection>>,
     pub(crate) doees: HashMap<isms_protocol::DoeeVersion, Rc<LoadedDoee>>,
     pub(crate) binaries: Binaries,
@@ -93,6 +98,7 @@ impl Doer {
         let state = State {
             handler: WorkerHandler::new(config.handler()),
             calls: HashMap::new(),
+            durables: Durables::new(config.calls_max()),
             workers: HashMap::new(),
             doees: HashMap::new(),
             binaries: Binaries::default(),
@@ -107,6 +113,7 @@ impl Doer {
             link,
             spawner,
             state: RefCell::new(state),
+            introduced: RefCell::new(None),
             events: RefCell::default(),
             dispatching: Cell::new(false),
             hurry: Notify::new(),
@@ -210,14 +217,27 @@ impl Doer {
         match inbound {
             Inbound::Registered(generation) => {
                 tracing::info!(generation = generation.0, "registered with the kernel");
-                let mut actions = Vec::new();
-                self.state.borrow_mut().handler.republish(&mut actions);
-                self.perform_all(actions);
+                self.state.borrow_mut().handler.forget_demand();
+                if let Ok(registration) = self.link.registration() {
+                    spawn_local(resume::introduce(Rc::clone(self), registration));
+                }
             }
-            Inbound::Lost => tracing::warn!("lost the kernel, running calls go on"),
+            Inbound::Lost => {
+                tracing::warn!("lost the kernel, running calls go on");
+                *self.introduced.borrow_mut() = None;
+                self.state.borrow().durables.note_loss();
+            }
             Inbound::Request(request) => self.requested(request),
             Inbound::Other(message) => self.told(&message),
         }
+    }
+
+    /// Tells a Kernel all capacities, and from now on when they change.
+    pub(crate) fn announce(self: &Rc<Self>, registration: Registration) {
+        *self.introduced.borrow_mut() = Some(registration);
+        let mut actions = Vec::new();
+        self.state.borrow_mut().handler.republish(&mut actions);
+        self.perform_all(actions);
     }
 
     fn told(self: &Rc<Self>, message: &Message) {
@@ -343,6 +363,7 @@ impl Doer {
         let mut begun = Vec::new();
         if let Some(connection) = connection {
             connection.close();
+            connection.note_gone();
             connection.last_words().await;
             begun = connection.begun();
             if let Some(words) = connection.first_words() {
@@ -386,8 +407,10 @@ impl Doer {
             Action::Publish { version, capacity } => {
                 let mut header = Header::new(Kind::Slots, Service::Doer, Service::Kernel);
                 header.target_doee = version;
-                // A Kernel that is not there learns all capacities when the Doer registers again.
-                let _ = self.link.send(Message::with_body(header, &Slots { capacity }));
+                // A Kernel that is not there learns all capacities once it has been told of the durable calls.
+                if let Some(kernel) = &*self.introduced.borrow() {
+                    let _ = kernel.send(Message::with_body(header, &Slots { capacity }));
+                }
                 if capacity == 0 && self.state.borrow().handler.is_unknown(version) {
                     self.state.borrow_mut().doees.remove(&version);
                 }

@@ -25,6 +25,7 @@ mod supervision;
 
 use pools::Pools;
 pub(crate) use pools::TrialId;
+pub(crate) use prefetch::CALLS_MAX as WORKER_CALLS_MAX;
 use prefetch::RunTime;
 
 /// Time for a Doee to load and initialize.
@@ -279,11 +280,17 @@ impl WorkerHandler {
         }
     }
 
-    /// Tells the Kernel all capacities anew, since a Kernel that has just started knows none.
-    pub(crate) fn republish(&mut self, actions: &mut Vec<Action>) {
-        for (version, doee) in &mut self.doees {
+    /// Forgets what waits in the Kernel: another one has come, which tells anew.
+    pub(crate) fn forget_demand(&mut self) {
+        for doee in self.doees.values_mut() {
             doee.queued = 0;
             doee.queued_since = None;
+        }
+    }
+
+    /// Tells the Kernel all capacities anew, since a Kernel that has just started knows none.
+    pub(crate) fn republish(&self, actions: &mut Vec<Action>) {
+        for (version, doee) in &self.doees {
             actions.push(Action::Publish {
                 version: *version,
                 capacity: doee.published,

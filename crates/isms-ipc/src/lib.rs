@@ -25,7 +25,7 @@ pub use connection::{Connection, Receiver, Sender};
 pub use error::{ConnectionError, SendError};
 #[cfg(feature = "tokio")]
 pub use link::{
-    Answer, Inbound, InboundRequest, Inbox, Link, LinkOptions, PendingAnswer, Responder, StreamReceiver,
-    StreamSender,
+    Answer, Arrival, Inbound, InboundRequest, Inbox, Link, LinkOptions, PendingAnswer, Registration,
+    Responder, StreamReceiver, StreamSender,
 };
 pub use zmtp::Side;

@@ -4,7 +4,7 @@
 //!
 //! Invariants: when the connection ends, everything that was under way on it ends at once: calls with
 //! `Unavailable`, streams with an error, requests by their `cancelled`; nothing is sent again by
-//! itself. Requests stay within the credit that the Kernel gave. Every queue is bounded.
+//! itself. A role that works on all the same tells the next Kernel by its `Registration`. Requests stay within the credit that the Kernel gave. Every queue is bounded.
 
 mod answer;
 mod attach;
@@ -13,6 +13,7 @@ mod driver;
 mod flag;
 mod flow;
 mod inbox;
+mod registration;
 mod responder;
 mod session;
 mod stream;
@@ -30,8 +31,9 @@ use session::Session;
 
 pub use answer::{Answer, PendingAnswer};
 pub use inbox::{Inbound, InboundRequest, Inbox};
+pub use registration::Registration;
 pub use responder::Responder;
-pub use stream::{StreamReceiver, StreamSender};
+pub use stream::{Arrival, StreamReceiver, StreamSender};
 
 /// What a link needs to register.
 #[derive(Clone, Debug)]

@@ -1,13 +1,16 @@
 //! Calls over real channels, where the test is the Kernel, the spawner and a worker that lies.
 
+mod durable;
+
 use std::{
     cell::Cell,
+    ops::Deref,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
 use bytes::Bytes;
-use isms_ipc::{Inbound, Inbox, Link, Side};
+use isms_ipc::{Inbound, Inbox, Link, Responder, Side};
 use isms_protocol::{
     Class, ContentHash, DoeeVersion, ProjectId,
     doer::DoeeSpec,
@@ -43,27 +46,17 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
         .expect("it happens within seconds")
 }
 
-/// A Doer and all that it talks to.
-struct Scene {
+/// A worker's number, and its ends of control, data and output.
+type Sandbox = (u64, Channel, UnixStream, OwnedFd);
+
+/// A Doer on its host: the test is the spawner.
+struct Host {
     doer: Rc<Doer>,
-    kernel: Link,
     spawner: Channel,
-    /// What the Doer has published last.
-    capacity: Rc<Cell<u32>>,
 }
 
-impl Scene {
-    async fn new() -> Scene {
-        Scene::with_workers(1).await
-    }
-
-    async fn with_workers(workers_max: u32) -> Scene {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (link, kernel) = tokio::join!(
-            Link::attach(theirs, Side::Connect, Service::Doer, 1024),
-            Link::attach(ours, Side::Bind, Service::Kernel, 1024)
-        );
-        let ((link, inbox), (kernel, asked)) = (link.unwrap(), kernel.unwrap());
+impl Host {
+    fn new(link: Link, inbox: Inbox) -> Host {
         let (spawner, theirs) = seqpacket::pair().unwrap();
         let config = Config {
             pool_size: 0,
@@ -71,21 +64,10 @@ impl Scene {
         };
         let doer = Rc::new(Doer::new(config, link, Spawner::new(theirs).unwrap()));
         spawn_local(serve_without_a_clock(Rc::clone(&doer), inbox));
-        let capacity = Rc::default();
-        spawn_local(serve_as_kernel(asked, workers_max, Rc::clone(&capacity)));
-        Scene {
+        Host {
             doer,
-            kernel,
             spawner: Channel::new(spawner).unwrap(),
-            capacity,
         }
-    }
-
-    fn invoke(&self) -> PendingAnswer {
-        let mut header = Header::new(Kind::Request, Service::Kernel, Service::Doer);
-        header.operation = Operation::Invoke as u16;
-        header.target_doee = VERSION;
-        self.kernel.start(Message::bare(header))
     }
 
     async fn next_request(&self) -> Request {
@@ -93,8 +75,8 @@ impl Scene {
         Request::decode(&datagram.bytes).unwrap()
     }
 
-    /// Makes the sandbox for which the Doer asks next: its number, and the worker's ends of control, data and output.
-    async fn spawn(&self) -> (u64, Channel, UnixStream, OwnedFd) {
+    /// Makes the sandbox for which the Doer asks next.
+    async fn spawn(&self) -> Sandbox {
         let Request::Spawn { worker, .. } = self.next_request().await else {
             panic!("it asks for a worker");
         };
@@ -112,7 +94,11 @@ impl Scene {
 
     /// Starts the worker for which the Doer asks next, up to its initialize.
     async fn start_worker(&self) -> LyingWorker {
-        let (worker, control, data, output) = self.spawn().await;
+        self.start_in(self.spawn().await).await
+    }
+
+    /// Starts a worker in a sandbox that was made.
+    async fn start_in(&self, (worker, control, data, output): Sandbox) -> LyingWorker {
         let (link, inbox) = attach_worker(data).await;
         control
             .send(&isms_protocol::encode(&Report::Empty { abi: 1 }), &[])
@@ -131,7 +117,8 @@ impl Scene {
             worker,
             page: StatusPage::new(words).unwrap(),
             inbox,
-            _kept: (link, control, output),
+            link,
+            _kept: (control, output),
         }
     }
 
@@ -150,6 +137,54 @@ impl Scene {
             oom: false,
         };
         self.spawner.send(&exited.encode(), &[]).unwrap();
+    }
+}
+
+/// A Doer and all that it talks to.
+struct Scene {
+    host: Host,
+    kernel: Link,
+    /// What the Doer has published last.
+    capacity: Rc<Cell<u32>>,
+}
+
+impl Deref for Scene {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Scene {
+    async fn new() -> Scene {
+        Scene::with_workers(1).await
+    }
+
+    async fn with_workers(workers_max: u32) -> Scene {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (link, kernel) = tokio::join!(
+            Link::attach(theirs, Side::Connect, Service::Doer, 1024),
+            Link::attach(ours, Side::Bind, Service::Kernel, 1024)
+        );
+        let ((link, inbox), (kernel, asked)) = (link.unwrap(), kernel.unwrap());
+        let host = Host::new(link, inbox);
+        // An attached link does not register.
+        host.doer.announce(host.doer.link.registration().unwrap());
+        let capacity = Rc::default();
+        spawn_local(serve_as_kernel(asked, workers_max, Rc::clone(&capacity)));
+        Scene {
+            host,
+            kernel,
+            capacity,
+        }
+    }
+
+    fn invoke(&self) -> PendingAnswer {
+        let mut header = Header::new(Kind::Request, Service::Kernel, Service::Doer);
+        header.operation = Operation::Invoke as u16;
+        header.target_doee = VERSION;
+        self.kernel.start(Message::bare(header))
     }
 
     /// Runs calls until the Doer knows that they are short and sends them ahead.
@@ -235,18 +270,23 @@ struct LyingWorker {
     worker: u64,
     page: StatusPage<SharedWords>,
     inbox: Inbox,
-    _kept: (Link, Channel, OwnedFd),
+    link: Link,
+    _kept: (Channel, OwnedFd),
 }
 
 impl LyingWorker {
-    async fn next(&mut self) -> Responder {
+    async fn next_request(&mut self) -> InboundRequest {
         loop {
             match soon(self.inbox.next()).await {
-                Some(Inbound::Request(request)) => return request.responder,
+                Some(Inbound::Request(request)) => return request,
                 Some(_) => {}
                 None => panic!("the worker was cut off"),
             }
         }
+    }
+
+    async fn next(&mut self) -> Responder {
+        self.next_request().await.responder
     }
 
     /// Takes the next call and begins it, as an honest executor does.
@@ -324,7 +364,8 @@ fn a_call_that_is_cancelled_and_replaced_behind_a_running_one_never_takes_its_sl
         let responder = worker.begin_next().await;
         for task in 1001..1001 + 2 * STATUS_SLOTS as u64 {
             let _replaced = send(task);
-            assert!(connection.recall(TaskId(task)));
+            assert!(connection.has_call(TaskId(task)) && connection.recall(TaskId(task)));
+            assert!(!connection.has_call(TaskId(task)));
             assert_eq!(connection.begun(), [TaskId(1000)]);
         }
         // A second one that runs on keeps its place as well.

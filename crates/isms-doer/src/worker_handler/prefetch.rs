@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 /// Calls that a worker has at most, the running one included.
-const CALLS_MAX: u32 = 16;
+pub(crate) const CALLS_MAX: u32 = 16;
 const _: () = assert!(
     (CALLS_MAX as usize) < isms_protocol::worker::STATUS_SLOTS,
     "a worker's calls each have a place on its status page, and there is a free one for the next"

@@ -525,3 +525,20 @@ fn when_the_kernel_is_lost_begun_calls_end_and_waiting_ones_vanish() {
     scene.handler.republish(&mut actions);
     assert_eq!(actions, [publish(1)]);
 }
+
+#[test]
+fn a_demand_of_the_next_kernel_is_not_forgotten_when_it_hears_of_capacities_later() {
+    let mut scene = Scene::running();
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 3,
+    });
+    scene.handler.forget_demand();
+    assert_eq!(scene.handler.tick_interval(), BUSY_TICK);
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
+    scene.handler.republish(&mut Vec::new());
+    assert_eq!(scene.handler.tick_interval(), SCALE_UP_AFTER);
+}

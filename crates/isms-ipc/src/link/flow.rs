@@ -128,6 +128,8 @@ struct InflowState {
     received: u64,
     discarding: bool,
     end: Option<Result<(), WireError>>,
+    /// It ended in order; an error is taken out of `end` by who reads it.
+    whole: bool,
     waker: Option<Waker>,
 }
 
@@ -177,7 +179,10 @@ impl Inflow {
     /// Notes the end; the first one counts.
     pub(super) fn end(&self, end: Result<(), WireError>) {
         let mut state = lock(&self.state);
-        state.end.get_or_insert(end);
+        if state.end.is_none() {
+            state.whole = end.is_ok();
+            state.end = Some(end);
+        }
         self.budget.release(std::mem::take(&mut state.credit));
         wake(state.waker.take(), state);
     }
@@ -223,6 +228,10 @@ impl Inflow {
 
     pub(super) fn is_discarding(&self) -> bool {
         lock(&self.state).discarding
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        lock(&self.state).whole
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -9,7 +9,7 @@ use isms_protocol::{
 };
 use serde::Serialize;
 
-use super::{flag::Flag, session::Session, stream::StreamSender};
+use super::{flag::Flag, registration::Registration, session::Session, stream::StreamSender};
 
 /// Answers one request, once. Dropped without an answer, it answers with an internal error. After
 /// the connection by which the request came has ended, answers are discarded.
@@ -86,6 +86,22 @@ impl Responder {
     /// Waits until nobody wants the answer: the caller cancelled, or the connection has ended.
     pub async fn cancelled(&self) {
         self.cancelled.wait().await;
+    }
+
+    /// As [`Responder::cancelled`], for who cannot hold on to the responder meanwhile.
+    pub fn cancellation(&self) -> impl Future<Output = ()> + use<> {
+        let cancelled = Arc::clone(&self.cancelled);
+        async move { cancelled.wait().await }
+    }
+
+    /// The registration that it answers to.
+    pub fn registration(&self) -> Registration {
+        Registration::of(Arc::clone(&self.session))
+    }
+
+    /// True once the connection by which the request came has ended.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_lost()
     }
 
     /// True when nobody wants the answer any more.

@@ -73,6 +73,8 @@ struct Call {
     answer: AnswerSlot,
     outflow: Option<Arc<Outflow>>,
     inflow: Option<Arc<Inflow>>,
+    /// Requests of an earlier connection that its reply gives ids to.
+    resumes: usize,
 }
 
 #[derive(Debug)]
@@ -148,8 +150,18 @@ impl Session {
     /// Sends a request.
     pub(super) fn start(
         self: &Arc<Session>,
+        request: Message,
+        streaming: bool,
+    ) -> Result<Started, WireError> {
+        self.start_resuming(request, streaming, 0)
+    }
+
+    /// Sends a request whose reply says by what ids the peer knows so many requests of an earlier connection.
+    pub(super) fn start_resuming(
+        self: &Arc<Session>,
         mut request: Message,
         streaming: bool,
+        resumes: usize,
     ) -> Result<Started, WireError> {
         self.check_room()?;
         let header = &mut request.header;
@@ -173,6 +185,7 @@ impl Session {
                 answer: AnswerSlot::Awaited(slot),
                 outflow: outflow.clone(),
                 inflow: None,
+                resumes,
             },
         );
         drop(tables);
@@ -335,6 +348,20 @@ impl Session {
     pub(super) fn grant(&self, header: &Header, bytes: u32) {
         // When it cannot be sent the connection has ended, and the stream with it.
         let _ = self.sender.send(&credit_message(header, bytes));
+    }
+
+    /// True once the connection is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.tables().lost
+    }
+
+    /// What tells that nobody wants the answer to a request any more; `None` when it is not being served.
+    pub(super) fn cancellation(&self, call: u64) -> Option<Arc<Flag>> {
+        let tables = self.tables();
+        tables
+            .served
+            .get(&call)
+            .map(|record| Arc::clone(&record.cancelled))
     }
 
     /// Ends everything: the connection is gone.

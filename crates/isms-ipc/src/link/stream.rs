@@ -138,6 +138,11 @@ impl StreamReceiver {
         }
     }
 
+    /// How much of the stream has come, for who cannot hold on to it.
+    pub fn arrival(&self) -> Arrival {
+        Arrival(Arc::clone(&self.flow))
+    }
+
     /// Collects what is left; `TooLarge` when that is more than `len_max` bytes.
     pub(super) async fn collect(&mut self, len_max: usize) -> Result<Bytes, WireError> {
         let mut whole = BytesMut::new();
@@ -163,6 +168,17 @@ impl Drop for StreamReceiver {
         if !self.flow.has_ended() && self.session.reader_gone(self.role, &self.header) {
             self.grant(self.flow.discard());
         }
+    }
+}
+
+/// How much of a stream has come.
+#[derive(Clone, Debug)]
+pub struct Arrival(Arc<Inflow>);
+
+impl Arrival {
+    /// True when all of it is here, read or not.
+    pub fn is_whole(&self) -> bool {
+        self.0.is_whole()
     }
 }
 

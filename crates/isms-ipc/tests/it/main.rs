@@ -11,4 +11,5 @@ mod link_answers;
 mod link_attached;
 mod link_calls;
 mod link_life;
+mod link_resumed;
 mod link_streams;

@@ -106,7 +106,7 @@ fn classes_keep_their_numbers_and_a_child_is_capped_by_its_parent() {
 #[test]
 fn flags_keep_their_bits_and_the_protocol_its_version() {
     assert_eq!((Flags::STREAM.0, Flags::TO_CALLER.0, Flags::ABORTED.0), (1, 2, 4));
-    assert_eq!(Flags::ASYNC.0, 8);
+    assert_eq!((Flags::ASYNC.0, Flags::DURABLE.0, Flags::KEYED.0), (8, 16, 32));
     assert_eq!((VERSION, HEADER_LEN), (1, 160));
 }
 
@@ -127,7 +127,8 @@ macro_rules! assert_operations {
 fn operations_keep_their_numbers_and_names() {
     assert_operations!(kernel: 1 Status "status", 2 Processes "processes", 3 SetProject "set-project",
         4 Process "process", 5 Result "result", 6 Cancel "cancel",
-        16 Calls "calls", 17 SetRates "set-rates", 18 ForgetProject "forget-project");
+        16 Calls "calls", 17 SetRates "set-rates", 18 ForgetProject "forget-project",
+        20 SetRetries "set-retries", 21 Resume "resume", 22 Dead "dead", 23 Replay "replay", 24 Discard "discard");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
         5 Isolation "isolation", 6 TryEnvironment "try-environment");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
@@ -229,6 +230,57 @@ fn full_parts_of_the_lists_of_calls_and_of_names_fit_a_message() {
         doees: vec![named; limits::NAMED_DOEES_MAX],
     };
     assert!(HEADER_LEN + encode(&names).len() <= limits::MESSAGE_LEN_MAX);
+}
+
+#[test]
+fn full_lists_about_durable_calls_fit_a_message() {
+    let fits = |body: Vec<u8>| HEADER_LEN + body.len() <= limits::MESSAGE_LEN_MAX;
+    let call = kernel::ResumedCall {
+        process: ProcessId::generate(),
+        attempt: u32::MAX,
+    };
+    let resume = kernel::Resume {
+        calls: vec![call; limits::RESUMED_MAX],
+        more: true,
+    };
+    assert!(fits(encode(&resume)));
+    let resumed = kernel::Resumed {
+        calls: vec![u64::MAX; limits::RESUMED_MAX],
+    };
+    assert!(fits(encode(&resumed)));
+
+    let letter = kernel::DeadLetter {
+        process: ProcessId::generate(),
+        project: ProjectId::generate(),
+        doee: DoeeVersion::generate(),
+        age_us: u64::MAX,
+        dead_us: u64::MAX,
+        kept_us: u64::MAX,
+        failures: u32::MAX,
+        request_len: u64::MAX,
+        code: ErrorCode::DoeeFailed,
+        reason: "r".repeat(limits::DEAD_REASON_LEN_MAX),
+    };
+    let letters = kernel::DeadLetters {
+        letters: vec![letter; limits::DEAD_LISTED_MAX],
+        more: true,
+    };
+    assert!(fits(encode(&letters)));
+}
+
+#[test]
+fn a_list_of_resumed_calls_that_is_too_long_is_refused() {
+    let call = kernel::ResumedCall {
+        process: ProcessId::NONE,
+        attempt: 1,
+    };
+    let list = |len: usize| kernel::Resume {
+        calls: vec![call; len],
+        more: false,
+    };
+    list(limits::RESUMED_MAX).check().unwrap();
+    let error = list(limits::RESUMED_MAX + 1).check().unwrap_err();
+    assert_eq!(error.to_string(), "resumed calls is 1001, which is not defined");
 }
 
 #[test]

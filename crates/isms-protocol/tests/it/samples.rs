@@ -1,5 +1,6 @@
 //! One value of every body and datagram that crosses a process boundary, with all fields set.
 
+mod durable;
 mod measures;
 
 use isms_protocol::{
@@ -55,6 +56,7 @@ pub(crate) fn header(kind: Kind) -> Header {
 pub(crate) fn all() -> Vec<Sample> {
     let mut samples = kernel_bodies();
     samples.extend(measures::bodies());
+    samples.extend(durable::bodies());
     samples.extend(doer_bodies());
     samples.extend(dbriver_bodies());
     samples.extend(commserver_and_gate_bodies());
@@ -176,6 +178,8 @@ fn kernel_bodies() -> Vec<Sample> {
                 queued_us: 20_000,
                 ran_us: 40_000,
                 kept_us: 300_000_000,
+                failures: 2,
+                retry_us: 1_500_000,
             },
         ),
     ]

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, WireError, kernel::StreamCredit};
+use isms_protocol::{
+    ErrorCode, Flags, Header, Kind, Message, WireError,
+    kernel::{Resumed, StreamCredit},
+};
 
 use super::{
     super::{
@@ -15,7 +18,7 @@ use super::{
         responder::Responder,
         stream::StreamReceiver,
     },
-    AnswerSlot, Flag, Role, STRAYS_MAX, Served, Session,
+    AnswerSlot, Flag, Role, STRAYS_MAX, Served, Session, Tables,
 };
 
 /// What a Kernel never does, and from [`Violation::Unasked`] on what is overlooked in a Kernel and in nobody else; the
@@ -143,11 +146,15 @@ impl Session {
         };
         record.inflow.clone_from(&inflow);
         let outflow = if streaming { None } else { record.outflow.take() };
+        let resumes = record.resumes;
         let credit = Header {
             kind: Kind::Credit,
             flags: Flags::NONE,
             ..record.header
         };
+        if matches!(slot, AnswerSlot::Awaited(_)) && resumes > 0 {
+            tables.adopt(&message, resumes)?;
+        }
         tables.forget_call(header.call);
         tables.forgive_strays();
         drop(tables);
@@ -281,6 +288,32 @@ impl Session {
                 .get(&header.call)
                 .and_then(|record| record.inflow.clone())
         }
+    }
+}
+
+impl Tables {
+    /// Serves requests of an earlier connection under the ids that the answer gives them: at once, since what comes
+    /// next may be about them. An answer that cannot be read, or has not as many, is left to who waits for it.
+    fn adopt(&mut self, answer: &Message, count: usize) -> Result<(), Violation> {
+        let calls = match answer.decode_body() {
+            Ok(Resumed { calls }) if answer.header.kind == Kind::Reply && calls.len() == count => calls,
+            _ => return Ok(()),
+        };
+        for call in calls.into_iter().filter(|call| *call != 0) {
+            if self.served.contains_key(&call) {
+                return Err(Violation::RequestTwice { call });
+            }
+            self.served.insert(
+                call,
+                Served {
+                    answered: false,
+                    cancelled: Arc::default(),
+                    outflow: None,
+                    inflow: None,
+                },
+            );
+        }
+        Ok(())
     }
 }
 
