@@ -7,9 +7,9 @@ use isms_protocol::{
     kernel::{Resume, ResumedCall},
 };
 
-use self::kernel::{Durably, P1, P2, attempt};
+use self::kernel::{Durably, Lone, P1, P2, attempt};
 use super::*;
-use crate::durable::Durables;
+use crate::durable::{Admission, Durables};
 
 fn transaction(worker: &LyingWorker, call: &Header) -> PendingAnswer {
     let mut header = Header::new(Kind::Request, Service::Worker, Service::Dbriver);
@@ -432,24 +432,38 @@ fn a_call_that_was_cancelled_is_not_told_of_while_it_stops() {
 fn a_call_whose_kernel_was_lost_before_it_was_looked_at_never_begins() {
     on_a_local_runtime(async {
         let scene = Durably::new().await;
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (kernel, doer) = tokio::join!(
-            Link::attach(ours, Side::Bind, Service::Kernel, 1),
-            Link::attach(theirs, Side::Connect, Service::Doer, 1)
-        );
-        let ((kernel, inbox), (_link, mut asked)) = (kernel.unwrap(), doer.unwrap());
-        let _answer = kernel.start(Message::bare(Header {
-            process: P1,
-            ..Header::new(Kind::Request, Service::Kernel, Service::Doer)
-        }));
-        let Some(Inbound::Request(request)) = soon(asked.next()).await else {
-            panic!("it is asked");
-        };
-        kernel.close().await;
-        drop(inbox);
-        soon(request.responder.cancelled()).await;
-        let admitted = scene.doer.admit_durable(request.responder, None).await;
+        let lost = Lone::asked().await.lost().await;
+        let admitted = scene.doer.admit_durable(lost, None).await;
         assert!(admitted.is_none() && scene.doer.state.borrow().durables.is_empty());
+    });
+}
+
+#[test]
+fn a_call_that_wakes_late_does_not_take_a_lost_connection_for_a_cancel() {
+    on_a_local_runtime(async {
+        let (first, next) = (Lone::asked().await, Lone::asked().await);
+        let mut durables = Durables::new(1);
+        let Admission::Admitted(call) = durables.admit(first.responder, None) else {
+            panic!("it is the first");
+        };
+        let mut gave_up = std::pin::pin!(call.gave_up());
+        tokio::select! {
+            biased;
+            () = &mut gave_up => panic!("nobody has cancelled it"),
+            () = first.kernel.close() => {}
+        }
+        while !call.is_lost() {
+            tokio::task::yield_now().await;
+        }
+        durables.attach(&call, next.responder);
+        // Both have happened when it is looked at again.
+        tokio::select! {
+            biased;
+            () = &mut gave_up => panic!("nobody has cancelled it"),
+            () = std::future::ready(()) => {}
+        }
+        drop(next.pending);
+        soon(gave_up).await;
     });
 }
 

@@ -123,6 +123,45 @@ impl Durably {
     }
 }
 
+/// A durable request by a connection of its own.
+pub(super) struct Lone {
+    pub(super) kernel: Link,
+    pub(super) pending: PendingAnswer,
+    pub(super) responder: Responder,
+    _kept: (Link, Inbox, Inbox),
+}
+
+impl Lone {
+    pub(super) async fn asked() -> Lone {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (kernel, doer) = tokio::join!(
+            Link::attach(ours, Side::Bind, Service::Kernel, 1),
+            Link::attach(theirs, Side::Connect, Service::Doer, 1)
+        );
+        let ((kernel, heard), (link, mut inbox)) = (kernel.unwrap(), doer.unwrap());
+        let pending = kernel.start(Message::bare(Header {
+            process: P1,
+            ..Header::new(Kind::Request, Service::Kernel, Service::Doer)
+        }));
+        let Some(Inbound::Request(request)) = soon(inbox.next()).await else {
+            panic!("it is asked");
+        };
+        Lone {
+            kernel,
+            pending,
+            responder: request.responder,
+            _kept: (link, heard, inbox),
+        }
+    }
+
+    /// Its connection has ended.
+    pub(super) async fn lost(self) -> Responder {
+        self.kernel.close().await;
+        soon(self.responder.cancelled()).await;
+        self.responder
+    }
+}
+
 /// Answers for Resadmin, and passes on what is about calls.
 async fn listen(sender: Sender, mut receiver: Receiver, told: mpsc::Sender<Message>) {
     while let Ok(Some(message)) = receiver.next().await {
