@@ -89,8 +89,11 @@ impl Flags {
     /// On an edge's request for a root process: it is answered at once with the process's id, goes on without
     /// its caller, and the Kernel keeps its result. It is not passed on to the callee.
     pub const ASYNC: Flags = Flags(8);
+    /// On a request: it belongs to a durable call, whose attempts share one process id. Set by the Kernel on the
+    /// dispatch of such a process and on its children; a claim by anybody else is cleared.
+    pub const DURABLE: Flags = Flags(16);
 
-    const DEFINED: u8 = 15;
+    const DEFINED: u8 = 31;
 
     /// True when all bits of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {
