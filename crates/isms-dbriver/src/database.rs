@@ -1,6 +1,7 @@
 //! One open database: its writer task and its readers.
 
 mod connection;
+mod inbox;
 mod migrate;
 mod writer;
 
@@ -19,7 +20,8 @@ use tokio::{
 };
 
 pub(crate) use connection::{Mode, Stop};
-pub(crate) use writer::{CheckedStatement, WriterCounters};
+pub(crate) use inbox::DurableRequest;
+pub(crate) use writer::{Answer, CheckedStatement, WriterCounters};
 
 use crate::{config::WRITER_QUEUE_LEN, error::DatabaseError, sql::Access};
 use connection::Connection;
@@ -75,19 +77,23 @@ impl Database {
         !self.orders.is_closed()
     }
 
-    /// Runs a transaction; one that only reads runs beside the writer, on a snapshot.
+    /// Runs a transaction; one that only reads runs beside the writer, on a snapshot. One of a durable call takes
+    /// effect once, however often it is asked for.
     pub(crate) async fn transact(
         &self,
         statements: Vec<CheckedStatement>,
+        durable: Option<DurableRequest>,
         stop: Stop,
-    ) -> Result<Results, DatabaseError> {
+    ) -> Result<Answer, DatabaseError> {
         let _abandon = AbandonOnDrop(stop.abandoned.clone());
-        if statements.iter().all(|(_, access)| *access == Access::Read) {
-            return self.read(&statements, &stop).await;
+        let reads = statements.iter().all(|(_, access)| *access == Access::Read);
+        if reads && let Some(results) = self.read(&statements, durable.as_ref(), &stop).await? {
+            return Ok(Answer::Results(results));
         }
         let (answer, answered) = oneshot::channel();
         let job = Job {
             statements,
+            durable,
             stop,
             answer,
             alone: false,
@@ -118,7 +124,13 @@ impl Database {
         self.writer.await.ok();
     }
 
-    async fn read(&self, statements: &[CheckedStatement], stop: &Stop) -> Result<Results, DatabaseError> {
+    /// Reads. `None` when the call's transaction of this number has written before: the writer judges that.
+    async fn read(
+        &self,
+        statements: &[CheckedStatement],
+        durable: Option<&DurableRequest>,
+        stop: &Stop,
+    ) -> Result<Option<Results>, DatabaseError> {
         let wait = tokio::time::timeout_at(stop.at.into(), self.readers.acquire());
         let _permit = wait
             .await
@@ -133,7 +145,14 @@ impl Database {
                     message: error.to_string(),
                 })?,
         };
-        let results = read_snapshot(&mut connection, statements, stop).await;
+        let wrote = match durable {
+            Some(request) => inbox::has_entry(&mut connection, request).await,
+            None => false,
+        };
+        let results = match wrote {
+            true => Ok(None),
+            false => read_snapshot(&mut connection, statements, stop).await.map(Some),
+        };
         if !matches!(results, Err(DatabaseError::Closed)) {
             self.pool().push(connection);
         }

@@ -4,6 +4,8 @@
 mod damage;
 mod durability;
 mod harness;
+mod inbox;
+mod killed;
 mod limits;
 mod migrations;
 mod rights;
