@@ -3,6 +3,7 @@
 mod connection;
 mod inbox;
 mod migrate;
+mod reads;
 mod writer;
 
 use std::{
@@ -13,7 +14,11 @@ use std::{
     },
 };
 
-use isms_protocol::dbriver::{Prepare, Prepared, Results};
+use bytes::Bytes;
+use isms_protocol::{
+    dbriver::{Prepare, Prepared, Results},
+    encode,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
@@ -25,6 +30,7 @@ pub(crate) use writer::{Answer, CheckedStatement, WriterCounters};
 
 use crate::{config::WRITER_QUEUE_LEN, error::DatabaseError, sql::Access};
 use connection::Connection;
+use reads::Reads;
 use writer::{Job, Order, Writer, run_statements};
 
 /// An open database.
@@ -35,6 +41,7 @@ pub(crate) struct Database {
     writer: JoinHandle<()>,
     readers: Semaphore,
     reader_pool: Mutex<Vec<Connection>>,
+    reads: Arc<Mutex<Reads>>,
     counters: Arc<WriterCounters>,
 }
 
@@ -60,7 +67,9 @@ impl Database {
             return Err(DatabaseError::NotFound { database });
         }
         let (orders, received) = mpsc::channel(WRITER_QUEUE_LEN);
-        let writer = tokio::spawn(Writer::new(connection, received, counters.clone()).run());
+        let reads = Arc::<Mutex<Reads>>::default();
+        let writer = Writer::new(connection, received, reads.clone(), counters.clone());
+        let writer = tokio::spawn(writer.run());
         Ok(Database {
             path: path.to_owned(),
             heap_mb_max,
@@ -68,6 +77,7 @@ impl Database {
             writer,
             readers: Semaphore::new(readers_max.max(1)),
             reader_pool: Mutex::default(),
+            reads,
             counters,
         })
     }
@@ -87,8 +97,8 @@ impl Database {
     ) -> Result<Answer, DatabaseError> {
         let _abandon = AbandonOnDrop(stop.abandoned.clone());
         let reads = statements.iter().all(|(_, access)| *access == Access::Read);
-        if reads && let Some(results) = self.read(&statements, durable.as_ref(), &stop).await? {
-            return Ok(Answer::Results(results));
+        if reads && let Some(answer) = self.read(&statements, durable.as_ref(), &stop).await? {
+            return Ok(answer);
         }
         let (answer, answered) = oneshot::channel();
         let job = Job {
@@ -124,13 +134,13 @@ impl Database {
         self.writer.await.ok();
     }
 
-    /// Reads. `None` when the call's transaction of this number has written before: the writer judges that.
+    /// Reads. `None` when the call's transaction of this number is in the inbox: the writer judges that.
     async fn read(
         &self,
         statements: &[CheckedStatement],
         durable: Option<&DurableRequest>,
         stop: &Stop,
-    ) -> Result<Option<Results>, DatabaseError> {
+    ) -> Result<Option<Answer>, DatabaseError> {
         let wait = tokio::time::timeout_at(stop.at.into(), self.readers.acquire());
         let _permit = wait
             .await
@@ -145,18 +155,26 @@ impl Database {
                     message: error.to_string(),
                 })?,
         };
-        let wrote = match durable {
+        let known = match durable {
             Some(request) => inbox::has_entry(&mut connection, request).await,
             None => false,
         };
-        let results = match wrote {
+        let results = match known {
             true => Ok(None),
             false => read_snapshot(&mut connection, statements, stop).await.map(Some),
         };
         if !matches!(results, Err(DatabaseError::Closed)) {
             self.pool().push(connection);
         }
-        results
+        let Some(results) = results? else {
+            return Ok(None);
+        };
+        let Some(request) = durable else {
+            return Ok(Some(Answer::Results(results)));
+        };
+        let answer = Bytes::from(encode(&results));
+        reads::lock(&self.reads).remember(*request, answer.clone());
+        Ok(Some(Answer::Encoded(answer)))
     }
 
     fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

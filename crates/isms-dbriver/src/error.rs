@@ -54,7 +54,7 @@ pub(crate) enum DatabaseError {
     QueueFull,
     #[error(
         "transaction {number} of this call asked for something else in an earlier attempt; a durable function asks \
-         the same in every attempt (put a read that decides what is written into the transaction that writes)"
+         the same in every attempt, with the same values"
     )]
     Other { number: u32 },
     #[error(

@@ -4,7 +4,8 @@
 //! in the SQLite transaction of the effects themselves, so there is no moment at which one of the two is there
 //! without the other. Invariants: a call's nth transaction takes effect at most once; where it was answered, its
 //! repetition gets the same answer and runs nothing; a call that does not repeat itself is stopped, since what it
-//! would do from there on may be what it has done already.
+//! would do from there on may be what it has done already. What a call has read goes in with what it writes next
+//! (`reads.rs`), and is answered from here then.
 //!
 //! The table lies in the database itself, for the same transaction and for a copy of the file to be complete. A
 //! process id begins with the time of the call, so the primary key is in the order of age as well.
@@ -182,7 +183,7 @@ impl Inbox {
         hash: &[u8],
         answer: &[u8],
     ) -> Result<(), DatabaseError> {
-        // Only that of a divergence can be there already.
+        // What is there stays: that of a divergence, or what wrote under the number of a read.
         sqlx::query(
             "INSERT INTO _isms_inbox (invocation, number, settled, hash, answer) VALUES (?, ?, ?, ?, ?) \
              ON CONFLICT DO NOTHING",
@@ -215,7 +216,7 @@ impl Inbox {
     }
 }
 
-/// True when a transaction took effect under this number, whatever it was; for one that only reads, on a connection
+/// True when there is an entry of this number, whatever was asked; for a transaction that only reads, on a connection
 /// that does so.
 pub(crate) async fn has_entry(connection: &mut Connection, request: &DurableRequest) -> bool {
     let found = sqlx::query("SELECT 1 FROM _isms_inbox WHERE invocation = ? AND number = ?")

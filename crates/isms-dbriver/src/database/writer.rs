@@ -11,7 +11,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Instant, SystemTime},
@@ -28,6 +28,7 @@ use super::{
     connection::{Allowance, Connection, Stop},
     inbox::{DurableRequest, Inbox, Known},
     migrate,
+    reads::{self, Reads},
 };
 use crate::{
     config::{
@@ -84,6 +85,8 @@ pub(crate) struct Writer {
     backlog: VecDeque<Job>,
     prepare: Option<Order>,
     inbox: Inbox,
+    /// What durable calls have read, for the inbox.
+    reads: Arc<Mutex<Reads>>,
     /// When it is looked for old entries of the inbox again.
     clean_at: Instant,
     counters: Arc<WriterCounters>,
@@ -97,12 +100,15 @@ struct Ran {
     job: Job,
     /// A refusal when the commit is to say that the call is stopped.
     answer: Result<Answer, DatabaseError>,
+    /// Numbers of its call's reads that were recorded with it.
+    reads: Vec<u32>,
 }
 
 impl Writer {
     pub(crate) fn new(
         connection: Connection,
         orders: mpsc::Receiver<Order>,
+        reads: Arc<Mutex<Reads>>,
         counters: Arc<WriterCounters>,
     ) -> Writer {
         Writer {
@@ -111,6 +117,7 @@ impl Writer {
             backlog: VecDeque::new(),
             prepare: None,
             inbox: Inbox::default(),
+            reads,
             clean_at: Instant::now(),
             counters,
         }
@@ -259,11 +266,11 @@ impl Writer {
             return Err(Outcome::Broken);
         }
         match self.effect(&job).await {
-            Ok((answer, len)) => {
+            Ok(Effect { answer, len, reads }) => {
                 if !first && self.connection.control("RELEASE job").await.is_err() {
                     return Err(Outcome::Broken);
                 }
-                Ok((Ran { job, answer }, len))
+                Ok((Ran { job, answer, reads }, len))
             }
             Err(error) => {
                 let undone = self.undo_job(first, &error).await;
@@ -275,24 +282,28 @@ impl Writer {
 
     /// Runs a transaction's statements, unless it is a durable call's that took effect before. What is `Ok` is to be
     /// committed.
-    async fn effect(&mut self, job: &Job) -> Result<(Result<Answer, DatabaseError>, usize), DatabaseError> {
+    async fn effect(&mut self, job: &Job) -> Result<Effect, DatabaseError> {
         let connection = &mut self.connection;
         let Some(request) = &job.durable else {
             let (results, len) = run_statements(connection, &job.statements, &job.stop).await?;
-            return Ok((Ok(Answer::Results(results)), len));
+            return Ok(Effect::new(Ok(Answer::Results(results)), len));
         };
-        let answer = match self.inbox.look_up(connection, request).await? {
-            Known::Answered(answer) => answer,
-            Known::Diverged(refusal) => return Ok((Err(refusal), 0)),
+        match self.inbox.look_up(connection, request).await? {
+            Known::Answered(answer) => Ok(Effect::encoded(answer)),
+            Known::Diverged(refusal) => Ok(Effect::new(Err(refusal), 0)),
             Known::New => {
                 let (results, _) = run_statements(connection, &job.statements, &job.stop).await?;
                 let answer = Bytes::from(encode(&results));
                 self.inbox.record(connection, request, &answer).await?;
-                answer
+                let mut effect = Effect::encoded(answer);
+                let reads = reads::lock(&self.reads).of(request.invocation);
+                for (read, answer) in &reads {
+                    self.inbox.record(connection, read, answer).await?;
+                    effect.reads.push(read.sequence.number);
+                }
+                Ok(effect)
             }
-        };
-        let len = answer.len();
-        Ok((Ok(Answer::Encoded(answer)), len))
+        }
     }
 
     async fn undo_job(&mut self, first: bool, error: &DatabaseError) -> Outcome {
@@ -325,8 +336,9 @@ impl Writer {
                 .transactions
                 .fetch_add(group.len() as u64, Ordering::Relaxed);
             for ran in group {
-                if ran.job.durable.is_some() {
+                if let Some(request) = &ran.job.durable {
                     self.inbox.committed();
+                    reads::lock(&self.reads).forget(request.invocation, &ran.reads);
                 }
                 ran.job.answer.send(ran.answer).ok();
             }
@@ -378,6 +390,28 @@ fn commits_by_itself(job: &Job) -> bool {
     );
     // An entry of the inbox is committed with it.
     bare && job.durable.is_none()
+}
+
+/// What a transaction leaves to be committed.
+struct Effect {
+    answer: Result<Answer, DatabaseError>,
+    len: usize,
+    reads: Vec<u32>,
+}
+
+impl Effect {
+    fn new(answer: Result<Answer, DatabaseError>, len: usize) -> Effect {
+        Effect {
+            answer,
+            len,
+            reads: Vec::new(),
+        }
+    }
+
+    fn encoded(answer: Bytes) -> Effect {
+        let len = answer.len();
+        Effect::new(Ok(Answer::Encoded(answer)), len)
+    }
 }
 
 /// Why a transaction is not part of the group.

@@ -182,22 +182,117 @@ async fn what_was_asked_at_the_same_time_runs_in_any_order_and_what_failed_runs_
 }
 
 #[tokio::test]
-async fn reading_is_not_recorded_and_may_see_something_else_each_time() {
+async fn what_was_read_before_a_write_is_read_again_as_it_was_and_what_was_read_after_it_anew() {
     let directory = tempfile::tempdir().unwrap();
     let harness = database(directory.path()).await;
     let call = ProcessId::generate();
     let count = || vec![sql_of(COUNT, [])];
     let insert = || vec![sql_of("INSERT INTO t (value) VALUES (1)", [])];
+    let old = harness.run_durable(call, nth(1), count()).await.unwrap();
+    harness.run(insert()).await.unwrap();
+    // Nothing was decided by it yet.
     let none = harness.run_durable(call, nth(1), count()).await.unwrap();
+    assert_ne!(old, none);
     harness.run_durable(call, nth(2), insert()).await.unwrap();
-    let one = harness.run_durable(call, nth(1), count()).await.unwrap();
-    assert_ne!(none, one);
-    // But it does not take the place of a transaction that wrote.
-    let instead = failure(harness.run_durable(call, nth(2), count()).await);
-    assert_eq!(instead.0, ErrorCode::Conflict);
-    let next = failure(harness.run_durable(call, nth(3), insert()).await);
-    assert_eq!(next.0, ErrorCode::Conflict);
-    assert_eq!(harness.value(COUNT).await, Value::Integer(1));
+    let one = harness.run_durable(call, nth(3), count()).await.unwrap();
+
+    harness.service.close().await;
+    let harness = Harness::open(directory.path());
+    harness.run(insert()).await.unwrap();
+    let repeated = harness.run_durable(call, nth(1), count()).await.unwrap();
+    assert_eq!(repeated, none);
+    harness.run_durable(call, nth(2), insert()).await.unwrap();
+    let anew = harness.run_durable(call, nth(3), count()).await.unwrap();
+    assert!(anew != one && one != none);
+    assert_eq!(harness.value(COUNT).await, Value::Integer(3));
+}
+
+#[tokio::test]
+async fn a_call_that_reads_decides_and_writes_is_repeated_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = database(directory.path()).await;
+    let read = || vec![sql_of("SELECT version FROM version", [])];
+    let update = |version: i64| {
+        let sql = "UPDATE version SET version = ? WHERE version = ?";
+        let values = [Value::Integer(version + 1), Value::Integer(version)];
+        vec![demanding(1, sql_of(sql, values))]
+    };
+    let call = ProcessId::generate();
+    let mut answers = Vec::new();
+    for _attempt in 0..3 {
+        let read = harness.run_durable(call, nth(1), read()).await.unwrap();
+        let results: Results = decode(&read).unwrap();
+        let Value::Integer(version) = results.results[0].rows[0][0] else {
+            panic!("an integer")
+        };
+        answers.push(harness.run_durable(call, nth(2), update(version)).await.unwrap());
+        // Another one goes on from there.
+        let other = ProcessId::generate();
+        let now = harness.value("SELECT version FROM version").await;
+        let Value::Integer(now) = now else {
+            panic!("an integer")
+        };
+        harness.run_durable(other, nth(1), update(now)).await.unwrap();
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1);
+    // Once by the call, three times by the others.
+    assert_eq!(
+        harness.value("SELECT version FROM version").await,
+        Value::Integer(5)
+    );
+}
+
+#[tokio::test]
+async fn a_read_and_a_write_do_not_take_each_others_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = database(directory.path()).await;
+    let count = || vec![sql_of(COUNT, [])];
+    let insert = || vec![sql_of("INSERT INTO t (value) VALUES (1)", [])];
+    for replaced in [1, 2] {
+        let call = ProcessId::generate();
+        harness.run_durable(call, nth(1), count()).await.unwrap();
+        harness.run_durable(call, nth(2), insert()).await.unwrap();
+        let instead = if replaced == 1 { insert() } else { count() };
+        let instead = failure(harness.run_durable(call, nth(replaced), instead).await);
+        assert_eq!(instead.0, ErrorCode::Conflict);
+        let next = failure(harness.run_durable(call, nth(3), insert()).await);
+        assert_eq!(next.0, ErrorCode::Conflict);
+    }
+    // A read that a write has replaced before anything was written is nobody's.
+    let call = ProcessId::generate();
+    harness.run_durable(call, nth(1), count()).await.unwrap();
+    let first = harness.run_durable(call, nth(1), insert()).await.unwrap();
+    assert_eq!(harness.run_durable(call, nth(1), insert()).await, Ok(first));
+    assert_eq!(harness.value(COUNT).await, Value::Integer(3));
+}
+
+#[tokio::test]
+async fn a_read_that_is_too_long_or_forgotten_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = database(directory.path()).await;
+    let insert = |len: i64| {
+        let sql = "INSERT INTO t (value) VALUES (zeroblob(?))";
+        vec![sql_of(sql, [Value::Integer(len)])]
+    };
+    let read = || vec![sql_of("SELECT value FROM t", [])];
+    harness.run(insert(65_536)).await.unwrap();
+    let long = ProcessId::generate();
+    let before = harness.run_durable(long, nth(1), read()).await.unwrap();
+    harness.run_durable(long, nth(2), insert(1)).await.unwrap();
+    assert_ne!(harness.run_durable(long, nth(1), read()).await.unwrap(), before);
+
+    // DBriver starts anew between a read and the write.
+    let forgotten = ProcessId::generate();
+    let count = || vec![sql_of(COUNT, [])];
+    let before = harness.run_durable(forgotten, nth(1), count()).await.unwrap();
+    harness.service.close().await;
+    let harness = Harness::open(directory.path());
+    harness.run_durable(forgotten, nth(2), insert(1)).await.unwrap();
+    assert_ne!(
+        harness.run_durable(forgotten, nth(1), count()).await.unwrap(),
+        before
+    );
 }
 
 #[tokio::test]
