@@ -24,7 +24,7 @@ pub(crate) const GROUP_AGE_MAX: Duration = Duration::from_millis(10);
 pub(crate) const WRITER_QUEUE_LEN: usize = 256;
 /// Bytes of the answer of a durable call's transaction that writes, which is kept for its repetition.
 pub(crate) const INBOX_ANSWER_LEN_MAX: usize = 64 * 1024;
-/// Transactions that a durable call only reads with and that are remembered until it writes; all go into the inbox then.
+/// Transactions of a durable call that wrote nothing and are remembered until it writes; all go into the inbox then.
 pub(crate) const READS_OF_CALL_MAX: usize = 32;
 /// Bytes of what is remembered of one call.
 pub(crate) const READS_OF_CALL_LEN_MAX: usize = 256 * 1024;

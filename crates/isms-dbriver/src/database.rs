@@ -30,6 +30,7 @@ pub(crate) use writer::{Answer, CheckedStatement, WriterCounters};
 
 use crate::{config::WRITER_QUEUE_LEN, error::DatabaseError, sql::Access};
 use connection::Connection;
+use inbox::Told;
 use reads::Reads;
 use writer::{Job, Order, Writer, run_statements};
 
@@ -96,6 +97,9 @@ impl Database {
         stop: Stop,
     ) -> Result<Answer, DatabaseError> {
         let _abandon = AbandonOnDrop(stop.abandoned.clone());
+        if let Some(request) = &durable {
+            reads::lock(&self.reads).begin(request);
+        }
         let reads = statements.iter().all(|(_, access)| *access == Access::Read);
         if reads && let Some(answer) = self.read(&statements, durable.as_ref(), &stop).await? {
             return Ok(answer);
@@ -166,6 +170,11 @@ impl Database {
         if !matches!(results, Err(DatabaseError::Closed)) {
             self.pool().push(connection);
         }
+        if let (Err(error), Some(request)) = (&results, durable)
+            && let Some(refusal) = Told::refusal(error)
+        {
+            reads::lock(&self.reads).remember(*request, refusal);
+        }
         let Some(results) = results? else {
             return Ok(None);
         };
@@ -173,7 +182,7 @@ impl Database {
             return Ok(Some(Answer::Results(results)));
         };
         let answer = Bytes::from(encode(&results));
-        reads::lock(&self.reads).remember(*request, answer.clone());
+        reads::lock(&self.reads).remember(*request, Told::Answer(answer.clone()));
         Ok(Some(Answer::Encoded(answer)))
     }
 

@@ -72,6 +72,9 @@ pub(crate) enum DatabaseError {
          {INBOX_ANSWER_LEN_MAX} bytes may be; return less, or read in a transaction that does not write"
     )]
     AnswerTooLong { len: usize },
+    /// What an earlier attempt was told.
+    #[error("{}", .0.message)]
+    Repeated(WireError),
     #[error("the call began too long ago; what it did is not known any more")]
     Forgotten,
     #[error("migration {name}, line {line}: {source}")]
@@ -125,7 +128,7 @@ impl DatabaseError {
         }
     }
 
-    fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             // What is no SQL at all is nobody's lack of rights.
             DatabaseError::Refused {
@@ -146,6 +149,7 @@ impl DatabaseError {
             | DatabaseError::OutOfTurn { .. }
             | DatabaseError::Stopped { .. }
             | DatabaseError::Forgotten => ErrorCode::Conflict,
+            DatabaseError::Repeated(error) => error.code,
             DatabaseError::Deadline { .. } | DatabaseError::Full | DatabaseError::Memory { .. } => {
                 ErrorCode::LimitReached
             }

@@ -4,8 +4,8 @@
 //! in the SQLite transaction of the effects themselves, so there is no moment at which one of the two is there
 //! without the other. Invariants: a call's nth transaction takes effect at most once; where it was answered, its
 //! repetition gets the same answer and runs nothing; a call that does not repeat itself is stopped, since what it
-//! would do from there on may be what it has done already. What a call has read goes in with what it writes next
-//! (`reads.rs`), and is answered from here then.
+//! would do from there on may be what it has done already. What a call has read, and what was refused to it, goes in
+//! with what it writes next (`reads.rs`), and is answered from here then.
 //!
 //! The table lies in the database itself, for the same transaction and for a copy of the file to be complete. A
 //! process id begins with the time of the call, so the primary key is in the order of age as well.
@@ -13,7 +13,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use isms_protocol::{ProcessId, dbriver::Sequence, limits::INBOX_KEEP};
+use isms_protocol::{ProcessId, WireError, dbriver::Sequence, decode, encode, limits::INBOX_KEEP};
 use sqlx::Row;
 
 use super::connection::Connection;
@@ -27,7 +27,7 @@ const DIVERGED: u32 = 0;
 
 /// The entry itself, else that of a divergence, else one of a later transaction that was asked knowing how this one
 /// ended: when this one has no entry then, it took no effect, and must not do so now.
-const LOOK_UP: &str = "SELECT number, hash, answer FROM (\
+const LOOK_UP: &str = "SELECT number, hash, refused, answer FROM (\
      SELECT 1 AS rank, * FROM _isms_inbox WHERE invocation = ?1 AND number = ?2 UNION ALL \
      SELECT 2, * FROM _isms_inbox WHERE invocation = ?1 AND number = ?3 UNION ALL \
      SELECT * FROM (SELECT 3, * FROM _isms_inbox \
@@ -46,13 +46,41 @@ pub(crate) struct DurableRequest {
     pub(crate) hash: [u8; 32],
 }
 
+/// What a transaction of a durable call was told, encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Answer(Bytes),
+    Refusal(Bytes),
+}
+
+impl Told {
+    pub(crate) fn bytes(&self) -> &Bytes {
+        match self {
+            Told::Answer(bytes) | Told::Refusal(bytes) => bytes,
+        }
+    }
+
+    /// A refusal that another attempt must hear as well, since it says what the data was like. One that says how busy
+    /// or how full everything was is no such one.
+    pub(crate) fn refusal(error: &DatabaseError) -> Option<Told> {
+        let of_data = matches!(
+            error,
+            DatabaseError::Condition { .. } | DatabaseError::Sqlite { .. } | DatabaseError::Repeated(_)
+        );
+        let wire = || WireError::new(error.code(), error.to_string());
+        of_data.then(|| Told::Refusal(encode(&wire()).into()))
+    }
+}
+
 /// What is known of a transaction before it runs.
 #[derive(Debug)]
 pub(crate) enum Known {
     /// Nothing: it may run.
     New,
-    /// It took effect, and this is what it was answered.
+    /// This is what it was answered.
     Answered(Bytes),
+    /// It was refused like this, and the call went on from there.
+    Refused(WireError),
     /// The call does not repeat itself. To be committed like an effect, so that the call is stopped for good.
     Diverged(DatabaseError),
 }
@@ -77,7 +105,7 @@ impl Inbox {
             // Made by the first call that needs it, so that other databases stay as they are.
             let table = "CREATE TABLE IF NOT EXISTS _isms_inbox (\
                          invocation BLOB NOT NULL, number INTEGER NOT NULL, settled INTEGER NOT NULL, \
-                         hash BLOB NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (invocation, number)) \
+                         hash BLOB NOT NULL, refused INTEGER NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (invocation, number)) \
                          STRICT, WITHOUT ROWID";
             connection.control(table).await.map_err(failed)?;
         }
@@ -95,16 +123,29 @@ impl Inbox {
         let Some(found) = found else {
             return Ok(Known::New);
         };
-        let (of, hash, answer): (u32, Vec<u8>, Vec<u8>) = (
+        let (of, hash, refused, answer): (u32, Vec<u8>, bool, Vec<u8>) = (
             found.try_get(0).map_err(failed)?,
             found.try_get(1).map_err(failed)?,
             found.try_get(2).map_err(failed)?,
+            found.try_get(3).map_err(failed)?,
         );
         if of == number && hash == request.hash {
-            return Ok(Known::Answered(answer.into()));
+            return match refused {
+                true => Ok(Known::Refused(
+                    decode(&answer).map_err(|_| DatabaseError::Forgotten)?,
+                )),
+                false => Ok(Known::Answered(answer.into())),
+            };
         }
-        self.write(connection, request.invocation, DIVERGED, 0, &[], &[])
-            .await?;
+        let mark = DurableRequest {
+            sequence: Sequence {
+                number: DIVERGED,
+                settled: 0,
+            },
+            hash: [0; 32],
+            ..*request
+        };
+        self.write(connection, &mark, &Told::Answer(Bytes::new())).await?;
         Ok(Known::Diverged(match of {
             DIVERGED => DatabaseError::Stopped { number },
             _ if of == number => DatabaseError::Other { number },
@@ -112,23 +153,18 @@ impl Inbox {
         }))
     }
 
-    /// Records a transaction that has run, within its SQLite transaction.
+    /// Records a transaction that has run, within its SQLite transaction, or one that did not write with one that did.
     pub(crate) async fn record(
         &self,
         connection: &mut Connection,
         request: &DurableRequest,
-        answer: &[u8],
+        told: &Told,
     ) -> Result<(), DatabaseError> {
-        if answer.len() > INBOX_ANSWER_LEN_MAX {
-            return Err(DatabaseError::AnswerTooLong { len: answer.len() });
+        let len = told.bytes().len();
+        if len > INBOX_ANSWER_LEN_MAX {
+            return Err(DatabaseError::AnswerTooLong { len });
         }
-        let DurableRequest {
-            invocation,
-            sequence: Sequence { number, settled },
-            hash,
-        } = request;
-        self.write(connection, *invocation, *number, *settled, hash, answer)
-            .await
+        self.write(connection, request, told).await
     }
 
     /// The SQLite transaction of an entry was committed, and the table with it.
@@ -177,22 +213,20 @@ impl Inbox {
     async fn write(
         &self,
         connection: &mut Connection,
-        invocation: ProcessId,
-        number: u32,
-        settled: u32,
-        hash: &[u8],
-        answer: &[u8],
+        request: &DurableRequest,
+        told: &Told,
     ) -> Result<(), DatabaseError> {
         // What is there stays: that of a divergence, or what wrote under the number of a read.
         sqlx::query(
-            "INSERT INTO _isms_inbox (invocation, number, settled, hash, answer) VALUES (?, ?, ?, ?, ?) \
-             ON CONFLICT DO NOTHING",
+            "INSERT INTO _isms_inbox (invocation, number, settled, hash, refused, answer) \
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
-        .bind(&invocation.to_bytes()[..])
-        .bind(number)
-        .bind(settled)
-        .bind(hash)
-        .bind(answer)
+        .bind(&request.invocation.to_bytes()[..])
+        .bind(request.sequence.number)
+        .bind(request.sequence.settled)
+        .bind(&request.hash[..])
+        .bind(matches!(told, Told::Refusal(_)))
+        .bind(&told.bytes()[..])
         .execute(connection.sqlite())
         .await
         .map(drop)

@@ -1,24 +1,23 @@
-//! What durable calls have read here since they last wrote.
+//! What durable calls have read here since they last wrote, and what was refused to them.
 //!
-//! A transaction that only reads leaves nothing on the disk. Its answer is remembered until the call writes, and goes
+//! A transaction that does not write leaves nothing on the disk. Its answer is remembered until the call writes, and goes
 //! into the inbox with that: so what may have decided an effect is repeated with it, and a call that is run again comes
 //! by itself to where it was. Remembering is a favour and no promise: what is forgotten, by a kill or for want of room,
 //! is read again, and a call that writes something else for it is refused by the inbox.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use hashlink::LinkedHashMap;
 use isms_protocol::ProcessId;
 
-use super::inbox::DurableRequest;
+use super::inbox::{DurableRequest, Told};
 use crate::config::{INBOX_ANSWER_LEN_MAX, READS_LEN_MAX, READS_OF_CALL_LEN_MAX, READS_OF_CALL_MAX};
 
 /// What a read costs beside its answer.
 const READ_COST: usize = 128;
 
-/// A transaction that only read, and what it was answered.
-pub(crate) type Read = (DurableRequest, Bytes);
+/// A transaction that wrote nothing, and what it was told.
+pub(crate) type Read = (DurableRequest, Told);
 
 /// The reads of the durable calls of one database; the calls that read last stand last.
 #[derive(Debug, Default)]
@@ -28,15 +27,26 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// Forgets what an earlier attempt was told after it knew the answer of the transaction that now begins: this one
+    /// may go another way from here.
+    pub(crate) fn begin(&mut self, request: &DurableRequest) {
+        let mut reads = self.take(request.invocation);
+        reads.retain(|(earlier, _)| earlier.sequence.settled < request.sequence.number);
+        self.put(request.invocation, reads);
+    }
+
     /// Remembers a read in the place of an earlier one of the same number, as far as there is room.
-    pub(crate) fn remember(&mut self, request: DurableRequest, answer: Bytes) {
+    pub(crate) fn remember(&mut self, request: DurableRequest, told: Told) {
         let invocation = request.invocation;
         let mut reads = self.take(invocation);
         // What an earlier attempt has seen is not what this one decides by.
         reads.retain(|(earlier, _)| earlier.sequence.number != request.sequence.number);
         let room = READS_OF_CALL_LEN_MAX.saturating_sub(reads.iter().map(cost).sum());
-        let read = (request, answer);
-        if read.1.len() <= INBOX_ANSWER_LEN_MAX && cost(&read) <= room && reads.len() < READS_OF_CALL_MAX {
+        let read = (request, told);
+        if read.1.bytes().len() <= INBOX_ANSWER_LEN_MAX
+            && cost(&read) <= room
+            && reads.len() < READS_OF_CALL_MAX
+        {
             reads.push(read);
         }
         self.put(invocation, reads);
@@ -78,8 +88,8 @@ pub(crate) fn lock(reads: &Mutex<Reads>) -> MutexGuard<'_, Reads> {
     reads.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cost((_, answer): &Read) -> usize {
-    READ_COST + answer.len()
+fn cost((_, told): &Read) -> usize {
+    READ_COST + told.bytes().len()
 }
 
 #[cfg(test)]
@@ -102,12 +112,12 @@ mod tests {
     fn answers(reads: &Reads, call: u8) -> Vec<(u32, usize)> {
         let of = reads.of(ProcessId::from_bytes([call; 16]));
         of.iter()
-            .map(|(read, answer)| (read.sequence.number, answer.len()))
+            .map(|(read, told)| (read.sequence.number, told.bytes().len()))
             .collect()
     }
 
-    fn of_len(len: usize) -> Bytes {
-        vec![0; len].into()
+    fn of_len(len: usize) -> Told {
+        Told::Answer(vec![0; len].into())
     }
 
     #[test]
@@ -125,6 +135,24 @@ mod tests {
         assert_eq!(answers(&reads, 1), [(3, 40)]);
         reads.forget(ProcessId::from_bytes([1; 16]), &[3]);
         assert_eq!((reads.bytes, reads.calls.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_was_told_later_is_not_what_this_one_decides_by() {
+        let mut reads = Reads::default();
+        let mut beside = read(1, 3);
+        beside.sequence.settled = 1;
+        for told in [read(1, 1), read(1, 2), beside, read(1, 4)] {
+            reads.remember(told, of_len(1));
+        }
+        reads.begin(&read(1, 5));
+        assert_eq!(answers(&reads, 1).len(), 4);
+        // The third was begun without knowing how the second would end.
+        reads.begin(&read(1, 2));
+        assert_eq!(answers(&reads, 1), [(1, 1), (2, 1), (3, 1)]);
+        reads.begin(&read(2, 1));
+        reads.begin(&read(1, 1));
+        assert_eq!(answers(&reads, 1), [(1, 1)]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     connection::{Allowance, Connection, Stop},
-    inbox::{DurableRequest, Inbox, Known},
+    inbox::{DurableRequest, Inbox, Known, Told},
     migrate,
     reads::{self, Reads},
 };
@@ -274,6 +274,11 @@ impl Writer {
             }
             Err(error) => {
                 let undone = self.undo_job(first, &error).await;
+                if let Some(request) = job.durable
+                    && let Some(refusal) = Told::refusal(&error)
+                {
+                    reads::lock(&self.reads).remember(request, refusal);
+                }
                 job.answer.send(Err(error)).ok();
                 Err(undone)
             }
@@ -290,15 +295,17 @@ impl Writer {
         };
         match self.inbox.look_up(connection, request).await? {
             Known::Answered(answer) => Ok(Effect::encoded(answer)),
+            Known::Refused(refusal) => Ok(Effect::new(Err(DatabaseError::Repeated(refusal)), 0)),
             Known::Diverged(refusal) => Ok(Effect::new(Err(refusal), 0)),
             Known::New => {
                 let (results, _) = run_statements(connection, &job.statements, &job.stop).await?;
                 let answer = Bytes::from(encode(&results));
-                self.inbox.record(connection, request, &answer).await?;
+                let told = Told::Answer(answer.clone());
+                self.inbox.record(connection, request, &told).await?;
                 let mut effect = Effect::encoded(answer);
                 let reads = reads::lock(&self.reads).of(request.invocation);
-                for (read, answer) in &reads {
-                    self.inbox.record(connection, read, answer).await?;
+                for (read, told) in &reads {
+                    self.inbox.record(connection, read, told).await?;
                     effect.reads.push(read.sequence.number);
                 }
                 Ok(effect)

@@ -41,8 +41,6 @@ struct Call {
     number: u32,
     counted: i64,
     read: Option<i64>,
-    /// Some attempt was told that its update missed.
-    missed: bool,
     stopped: bool,
 }
 
@@ -54,7 +52,6 @@ impl Call {
             number: 0,
             counted: 0,
             read: None,
-            missed: false,
             stopped: false,
         }
     }
@@ -95,7 +92,7 @@ impl Call {
                 self.read = Some(value);
             }
             (Ok(_), Some(_)) => self.counted += 1,
-            (Err((ErrorCode::ConditionFailed, _)), _) => self.missed = true,
+            (Err((ErrorCode::ConditionFailed, _)), _) => {}
             (Err((ErrorCode::Conflict, _)), _) => self.stopped = true,
             (Err((_, message)), _) => panic!("{message}"),
         }
@@ -109,7 +106,7 @@ fn a_call_that_is_run_again_until_it_ends_has_its_effects_once() {
         .build()
         .unwrap();
     let steps = prop::collection::vec(step(), 1..60);
-    proptest!(ProptestConfig::with_cases(96), |(steps in steps)| {
+    proptest!(ProptestConfig::with_cases(64), |(steps in steps)| {
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
             let mut harness = Harness::open(directory.path());
@@ -146,8 +143,8 @@ fn a_call_that_is_run_again_until_it_ends_has_its_effects_once() {
                 let twice = format!("SELECT count(*) - count(DISTINCT count) FROM log WHERE call = {index}");
                 prop_assert_eq!(harness.value(&twice).await, Value::Integer(0));
                 prop_assert!(rows == COUNTS || call.stopped);
-                // Only for these is it unknown what an earlier attempt has seen.
-                prop_assert!(!call.stopped || starts || call.missed);
+                // Only what DBriver remembered is lost with it.
+                prop_assert!(!call.stopped || starts);
             }
             Ok(())
         })?;

@@ -144,11 +144,22 @@ async fn what_took_no_effect_takes_none_once_the_call_went_on_knowing_that() {
     };
     let call = ProcessId::generate();
     // The first attempt had read too old a version, and then the right one.
-    let missed = harness.run_durable(call, nth(1), update(2)).await;
-    assert_eq!(failure(missed).0, ErrorCode::ConditionFailed);
+    let missed = failure(harness.run_durable(call, nth(1), update(2)).await);
+    assert_eq!(missed.0, ErrorCode::ConditionFailed);
     harness.run_durable(call, nth(2), update(1)).await.unwrap();
-    // The second one reads the version that the first has made, so that its update would fit.
+    // In the second one its update would fit, but it is told what the first one was told.
     let again = failure(harness.run_durable(call, nth(1), update(2)).await);
+    assert_eq!(again, missed);
+    let version = "SELECT version FROM version";
+    assert_eq!(harness.value(version).await, Value::Integer(2));
+
+    // What was told is lost with DBriver, unless the call wrote before; so the call is stopped.
+    let call = ProcessId::generate();
+    failure(harness.run_durable(call, nth(1), update(3)).await);
+    harness.service.close().await;
+    let harness = Harness::open(directory.path());
+    harness.run_durable(call, nth(2), update(2)).await.unwrap();
+    let again = failure(harness.run_durable(call, nth(1), update(3)).await);
     assert_eq!(again.0, ErrorCode::Conflict);
     assert!(
         again.1.starts_with(
@@ -157,28 +168,44 @@ async fn what_took_no_effect_takes_none_once_the_call_went_on_knowing_that() {
         "{}",
         again.1
     );
-    let version = "SELECT version FROM version";
-    assert_eq!(harness.value(version).await, Value::Integer(2));
+    assert_eq!(harness.value(version).await, Value::Integer(3));
 }
 
 #[tokio::test]
-async fn what_was_asked_at_the_same_time_runs_in_any_order_and_what_failed_runs_again() {
+async fn what_was_asked_at_the_same_time_runs_in_any_order_and_what_was_lost_on_its_way_runs_later() {
     let directory = tempfile::tempdir().unwrap();
     let harness = database(directory.path()).await;
     let insert = |id| vec![sql_of("INSERT INTO t (id) VALUES (?)", [Value::Integer(id)])];
     let call = ProcessId::generate();
-    harness.run(insert(1)).await.unwrap();
-    // The first is lost or fails, and the second was asked for without knowing that.
-    let failed = harness.run_durable(call, at(1, 0), insert(1)).await;
-    assert_eq!(failure(failed).0, ErrorCode::Database);
+    // The first does not come, and the second was asked for without knowing that.
     harness.run_durable(call, at(2, 0), insert(2)).await.unwrap();
-    harness
-        .run(vec![sql_of("DELETE FROM t WHERE id = 1", [])])
-        .await
-        .unwrap();
     harness.run_durable(call, at(1, 0), insert(1)).await.unwrap();
     harness.run_durable(call, at(2, 0), insert(2)).await.unwrap();
     assert_eq!(harness.value(COUNT).await, Value::Integer(2));
+}
+
+#[tokio::test]
+async fn what_failed_runs_again_until_the_call_writes_and_fails_as_before_from_then_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = database(directory.path()).await;
+    let insert = |id| vec![sql_of("INSERT INTO t (id) VALUES (?)", [Value::Integer(id)])];
+    let delete = |id| vec![sql_of("DELETE FROM t WHERE id = ?", [Value::Integer(id)])];
+    let call = ProcessId::generate();
+    harness.run(insert(1)).await.unwrap();
+    failure(harness.run_durable(call, nth(1), insert(1)).await);
+    harness.run(delete(1)).await.unwrap();
+    harness.run_durable(call, nth(1), insert(1)).await.unwrap();
+
+    let failed = failure(harness.run_durable(call, nth(2), insert(1)).await);
+    assert_eq!(failed.0, ErrorCode::Database);
+    harness.run_durable(call, nth(3), insert(3)).await.unwrap();
+    harness.run(delete(1)).await.unwrap();
+    harness.service.close().await;
+    let harness = Harness::open(directory.path());
+    let again = harness.run_durable(call, nth(2), insert(1)).await;
+    assert_eq!(failure(again), failed);
+    harness.run_durable(call, nth(4), insert(4)).await.unwrap();
+    assert_eq!(harness.value("SELECT sum(id) FROM t").await, Value::Integer(7));
 }
 
 #[tokio::test]

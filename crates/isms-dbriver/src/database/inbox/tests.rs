@@ -54,7 +54,8 @@ async fn enter(connection: &mut Connection, inbox: &mut Inbox, request: &Durable
         inbox.look_up(connection, request).await.unwrap(),
         Known::New
     ));
-    inbox.record(connection, request, answer).await.unwrap();
+    let told = Told::Answer(Bytes::copy_from_slice(answer));
+    inbox.record(connection, request, &told).await.unwrap();
     connection.control("COMMIT").await.unwrap();
     inbox.committed();
 }
@@ -153,10 +154,8 @@ async fn run(
                 connection.control("ROLLBACK TO job").await.unwrap();
                 stays = false;
             } else {
-                inbox
-                    .record(connection, &request, &answer.to_le_bytes())
-                    .await
-                    .unwrap();
+                let told = Told::Answer(Bytes::copy_from_slice(&answer.to_le_bytes()));
+                inbox.record(connection, &request, &told).await.unwrap();
                 model.entries.insert((asked.call, asked.number), (asked, answer));
             }
         }
