@@ -41,6 +41,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = message.decode_body::<doer::InvocationReply>();
     let _ = message.decode_body::<worker::Report>();
     let _ = message.decode_body::<worker::LogLine>();
+    let _ = message.decode_body::<dbriver::Sequence>();
     let _ = message.decode_body::<dbriver::Transaction>();
     let _ = message.decode_body::<dbriver::Results>();
     let _ = message.decode_body::<commserver::ProjectRoutes>();

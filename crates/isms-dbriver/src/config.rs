@@ -22,6 +22,20 @@ pub(crate) const GROUP_RESULT_LEN_MAX: usize = 16 * 1024 * 1024;
 pub(crate) const GROUP_AGE_MAX: Duration = Duration::from_millis(10);
 /// Transactions that wait for one database's writer.
 pub(crate) const WRITER_QUEUE_LEN: usize = 256;
+/// Bytes of the answer of a durable call's transaction that writes, which is kept for its repetition.
+pub(crate) const INBOX_ANSWER_LEN_MAX: usize = 64 * 1024;
+/// Transactions of a durable call that wrote nothing and are remembered until it writes; all go into the inbox then.
+pub(crate) const READS_OF_CALL_MAX: usize = 32;
+/// Bytes of what is remembered of one call.
+pub(crate) const READS_OF_CALL_LEN_MAX: usize = 256 * 1024;
+/// Bytes of what is remembered of all calls in one database.
+pub(crate) const READS_LEN_MAX: usize = 1024 * 1024;
+/// Entries of the inbox that are removed at once.
+pub(crate) const INBOX_BATCH_LEN: u32 = 128;
+/// Between two removals while there are more.
+pub(crate) const INBOX_BATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked for entries to remove.
+pub(crate) const INBOX_CLEAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Doee versions whose grants are remembered.
 pub(crate) const GRANTS_CACHED_MAX: usize = 1_024;
 /// Steps of SQLite's virtual machine between two looks at the clock: some 10 µs.

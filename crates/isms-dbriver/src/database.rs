@@ -1,7 +1,9 @@
 //! One open database: its writer task and its readers.
 
 mod connection;
+mod inbox;
 mod migrate;
+mod reads;
 mod writer;
 
 use std::{
@@ -12,17 +14,24 @@ use std::{
     },
 };
 
-use isms_protocol::dbriver::{Prepare, Prepared, Results};
+use bytes::Bytes;
+use isms_protocol::{
+    dbriver::{Prepare, Prepared, Results},
+    encode,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
 pub(crate) use connection::{Mode, Stop};
-pub(crate) use writer::{CheckedStatement, WriterCounters};
+pub(crate) use inbox::DurableRequest;
+pub(crate) use writer::{Answer, CheckedStatement, WriterCounters};
 
 use crate::{config::WRITER_QUEUE_LEN, error::DatabaseError, sql::Access};
 use connection::Connection;
+use inbox::Told;
+use reads::Reads;
 use writer::{Job, Order, Writer, run_statements};
 
 /// An open database.
@@ -33,6 +42,7 @@ pub(crate) struct Database {
     writer: JoinHandle<()>,
     readers: Semaphore,
     reader_pool: Mutex<Vec<Connection>>,
+    reads: Arc<Mutex<Reads>>,
     counters: Arc<WriterCounters>,
 }
 
@@ -58,7 +68,9 @@ impl Database {
             return Err(DatabaseError::NotFound { database });
         }
         let (orders, received) = mpsc::channel(WRITER_QUEUE_LEN);
-        let writer = tokio::spawn(Writer::new(connection, received, counters.clone()).run());
+        let reads = Arc::<Mutex<Reads>>::default();
+        let writer = Writer::new(connection, received, reads.clone(), counters.clone());
+        let writer = tokio::spawn(writer.run());
         Ok(Database {
             path: path.to_owned(),
             heap_mb_max,
@@ -66,6 +78,7 @@ impl Database {
             writer,
             readers: Semaphore::new(readers_max.max(1)),
             reader_pool: Mutex::default(),
+            reads,
             counters,
         })
     }
@@ -75,19 +88,26 @@ impl Database {
         !self.orders.is_closed()
     }
 
-    /// Runs a transaction; one that only reads runs beside the writer, on a snapshot.
+    /// Runs a transaction; one that only reads runs beside the writer, on a snapshot. One of a durable call takes
+    /// effect once, however often it is asked for.
     pub(crate) async fn transact(
         &self,
         statements: Vec<CheckedStatement>,
+        durable: Option<DurableRequest>,
         stop: Stop,
-    ) -> Result<Results, DatabaseError> {
+    ) -> Result<Answer, DatabaseError> {
         let _abandon = AbandonOnDrop(stop.abandoned.clone());
-        if statements.iter().all(|(_, access)| *access == Access::Read) {
-            return self.read(&statements, &stop).await;
+        if let Some(request) = &durable {
+            reads::lock(&self.reads).begin(request);
+        }
+        let reads = statements.iter().all(|(_, access)| *access == Access::Read);
+        if reads && let Some(answer) = self.read(&statements, durable.as_ref(), &stop).await? {
+            return Ok(answer);
         }
         let (answer, answered) = oneshot::channel();
         let job = Job {
             statements,
+            durable,
             stop,
             answer,
             alone: false,
@@ -118,7 +138,13 @@ impl Database {
         self.writer.await.ok();
     }
 
-    async fn read(&self, statements: &[CheckedStatement], stop: &Stop) -> Result<Results, DatabaseError> {
+    /// Reads. `None` when the call's transaction of this number is in the inbox: the writer judges that.
+    async fn read(
+        &self,
+        statements: &[CheckedStatement],
+        durable: Option<&DurableRequest>,
+        stop: &Stop,
+    ) -> Result<Option<Answer>, DatabaseError> {
         let wait = tokio::time::timeout_at(stop.at.into(), self.readers.acquire());
         let _permit = wait
             .await
@@ -133,11 +159,31 @@ impl Database {
                     message: error.to_string(),
                 })?,
         };
-        let results = read_snapshot(&mut connection, statements, stop).await;
+        let known = match durable {
+            Some(request) => inbox::has_entry(&mut connection, request).await,
+            None => false,
+        };
+        let results = match known {
+            true => Ok(None),
+            false => read_snapshot(&mut connection, statements, stop).await.map(Some),
+        };
         if !matches!(results, Err(DatabaseError::Closed)) {
             self.pool().push(connection);
         }
-        results
+        if let (Err(error), Some(request)) = (&results, durable)
+            && let Some(refusal) = Told::refusal(error)
+        {
+            reads::lock(&self.reads).remember(*request, refusal);
+        }
+        let Some(results) = results? else {
+            return Ok(None);
+        };
+        let Some(request) = durable else {
+            return Ok(Some(Answer::Results(results)));
+        };
+        let answer = Bytes::from(encode(&results));
+        reads::lock(&self.reads).remember(*request, Told::Answer(answer.clone()));
+        Ok(Some(Answer::Encoded(answer)))
     }
 
     fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

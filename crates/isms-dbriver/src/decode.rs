@@ -5,13 +5,14 @@ use std::{fmt, marker::PhantomData};
 
 use isms_protocol::{
     DecodeError, ErrorCode, WireError,
-    dbriver::{Migration, Prepare, Statement, Value},
+    dbriver::{Migration, Prepare, Sequence, Statement, Value},
     limits::{NAME_LEN_MAX, SQL_PARAMETERS_MAX, SQL_STATEMENTS_MAX},
 };
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, SeqAccess},
 };
+use sha2::{Digest, Sha256};
 
 use crate::{
     config::{MIGRATIONS_MAX, SQL_LEN_MAX},
@@ -24,6 +25,36 @@ use crate::{
 pub(crate) struct CheckedTransaction {
     pub(crate) database: String,
     pub(crate) statements: Vec<CheckedStatement>,
+}
+
+impl CheckedTransaction {
+    /// Tells apart what transactions ask for. Taken of their meaning and not of the bytes that came, since a later
+    /// release may spell the same otherwise, and a durable call outlives an upgrade.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut text = |tag: u8, bytes: &[u8]| {
+            hash.update([tag]);
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        text(0, self.database.as_bytes());
+        for (statement, _) in &self.statements {
+            text(1, statement.sql.as_bytes());
+            for value in &statement.parameters {
+                match value {
+                    Value::Null => text(2, &[]),
+                    Value::Integer(value) => text(3, &value.to_le_bytes()),
+                    Value::Real(value) => text(4, &value.to_bits().to_le_bytes()),
+                    Value::Text(value) => text(5, value.as_bytes()),
+                    Value::Blob(value) => text(6, value),
+                }
+            }
+            if let Some(rows) = statement.rows_demanded {
+                text(7, &rows.to_le_bytes());
+            }
+        }
+        hash.finalize().into()
+    }
 }
 
 #[derive(Deserialize)]
@@ -65,6 +96,17 @@ pub(crate) fn transaction(payload: &[u8]) -> Result<CheckedTransaction, WireErro
         database: decoded.database,
         statements: statements.collect::<Result<_, _>>()?,
     })
+}
+
+/// Decodes and checks which transaction of its call one is.
+pub(crate) fn sequence(body: &[u8]) -> Result<Sequence, WireError> {
+    let sequence: Sequence = isms_protocol::decode(body).map_err(|error| undecodable(&error))?;
+    // Every number from 1 has one before it up to which all can be settled.
+    if sequence.settled >= sequence.number {
+        let message = "a transaction's number is above that of those settled before";
+        return Err(WireError::new(ErrorCode::Invalid, message));
+    }
+    Ok(sequence)
 }
 
 /// Decodes and checks the request to prepare a database.

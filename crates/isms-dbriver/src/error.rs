@@ -5,7 +5,7 @@ use isms_protocol::{
     limits::{SQL_RESULT_LEN_MAX, SQL_ROWS_MAX},
 };
 
-use crate::sql::Refusal;
+use crate::{config::INBOX_ANSWER_LEN_MAX, sql::Refusal};
 
 /// Why a transaction, a migration or a database failed. Statements count from 1.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,31 @@ pub(crate) enum DatabaseError {
     Closed,
     #[error("the database has as many transactions waiting as it takes; try again later")]
     QueueFull,
+    #[error(
+        "transaction {number} of this call asked for something else in an earlier attempt; a durable function asks \
+         the same in every attempt, with the same values"
+    )]
+    Other { number: u32 },
+    #[error(
+        "transaction {number} of this call took no effect in an earlier attempt, which then went on to transaction \
+         {later}; a durable function asks the same in every attempt"
+    )]
+    OutOfTurn { number: u32, later: u32 },
+    #[error(
+        "transaction {number} was not run, since an earlier one of this call asked for something else than in an \
+         earlier attempt; what the call did until then stays"
+    )]
+    Stopped { number: u32 },
+    #[error(
+        "the answer of {len} bytes is too long to be kept for a repetition of this durable call, \
+         {INBOX_ANSWER_LEN_MAX} bytes may be; return less, or read in a transaction that does not write"
+    )]
+    AnswerTooLong { len: usize },
+    /// What an earlier attempt was told.
+    #[error("{}", .0.message)]
+    Repeated(WireError),
+    #[error("the call began too long ago; what it did is not known any more")]
+    Forgotten,
     #[error("migration {name}, line {line}: {source}")]
     Migration {
         name: String,
@@ -103,7 +128,7 @@ impl DatabaseError {
         }
     }
 
-    fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             // What is no SQL at all is nobody's lack of rights.
             DatabaseError::Refused {
@@ -117,7 +142,14 @@ impl DatabaseError {
             DatabaseError::Refused { .. } | DatabaseError::MigrationRefused { .. } => ErrorCode::Forbidden,
             DatabaseError::Parameters { .. } => ErrorCode::Invalid,
             DatabaseError::Condition { .. } => ErrorCode::ConditionFailed,
-            DatabaseError::Rows | DatabaseError::Bytes => ErrorCode::LimitReached,
+            DatabaseError::Rows | DatabaseError::Bytes | DatabaseError::AnswerTooLong { .. } => {
+                ErrorCode::LimitReached
+            }
+            DatabaseError::Other { .. }
+            | DatabaseError::OutOfTurn { .. }
+            | DatabaseError::Stopped { .. }
+            | DatabaseError::Forgotten => ErrorCode::Conflict,
+            DatabaseError::Repeated(error) => error.code,
             DatabaseError::Deadline { .. } | DatabaseError::Full | DatabaseError::Memory { .. } => {
                 ErrorCode::LimitReached
             }

@@ -89,6 +89,7 @@ async fn drain(tasks: &mut JoinSet<()>, link: &Link, grants_asked: &mut mpsc::Re
 
 async fn answer(service: Arc<Service>, uploads: Uploads, mut request: InboundRequest) {
     let mut header = request.message.header;
+    let body = request.message.body.clone();
     let payload = receive(&uploads, &mut request).await;
     let InboundRequest {
         deadline, responder, ..
@@ -100,7 +101,7 @@ async fn answer(service: Arc<Service>, uploads: Uploads, mut request: InboundReq
             .as_micros();
         header.remaining_us = u64::try_from(left).unwrap_or(u64::MAX).max(1);
     }
-    let handled = async { service.handle(&header, payload?).await };
+    let handled = async { service.handle(&header, &body, payload?).await };
     let answered = tokio::select! {
         answered = handled => answered,
         () = responder.cancelled() => Err(WireError::new(ErrorCode::Cancelled, "the call was cancelled")),

@@ -8,13 +8,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use isms_protocol::{ErrorCode, Header, ProjectId, Service as Role, WireError, dbriver::Operation, encode};
+use isms_protocol::{
+    ErrorCode, Flags, Header, ProjectId, Service as Role, WireError, dbriver::Operation, encode,
+};
 use tokio::sync::mpsc;
 
 use crate::{
     config::{Config, PREPARE_LEN_MAX, REQUEST_LEN_MAX},
-    database::{Mode, Stop},
-    decode,
+    database::{Answer, DurableRequest, Mode, Stop},
+    decode::{self, CheckedTransaction},
     grants::{GrantsCache, GrantsRequest},
     registry::Registry,
 };
@@ -100,7 +102,7 @@ impl Service {
     }
 
     /// Answers a request; what is returned is the reply's payload. A dropped future stops what it began.
-    pub async fn handle(&self, header: &Header, payload: Bytes) -> Result<Bytes, WireError> {
+    pub async fn handle(&self, header: &Header, body: &[u8], payload: Bytes) -> Result<Bytes, WireError> {
         let operation = Operation::from_u16(header.operation)
             .ok_or_else(|| WireError::new(ErrorCode::Invalid, "DBriver does not know this operation"))?;
         if payload.len() > Service::payload_len_max(header) {
@@ -111,7 +113,7 @@ impl Service {
             return Err(WireError::new(ErrorCode::TooLarge, message));
         }
         match operation {
-            Operation::Transaction => self.transaction(header, &payload).await,
+            Operation::Transaction => self.transaction(header, body, &payload).await,
             Operation::Prepare => self.prepare(header, &payload).await,
             Operation::Drop => self.drop_project(header).await,
         }
@@ -137,9 +139,10 @@ impl Service {
         Ok(counts.unwrap_or_default())
     }
 
-    async fn transaction(&self, header: &Header, payload: &[u8]) -> Result<Bytes, WireError> {
+    async fn transaction(&self, header: &Header, body: &[u8], payload: &[u8]) -> Result<Bytes, WireError> {
         let stop = Stop::at(self.deadline(header));
         let transaction = decode::transaction(payload)?;
+        let durable = durable_request(header, body, &transaction)?;
         self.grants
             .check(header.project, header.calling_doee, &transaction.database)
             .await?;
@@ -148,8 +151,12 @@ impl Service {
             .open(header.project, &transaction.database, Mode::Write)
             .await?;
         let database = slot.get().ok_or_else(closed)?;
-        let results = database.transact(transaction.statements, stop).await?;
-        Ok(encode(&results).into())
+        Ok(
+            match database.transact(transaction.statements, durable, stop).await? {
+                Answer::Results(results) => encode(&results).into(),
+                Answer::Encoded(results) => results,
+            },
+        )
     }
 
     async fn prepare(&self, header: &Header, payload: &[u8]) -> Result<Bytes, WireError> {
@@ -180,6 +187,27 @@ impl Service {
         };
         Instant::now() + time
     }
+}
+
+/// What a transaction is known by in later attempts of its call. Only the Kernel says that a call is durable; without
+/// its word the body does not count.
+fn durable_request(
+    header: &Header,
+    body: &[u8],
+    transaction: &CheckedTransaction,
+) -> Result<Option<DurableRequest>, WireError> {
+    if !header.flags.contains(Flags::DURABLE) {
+        return Ok(None);
+    }
+    if header.parent.is_none() {
+        let message = "a durable transaction belongs to a call";
+        return Err(WireError::new(ErrorCode::Invalid, message));
+    }
+    Ok(Some(DurableRequest {
+        invocation: header.parent,
+        sequence: decode::sequence(body)?,
+        hash: transaction.hash(),
+    }))
 }
 
 /// Databases are made and deleted by Resadmin alone, for the project that it names.

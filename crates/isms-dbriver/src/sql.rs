@@ -19,12 +19,15 @@ use token::{BadToken, Token, TokenError, tokens};
 pub(crate) const RESERVED_PREFIX: &str = "_isms_";
 
 /// Names that no statement may hold.
-const FORBIDDEN_NAMES: [&str; 5] = [
+const FORBIDDEN_NAMES: [&str; 7] = [
     "load_extension",
     "fts3_tokenizer",
     "dbstat",
     "sqlite_dbpage",
     "sqlite_dbdata",
+    // The schema, in which DBriver's own tables stand.
+    "sqlite_master",
+    "sqlite_schema",
 ];
 /// Beginnings of names that no statement may hold.
 const FORBIDDEN_PREFIXES: [&str; 2] = ["pragma_", RESERVED_PREFIX];

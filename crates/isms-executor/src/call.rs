@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use isms_doee_sys as sys;
+use isms_protocol::dbriver::Sequence;
 use isms_protocol::doer::{Invocation, Trigger};
 use isms_protocol::{DecodeError, Flags, Header, Message, decode};
 use isms_sandbox::linux::clock;
@@ -48,6 +49,10 @@ pub(crate) struct Call {
     pub(crate) body: Body,
     pub(crate) response: Response,
     pub(crate) host_calls: BTreeMap<u64, HostCall>,
+    /// Transactions that it has begun.
+    pub(crate) transactions: u32,
+    /// The first of them that the Doee let go of without having seen how it ended.
+    pub(crate) never_seen: Option<u32>,
 }
 
 impl Call {
@@ -83,7 +88,30 @@ impl Call {
             body,
             response: Response::default(),
             host_calls: BTreeMap::new(),
+            transactions: 0,
+            never_seen: None,
         })
+    }
+
+    /// The place of the call's next transaction. It depends on nothing but what the Doee has asked and been told, so
+    /// that another attempt counts alike: neither on what was refused, nor on answers that it has not looked at.
+    pub(crate) fn next_transaction(&self) -> Result<Sequence, Refusal> {
+        let number = self.transactions.checked_add(1);
+        let number = number.ok_or_else(|| Refusal::limit("the call has run too many transactions"))?;
+        let unseen = self.host_calls.values().filter_map(HostCall::unseen_transaction);
+        let first_unseen = unseen.chain(self.never_seen).min();
+        Ok(Sequence {
+            number,
+            settled: first_unseen.unwrap_or(number) - 1,
+        })
+    }
+
+    /// Lets go of a host call.
+    pub(crate) fn remove_host_call(&mut self, handle: u64) -> Option<HostCall> {
+        let host_call = self.host_calls.remove(&handle)?;
+        let unseen = self.never_seen.into_iter().chain(host_call.unseen_transaction());
+        self.never_seen = unseen.min();
+        Some(host_call)
     }
 
     /// Fails when it is time to stop.

@@ -18,13 +18,15 @@ pub(crate) struct HostCall {
     expected: Expected,
     outflow: Option<Outflow>,
     answer: Answer,
+    /// The Doee knows that it has ended.
+    seen: bool,
 }
 
 /// What is asked for, and so how its answer is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
-    /// The results of a transaction of so many statements.
-    Results { statement_count: usize },
+    /// The results of the call's `number`th transaction, of so many statements.
+    Results { number: u32, statement_count: usize },
     /// What a server outside says.
     Http,
 }
@@ -47,6 +49,7 @@ impl HostCall {
             expected,
             outflow,
             answer: Answer::Waiting,
+            seen: false,
         }
     }
 
@@ -66,6 +69,19 @@ impl HostCall {
     /// True when the answer can be looked at, although the rest of a body may still come.
     pub(crate) fn is_ready(&self) -> bool {
         !matches!(self.answer, Answer::Waiting | Answer::Collecting(_))
+    }
+
+    /// The Doee is told that the answer can be looked at.
+    pub(crate) fn see(&mut self) {
+        self.seen = true;
+    }
+
+    /// The number of a transaction of whose end the Doee knows nothing yet.
+    pub(crate) fn unseen_transaction(&self) -> Option<u32> {
+        match self.expected {
+            Expected::Results { number, .. } if !self.seen => Some(number),
+            _ => None,
+        }
     }
 
     /// What the request's stream still has to send.
@@ -157,7 +173,8 @@ impl HostCall {
     }
 
     /// The results of the transaction, or why there are none.
-    pub(crate) fn results(&self) -> Result<&Results, Refusal> {
+    pub(crate) fn results(&mut self) -> Result<&Results, Refusal> {
+        self.seen |= self.is_ready();
         match &self.answer {
             Answer::Done(results) => Ok(results),
             Answer::Failed(refusal) => Err(refusal.clone()),
@@ -199,7 +216,7 @@ impl HostCall {
     }
 
     fn complete(&mut self, bytes: Bytes) {
-        let Expected::Results { statement_count } = self.expected else {
+        let Expected::Results { statement_count, .. } = self.expected else {
             return self.refuse(sys::INTERNAL, "the answer is of another kind than the question");
         };
         self.answer = match Results::decode(bytes, statement_count) {

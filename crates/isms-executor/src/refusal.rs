@@ -49,8 +49,9 @@ impl From<WireError> for Refusal {
             ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Crashed | ErrorCode::RateLimited => {
                 sys::UNAVAILABLE
             }
-            ErrorCode::DoeeFailed => sys::FAILED,
-            ErrorCode::Internal | ErrorCode::Conflict | ErrorCode::BuildFailed => sys::INTERNAL,
+            // Of a transaction: the Doee did not repeat itself.
+            ErrorCode::DoeeFailed | ErrorCode::Conflict => sys::FAILED,
+            ErrorCode::Internal | ErrorCode::BuildFailed => sys::INTERNAL,
         };
         Refusal {
             code,

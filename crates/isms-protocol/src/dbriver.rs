@@ -6,13 +6,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 crate::service::operations! {
     /// Runs a [`Transaction`] (raw bytes or stream) in a database of the header's project; the reply's
-    /// raw bytes or stream are [`Results`]. Checked against the grants of `calling_doee`.
+    /// raw bytes or stream are [`Results`]. Checked against the grants of `calling_doee`. The body is the
+    /// transaction's [`Sequence`], which is read only under [`crate::Flags::DURABLE`]; then `parent` is the call
+    /// whose attempts may repeat it, and it takes effect once.
     Transaction = 1, "transaction";
     /// Creates a database of the header's project or brings it up to date: [`Prepare`] as raw bytes or stream;
     /// the reply's raw bytes are [`Prepared`].
     Prepare = 2, "prepare";
     /// Deletes all databases of the header's project. Empty body and reply.
     Drop = 3, "drop";
+}
+
+/// Which transaction of its call a [`Transaction`] is. Every attempt of a call that asks the same in the same
+/// order gives the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    /// Counts the call's transactions from 1, those that only read too.
+    pub number: u32,
+    /// The Doee had seen the answers of all transactions up to this number when it began this one: so how they
+    /// ended may have decided what it asks. Less than `number`.
+    pub settled: u32,
 }
 
 /// Statements that take effect together or not at all.

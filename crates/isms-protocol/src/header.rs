@@ -89,14 +89,13 @@ impl Flags {
     /// On an edge's request for a root process: it is answered at once with the process's id, goes on without
     /// its caller, and the Kernel keeps its result. It is not passed on to the callee.
     pub const ASYNC: Flags = Flags(8);
-
     /// On an asynchronous request of an edge: it shall survive the Kernel, and be tried again when an attempt fails.
-    /// On what the Kernel sends: it belongs to such a call. Nobody else's claim of it is believed.
+    /// On what the Kernel sends: it belongs to such a call, whose attempts share one process id: the dispatch of an
+    /// attempt, and its children. A claim by anybody else is cleared.
     pub const DURABLE: Flags = Flags(16);
     /// On a durable request: the raw frame begins with the 32 bytes that stand for an idempotency key. The Kernel
     /// takes them off, and answers a repeated one with the process that the first has made.
     pub const KEYED: Flags = Flags(32);
-
     /// On a durable request: the raw frame begins, behind the key if it has one, with the time at which it runs, as
     /// 8 bytes: µs since 1970, little-endian. The Kernel takes them off, and keeps the call until then.
     pub const LATER: Flags = Flags(64);

@@ -150,6 +150,9 @@ pub const OPENINGS_MAX: usize = 64;
 pub const SQL_STATEMENTS_MAX: usize = 256;
 /// Parameters of one statement.
 pub const SQL_PARAMETERS_MAX: usize = 999;
+/// How long it is remembered which transactions of a durable call took effect, from the beginning of the call.
+/// No durable call lives as long.
+pub const INBOX_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows that one transaction returns.
 pub const SQL_ROWS_MAX: usize = 10_000;
 /// Bytes of rows that one transaction returns.

@@ -34,6 +34,10 @@ const CHILDREN: &[(&str, &str)] = &[
         "holds the writer that a test kills",
     ),
     (
+        "crates/isms-dbriver/tests/it/killed.rs",
+        "holds the caller and the DBriver that its tests kill",
+    ),
+    (
         "crates/isms-journal/tests/it/durability.rs",
         "holds the journal that a test kills",
     ),

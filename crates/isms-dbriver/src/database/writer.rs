@@ -11,21 +11,29 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
-use isms_protocol::dbriver::{Prepare, Prepared, Results, Statement};
+use bytes::Bytes;
+use isms_protocol::{
+    dbriver::{Prepare, Prepared, Results, Statement},
+    encode,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     connection::{Allowance, Connection, Stop},
+    inbox::{DurableRequest, Inbox, Known, Told},
     migrate,
+    reads::{self, Reads},
 };
 use crate::{
-    config::{GROUP_AGE_MAX, GROUP_LEN_MAX, GROUP_RESULT_LEN_MAX},
+    config::{
+        GROUP_AGE_MAX, GROUP_LEN_MAX, GROUP_RESULT_LEN_MAX, INBOX_BATCH_INTERVAL, INBOX_CLEAN_INTERVAL,
+    },
     error::{DatabaseError, SQLITE_CONSTRAINT, primary_code},
     sql::Access,
 };
@@ -33,11 +41,21 @@ use crate::{
 /// A checked statement and whether it may write.
 pub(crate) type CheckedStatement = (Statement, Access);
 
+/// What a transaction is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Results(Results),
+    /// Encoded results: of a durable call, whose inbox keeps them so.
+    Encoded(Bytes),
+}
+
 /// A transaction on its way through the writer.
 pub(crate) struct Job {
     pub(crate) statements: Vec<CheckedStatement>,
+    /// Set when it is of a durable call.
+    pub(crate) durable: Option<DurableRequest>,
     pub(crate) stop: Stop,
-    pub(crate) answer: oneshot::Sender<Result<Results, DatabaseError>>,
+    pub(crate) answer: oneshot::Sender<Result<Answer, DatabaseError>>,
     /// Set after a shared commit failed by a deferred constraint: commits on its own to show whose it was.
     pub(crate) alone: bool,
 }
@@ -66,6 +84,11 @@ pub(crate) struct Writer {
     orders: mpsc::Receiver<Order>,
     backlog: VecDeque<Job>,
     prepare: Option<Order>,
+    inbox: Inbox,
+    /// What durable calls have read, for the inbox.
+    reads: Arc<Mutex<Reads>>,
+    /// When it is looked for old entries of the inbox again.
+    clean_at: Instant,
     counters: Arc<WriterCounters>,
 }
 
@@ -75,13 +98,17 @@ struct Broken;
 /// A transaction that has run and waits for the commit.
 struct Ran {
     job: Job,
-    results: Results,
+    /// A refusal when the commit is to say that the call is stopped.
+    answer: Result<Answer, DatabaseError>,
+    /// Numbers of its call's reads that were recorded with it.
+    reads: Vec<u32>,
 }
 
 impl Writer {
     pub(crate) fn new(
         connection: Connection,
         orders: mpsc::Receiver<Order>,
+        reads: Arc<Mutex<Reads>>,
         counters: Arc<WriterCounters>,
     ) -> Writer {
         Writer {
@@ -89,6 +116,9 @@ impl Writer {
             orders,
             backlog: VecDeque::new(),
             prepare: None,
+            inbox: Inbox::default(),
+            reads,
+            clean_at: Instant::now(),
             counters,
         }
     }
@@ -114,10 +144,29 @@ impl Writer {
                     continue;
                 }
             }
-            if self.commit_group().await.is_err() {
+            if self.commit_group().await.is_err() || self.clean_inbox().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Now and then removes what the inbox need not keep, so little at a time that no transaction waits long for it.
+    async fn clean_inbox(&mut self) -> Result<(), Broken> {
+        if !self.inbox.is_ready() || Instant::now() < self.clean_at {
+            return Ok(());
+        }
+        let cleaned = self.inbox.clean(&mut self.connection, SystemTime::now()).await;
+        let more = cleaned.map_err(|error| {
+            tracing::warn!(error = %error, "the inbox could not be cleaned, database was closed");
+            Broken
+        })?;
+        self.clean_at = Instant::now()
+            + if more {
+                INBOX_BATCH_INTERVAL
+            } else {
+                INBOX_CLEAN_INTERVAL
+            };
+        Ok(())
     }
 
     fn accept(&mut self, order: Order) {
@@ -191,7 +240,7 @@ impl Writer {
             Ok((results, _)) => {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 self.counters.transactions.fetch_add(1, Ordering::Relaxed);
-                job.answer.send(Ok(results)).ok();
+                job.answer.send(Ok(Answer::Results(results))).ok();
                 Ok(())
             }
             // The statement's fault, or that of the disk under its commit.
@@ -216,34 +265,50 @@ impl Writer {
             job.answer.send(Err(DatabaseError::from_sqlx(0, &error))).ok();
             return Err(Outcome::Broken);
         }
-        let Job {
-            statements,
-            stop,
-            answer,
-            alone,
-        } = job;
-        match run_statements(&mut self.connection, &statements, &stop).await {
-            Ok((results, len)) => {
+        match self.effect(&job).await {
+            Ok(Effect { answer, len, reads }) => {
                 if !first && self.connection.control("RELEASE job").await.is_err() {
                     return Err(Outcome::Broken);
                 }
-                Ok((
-                    Ran {
-                        job: Job {
-                            statements,
-                            stop,
-                            answer,
-                            alone,
-                        },
-                        results,
-                    },
-                    len,
-                ))
+                Ok((Ran { job, answer, reads }, len))
             }
             Err(error) => {
                 let undone = self.undo_job(first, &error).await;
-                answer.send(Err(error)).ok();
+                if let Some(request) = job.durable
+                    && let Some(refusal) = Told::refusal(&error)
+                {
+                    reads::lock(&self.reads).remember(request, refusal);
+                }
+                job.answer.send(Err(error)).ok();
                 Err(undone)
+            }
+        }
+    }
+
+    /// Runs a transaction's statements, unless it is a durable call's that took effect before. What is `Ok` is to be
+    /// committed.
+    async fn effect(&mut self, job: &Job) -> Result<Effect, DatabaseError> {
+        let connection = &mut self.connection;
+        let Some(request) = &job.durable else {
+            let (results, len) = run_statements(connection, &job.statements, &job.stop).await?;
+            return Ok(Effect::new(Ok(Answer::Results(results)), len));
+        };
+        match self.inbox.look_up(connection, request).await? {
+            Known::Answered(answer) => Ok(Effect::encoded(answer)),
+            Known::Refused(refusal) => Ok(Effect::new(Err(DatabaseError::Repeated(refusal)), 0)),
+            Known::Diverged(refusal) => Ok(Effect::new(Err(refusal), 0)),
+            Known::New => {
+                let (results, _) = run_statements(connection, &job.statements, &job.stop).await?;
+                let answer = Bytes::from(encode(&results));
+                let told = Told::Answer(answer.clone());
+                self.inbox.record(connection, request, &told).await?;
+                let mut effect = Effect::encoded(answer);
+                let reads = reads::lock(&self.reads).of(request.invocation);
+                for (read, told) in &reads {
+                    self.inbox.record(connection, read, told).await?;
+                    effect.reads.push(read.sequence.number);
+                }
+                Ok(effect)
             }
         }
     }
@@ -278,7 +343,11 @@ impl Writer {
                 .transactions
                 .fetch_add(group.len() as u64, Ordering::Relaxed);
             for ran in group {
-                ran.job.answer.send(Ok(ran.results)).ok();
+                if let Some(request) = &ran.job.durable {
+                    self.inbox.committed();
+                    reads::lock(&self.reads).forget(request.invocation, &ran.reads);
+                }
+                ran.job.answer.send(ran.answer).ok();
             }
             return Ok(());
         };
@@ -316,7 +385,7 @@ impl Writer {
 /// True for a single statement that needs no rollback but SQLite's own: nothing is demanded of it afterwards, and no
 /// rows of it can be too many once it has written.
 fn commits_by_itself(job: &Job) -> bool {
-    matches!(
+    let bare = matches!(
         job.statements.as_slice(),
         [(
             Statement {
@@ -325,7 +394,31 @@ fn commits_by_itself(job: &Job) -> bool {
             },
             Access::Write { returning: false }
         )]
-    )
+    );
+    // An entry of the inbox is committed with it.
+    bare && job.durable.is_none()
+}
+
+/// What a transaction leaves to be committed.
+struct Effect {
+    answer: Result<Answer, DatabaseError>,
+    len: usize,
+    reads: Vec<u32>,
+}
+
+impl Effect {
+    fn new(answer: Result<Answer, DatabaseError>, len: usize) -> Effect {
+        Effect {
+            answer,
+            len,
+            reads: Vec::new(),
+        }
+    }
+
+    fn encoded(answer: Bytes) -> Effect {
+        let len = answer.len();
+        Effect::new(Ok(Answer::Encoded(answer)), len)
+    }
 }
 
 /// Why a transaction is not part of the group.

@@ -147,6 +147,12 @@ fn reserved_names_are_refused_in_any_quotes() {
         "SELECT load_extension('x')",
         "DELETE FROM _isms_migrations",
         "SELECT * FROM `dbstat`",
+        "SELECT * FROM [_ISMS_inbox]",
+        "WITH a AS (SELECT answer FROM \"_isms_inbox\") SELECT * FROM a",
+        "INSERT INTO t SELECT hash FROM main . '_isms_inbox'",
+        "UPDATE t SET a = 1 WHERE b IN (SELECT number FROM `_isms_inbox`)",
+        "SELECT name FROM sqlite_master",
+        "SELECT sql FROM main.\"SQLite_Schema\"",
     ] {
         assert!(refusal(sql).ends_with("is reserved"), "{sql}");
     }
@@ -188,6 +194,26 @@ fn a_migration_may_not_leave_its_database() {
         (
             "DROP TABLE _isms_migrations",
             "the name _isms_migrations is reserved",
+        ),
+        (
+            "ALTER TABLE [_isms_inbox] RENAME TO mine",
+            "the name _isms_inbox is reserved",
+        ),
+        (
+            "CREATE TRIGGER a AFTER INSERT ON t BEGIN DELETE FROM _isms_inbox; END",
+            "the name _isms_inbox is reserved",
+        ),
+        (
+            "CREATE VIEW mine AS SELECT * FROM \"_isms_inbox\"",
+            "the name _isms_inbox is reserved",
+        ),
+        (
+            "CREATE TABLE mine (a REFERENCES _isms_inbox)",
+            "the name _isms_inbox is reserved",
+        ),
+        (
+            "CREATE TABLE mine AS SELECT * FROM sqlite_schema",
+            "the name sqlite_schema is reserved",
         ),
         ("INSERT INTO t VALUES (?)", "the character '?' is not allowed"),
     ] {

@@ -5,8 +5,10 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use isms_dbriver::{Config, GrantsRequest, Service};
 use isms_protocol::{
-    DoeeVersion, ErrorCode, Header, Kind, ProjectId, Service as Role, WireError,
-    dbriver::{Grants, Migration, Operation, Prepare, Prepared, Results, Statement, Transaction, Value},
+    DoeeVersion, ErrorCode, Flags, Header, Kind, ProcessId, ProjectId, Service as Role, WireError,
+    dbriver::{
+        Grants, Migration, Operation, Prepare, Prepared, Results, Sequence, Statement, Transaction, Value,
+    },
     decode, encode,
 };
 use tokio::sync::mpsc;
@@ -81,7 +83,7 @@ impl Harness {
             migrations,
         };
         let header = self.header(Role::Resadmin, Operation::Prepare);
-        let answer = self.service.handle(&header, encode(&prepare).into()).await?;
+        let answer = self.service.handle(&header, &[], encode(&prepare).into()).await?;
         Ok(decode(&answer).expect("decodes"))
     }
 
@@ -104,14 +106,45 @@ impl Harness {
             database: database.into(),
             statements,
         };
-        let payload: Bytes = self.service.handle(&header, encode(&transaction).into()).await?;
+        let payload: Bytes = self
+            .service
+            .handle(&header, &[], encode(&transaction).into())
+            .await?;
         Ok(decode(&payload).expect("results decode"))
+    }
+
+    /// Runs statements in the database `db` as a durable call's transaction; the answer is encoded.
+    pub(crate) async fn run_durable(
+        &self,
+        call: ProcessId,
+        sequence: Sequence,
+        statements: Vec<Statement>,
+    ) -> Result<Bytes, WireError> {
+        let header = Header {
+            flags: Flags::DURABLE,
+            parent: call,
+            ..self.header(Role::Doer, Operation::Transaction)
+        };
+        let transaction = Transaction {
+            database: "db".into(),
+            statements,
+        };
+        let payload = encode(&transaction).into();
+        self.service.handle(&header, &encode(&sequence), payload).await
     }
 
     /// The first value of the first row of one statement.
     pub(crate) async fn value(&self, sql: &str) -> Value {
         let results = self.run(vec![sql_of(sql, [])]).await.expect(sql);
         results.results[0].rows[0][0].clone()
+    }
+}
+
+/// The `number`th transaction of a call that waits for each.
+pub(crate) fn nth(number: u32) -> Sequence {
+    Sequence {
+        number,
+        settled: number - 1,
     }
 }
 

@@ -232,6 +232,7 @@ async fn statements_that_leave_the_database_are_refused() {
         "EXPLAIN SELECT 1".into(),
         "DELETE FROM _isms_migrations".into(),
         "UPDATE _isms_settings SET value = 9".into(),
+        "UPDATE sqlite_master SET sql = ''".into(),
         "SELECT 1\0; ATTACH 'a' AS b".into(),
     ] {
         let (code, message) = failure(harness.run(vec![sql_of(&sql, [])]).await);
@@ -242,16 +243,6 @@ async fn statements_that_leave_the_database_are_refused() {
         );
     }
     assert!(!std::path::Path::new(elsewhere).exists());
-    let schema = harness
-        .run(vec![sql_of("UPDATE sqlite_master SET sql = ''", [])])
-        .await;
-    assert_eq!(
-        failure(schema),
-        (
-            ErrorCode::Database,
-            "statement 1 failed: table sqlite_master may not be modified".into()
-        )
-    );
 }
 
 #[tokio::test]

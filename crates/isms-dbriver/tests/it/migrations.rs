@@ -116,12 +116,12 @@ async fn a_dropped_projects_databases_are_gone_and_can_be_made_again() {
     let header = harness.header(Role::Resadmin, Operation::Drop);
     harness
         .service
-        .handle(&header, bytes::Bytes::new())
+        .handle(&header, &[], bytes::Bytes::new())
         .await
         .unwrap();
     harness
         .service
-        .handle(&header, bytes::Bytes::new())
+        .handle(&header, &[], bytes::Bytes::new())
         .await
         .expect("twice is as good as once");
     assert!(!directory.path().join(harness.project.to_string()).exists());

@@ -28,11 +28,11 @@ async fn a_doee_reaches_only_what_its_version_was_granted() {
     let own = harness.header(Role::Doer, Operation::Transaction);
     harness
         .service
-        .handle(&own, transaction("db"))
+        .handle(&own, &[], transaction("db"))
         .await
         .expect("it was granted");
 
-    let ungranted = harness.service.handle(&own, transaction("secret")).await;
+    let ungranted = harness.service.handle(&own, &[], transaction("secret")).await;
     let message = "the function was not granted the database secret; add it to allow.sql";
     assert_eq!(failure(ungranted), (ErrorCode::Forbidden, message.into()));
 
@@ -41,7 +41,7 @@ async fn a_doee_reaches_only_what_its_version_was_granted() {
         ..own
     };
     let message = "the function is not part of the project";
-    let claimed = harness.service.handle(&elsewhere, transaction("db")).await;
+    let claimed = harness.service.handle(&elsewhere, &[], transaction("db")).await;
     assert_eq!(failure(claimed), (ErrorCode::Forbidden, message.into()));
 
     let unknown = Header {
@@ -49,7 +49,7 @@ async fn a_doee_reaches_only_what_its_version_was_granted() {
         ..own
     };
     assert_eq!(
-        failure(harness.service.handle(&unknown, transaction("db")).await).0,
+        failure(harness.service.handle(&unknown, &[], transaction("db")).await).0,
         ErrorCode::Forbidden
     );
 
@@ -58,7 +58,7 @@ async fn a_doee_reaches_only_what_its_version_was_granted() {
         ..own
     };
     let message = "only a Doee of a project may use a database";
-    let asked = harness.service.handle(&nobody, transaction("db")).await;
+    let asked = harness.service.handle(&nobody, &[], transaction("db")).await;
     assert_eq!(failure(asked), (ErrorCode::Forbidden, message.into()));
 }
 
@@ -79,7 +79,7 @@ async fn only_resadmin_makes_and_deletes_databases() {
         ] {
             let header = harness.header(sender, operation);
             assert_eq!(
-                failure(harness.service.handle(&header, payload).await).0,
+                failure(harness.service.handle(&header, &[], payload).await).0,
                 ErrorCode::Forbidden,
                 "{sender}"
             );
@@ -93,7 +93,7 @@ async fn names_and_bytes_that_make_no_sense_are_refused() {
     let harness = Harness::open(directory.path());
     let header = harness.header(Role::Doer, Operation::Transaction);
     for name in ["", "..", "../other", "a/b", "A", "1a", "a_b", &"a".repeat(64)] {
-        let refused = failure(harness.service.handle(&header, transaction(name)).await);
+        let refused = failure(harness.service.handle(&header, &[], transaction(name)).await);
         let message = "a database's name is [a-z][a-z0-9-]*, at most 63 characters";
         assert_eq!(refused, (ErrorCode::Invalid, message.into()), "{name}");
     }
@@ -103,7 +103,12 @@ async fn names_and_bytes_that_make_no_sense_are_refused() {
         b"\xdd\xff\xff\xff\xff",
         b"\x92\xa2db\xdd\xff\xff\xff\xff",
     ] {
-        let (code, message) = failure(harness.service.handle(&header, Bytes::from_static(bytes)).await);
+        let (code, message) = failure(
+            harness
+                .service
+                .handle(&header, &[], Bytes::from_static(bytes))
+                .await,
+        );
         assert_eq!(code, ErrorCode::Invalid);
         assert!(
             message.starts_with("the request cannot be decoded: "),
@@ -115,12 +120,12 @@ async fn names_and_bytes_that_make_no_sense_are_refused() {
         ..header
     };
     assert_eq!(
-        failure(harness.service.handle(&unknown, Bytes::new()).await).0,
+        failure(harness.service.handle(&unknown, &[], Bytes::new()).await).0,
         ErrorCode::Invalid
     );
     let long = Bytes::from(vec![0; 8 * 1024 * 1024 + 1]);
     assert_eq!(
-        failure(harness.service.handle(&header, long).await).0,
+        failure(harness.service.handle(&header, &[], long).await).0,
         ErrorCode::TooLarge
     );
 }

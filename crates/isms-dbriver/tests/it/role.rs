@@ -17,13 +17,13 @@ use tokio::{net::UnixListener, sync::watch};
 use crate::harness::sql_of;
 
 /// The Kernel's end of the role's connection.
-struct Kernel {
+pub(crate) struct Kernel {
     sender: Sender,
     receiver: Receiver,
 }
 
 impl Kernel {
-    async fn accept(listener: &UnixListener) -> Kernel {
+    pub(crate) async fn accept(listener: &UnixListener) -> Kernel {
         let (stream, _) = listener.accept().await.expect("the role connects");
         let (sender, receiver) = Connection::establish(stream, Side::Bind)
             .await
@@ -44,11 +44,11 @@ impl Kernel {
         kernel
     }
 
-    fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Message) {
         self.sender.send(&message).expect("sent");
     }
 
-    async fn next(&mut self) -> Message {
+    pub(crate) async fn next(&mut self) -> Message {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(5), self.receiver.next());
             let message = next
@@ -63,7 +63,7 @@ impl Kernel {
     }
 }
 
-fn request(sender: Role, operation: Operation, call: u64) -> Header {
+pub(crate) fn request(sender: Role, operation: Operation, call: u64) -> Header {
     let mut header = Header::new(Kind::Request, sender, Role::Dbriver);
     header.operation = operation as u16;
     header.call = call;

@@ -7,7 +7,7 @@ use isms_doee_sys as sys;
 use isms_protocol::kernel::StreamCredit;
 use isms_protocol::limits::{CHILDREN_MAX, INLINE_LEN_MAX};
 use isms_protocol::{
-    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, commserver, dbriver,
+    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, commserver, dbriver, encode,
 };
 
 use super::Session;
@@ -24,12 +24,15 @@ impl Session {
     /// Asks DBriver for a transaction.
     pub(crate) fn sql_start(&mut self, transaction: &Transaction<'_>) -> Result<sys::Handle, Refusal> {
         self.check_host_calls()?;
+        let sequence = self.running()?.next_transaction()?;
         let expected = Expected::Results {
+            number: sequence.number,
             statement_count: transaction.statements.len(),
         };
         let operation = dbriver::Operation::Transaction as u16;
-        let payload = transaction.encode()?;
-        self.start(Service::Dbriver, operation, (Bytes::new(), payload), expected)
+        let payload = (encode(&sequence).into(), transaction.encode()?);
+        self.running()?.transactions = sequence.number;
+        self.start(Service::Dbriver, operation, payload, expected)
     }
 
     /// Asks CommServer for an HTTP request to a server outside.
@@ -151,7 +154,9 @@ impl Session {
         }
         self.block(until, |session| {
             for (index, handle) in handles.iter().enumerate() {
-                if session.host_call(*handle)?.is_ready() {
+                let host_call = session.host_call(*handle)?;
+                if host_call.is_ready() {
+                    host_call.see();
                     return Ok(Some(index));
                 }
             }
@@ -168,7 +173,7 @@ impl Session {
     /// Lets go of a host call.
     pub(crate) fn release(&mut self, handle: sys::Handle) -> Result<(), Refusal> {
         self.host_call(handle)?;
-        if let Some(mut host_call) = self.running()?.host_calls.remove(&handle) {
+        if let Some(mut host_call) = self.running()?.remove_host_call(handle) {
             give_up_host_call(&mut self.link, &mut host_call);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Host calls, with the test as DBriver.
 
-use isms_protocol::dbriver::{Operation, Results, Statement, StatementResult, Transaction, Value};
+use isms_protocol::dbriver::{Operation, Results, Sequence, Statement, StatementResult, Transaction, Value};
 use isms_protocol::kernel::StreamCredit;
 use isms_protocol::limits::{CHUNK_LEN_MAX, STREAM_WINDOW};
 use isms_protocol::{ErrorCode, Flags, Header, Kind, Message, Service, WireError, decode, encode};
@@ -156,6 +156,7 @@ fn errors_of_dbriver_reach_the_doee_as_codes_with_their_text() {
         (ErrorCode::Forbidden, 4),
         (ErrorCode::Unavailable, 9),
         (ErrorCode::NotFound, 10),
+        (ErrorCode::Conflict, 12),
         (ErrorCode::Internal, 13),
     ];
     for (code, number) in cases {
@@ -188,6 +189,33 @@ fn two_host_calls_run_at_a_time_and_end_in_any_order() {
     answer(&mut worker, &second.header, one_result());
     answer(&mut worker, &first.header, one_result());
     assert_eq!(worker.text(), "1 then 0");
+}
+
+#[test]
+fn transactions_are_counted_by_what_the_doee_asked_and_has_seen() {
+    let mut worker = Worker::start(&kitchen());
+    // Counted anew in each call.
+    for _attempt in 0..2 {
+        worker.begin("/sql-order", b"");
+        let mut counted = Vec::new();
+        while counted.len() < 5 {
+            let message = worker.receive_answer();
+            if message.header.kind != Kind::Request {
+                assert_eq!(message.header.kind, Kind::Cancel);
+                continue;
+            }
+            let Sequence { number, settled } = message.decode_body().unwrap();
+            counted.push((number, settled));
+            // The third is let go of before it has ended. The first has ended when the third begins, which the Doee
+            // does not know yet.
+            if number != 3 {
+                answer(&mut worker, &message.header, one_result());
+            }
+        }
+        assert_eq!(counted, [(1, 0), (2, 0), (3, 0), (4, 2), (5, 2)]);
+        assert_eq!(worker.receive_answer().header.kind, Kind::Cancel);
+        assert!(worker.text().starts_with('0'));
+    }
 }
 
 #[test]

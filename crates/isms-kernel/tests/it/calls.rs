@@ -98,6 +98,28 @@ async fn a_child_inherits_project_principal_and_doee_and_never_outranks_its_pare
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_that_claims_a_request_to_be_durable_is_not_heard() {
+    let mut kernel = Kernel::start();
+    let edge = kernel.service(Service::Commserver).await;
+    let mut doer = kernel.service(Service::Doer).await;
+    let mut dbriver = kernel.service(Service::Dbriver).await;
+    doer.send(slots(1));
+    let root = Header {
+        flags: Flags::DURABLE,
+        ..invoke(1)
+    };
+    edge.send(Message::bare(root));
+    let parent = doer.expect_request().await.header;
+    assert_eq!(parent.flags, Flags::NONE);
+    let child = Header {
+        flags: Flags::DURABLE,
+        ..transaction(&parent, 1)
+    };
+    doer.send(Message::bare(child));
+    assert_eq!(dbriver.expect(Kind::Request).await.header.flags, Flags::NONE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_child_that_claims_another_identity_is_forbidden() {
     let (mut kernel, _edge, mut doer, parent) = working().await;
     let _dbriver = kernel.service(Service::Dbriver).await;

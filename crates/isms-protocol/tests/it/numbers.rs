@@ -106,7 +106,10 @@ fn classes_keep_their_numbers_and_a_child_is_capped_by_its_parent() {
 #[test]
 fn flags_keep_their_bits_and_the_protocol_its_version() {
     assert_eq!((Flags::STREAM.0, Flags::TO_CALLER.0, Flags::ABORTED.0), (1, 2, 4));
-    assert_eq!((Flags::ASYNC.0, Flags::DURABLE.0, Flags::KEYED.0), (8, 16, 32));
+    assert_eq!(
+        (Flags::ASYNC.0, Flags::DURABLE.0, Flags::KEYED.0, Flags::LATER.0),
+        (8, 16, 32, 64)
+    );
     assert_eq!((VERSION, HEADER_LEN), (1, 160));
 }
 

@@ -88,7 +88,7 @@ fn an_answer_goes_back_to_who_asked_about_the_same_call() {
 }
 
 fn any_header() -> impl Strategy<Value = Header> {
-    let small = (1..=13_u8, 0..=63_u8, 0..=3_u8, 0..=6_u8, 0..=6_u8);
+    let small = (1..=13_u8, 0..=127_u8, 0..=3_u8, 0..=6_u8, 0..=6_u8);
     let numbers = any::<(u16, u32, u32, u32, u64, u64)>();
     let ids = any::<([[u8; 16]; 6], [u8; 16], [u8; 8])>();
     (small, numbers, ids).prop_map(|(small, numbers, (ids, trace, span))| Header {

@@ -351,6 +351,13 @@ fn dbriver_bodies() -> Vec<Sample> {
             },
         ),
         sample(
+            "dbriver/sequence",
+            &dbriver::Sequence {
+                number: 7,
+                settled: 5,
+            },
+        ),
+        sample(
             "dbriver/results",
             &dbriver::Results {
                 results: vec![result],

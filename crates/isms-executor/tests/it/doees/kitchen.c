@@ -117,6 +117,23 @@ static isms_result sql_two(isms_call *call) {
     return answer(call, text);
 }
 
+/* Begins five transactions, and sees or lets go of some in between. */
+static isms_result sql_order(isms_call *call) {
+    isms_handle handles[5];
+    size_t ready;
+    isms_result result = isms_sql_start(call, TEXT("a"), &ONE, 1, &handles[0]);
+    if (!result) result = isms_sql_start(call, TEXT("a"), &ONE, 1, &handles[1]);
+    if (!result) result = isms_wait(call, &handles[1], 1, -1, &ready);
+    if (!result) result = isms_sql_start(call, TEXT("a"), &ONE, 1, &handles[2]);
+    if (!result) result = isms_wait(call, &handles[0], 1, -1, &ready);
+    if (!result) result = isms_sql_start(call, TEXT("a"), &ONE, 1, &handles[3]);
+    if (!result) result = isms_release(call, handles[2]);
+    if (!result) result = isms_wait(call, &handles[3], 1, -1, &ready);
+    if (!result) result = isms_release(call, handles[3]);
+    if (!result) result = isms_sql_start(call, TEXT("a"), &ONE, 1, &handles[4]);
+    return answer_code(call, result);
+}
+
 static isms_result sql_timeout(isms_call *call) {
     isms_handle handle;
     size_t ready;
@@ -223,6 +240,7 @@ static isms_result execute(void *doee, isms_call *call) {
     if (is(request->path, "/sql")) return sql(call);
     if (is(request->path, "/sql-big")) return sql_big(call);
     if (is(request->path, "/sql-two")) return sql_two(call);
+    if (is(request->path, "/sql-order")) return sql_order(call);
     if (is(request->path, "/sql-timeout")) return sql_timeout(call);
     if (is(request->path, "/sql-wait")) return sql_wait(call);
     if (is(request->path, "/flood")) return flood(call);
