@@ -76,7 +76,10 @@ impl Edge {
         let deadline = received + route.deadline;
         let Preferences { respond_async, .. } = Preferences::of(&parts.headers);
         let (kept, len_max) = match respond_async {
-            true => (Flags::ASYNC, route.body_len_max.min(ASYNC_BODY_LEN_MAX as u64)),
+            true => (
+                Flags::ASYNC.with(Flags::DURABLE),
+                route.body_len_max.min(ASYNC_BODY_LEN_MAX as u64),
+            ),
             false => (Flags::NONE, route.body_len_max),
         };
         let upload = Upload {

@@ -181,13 +181,19 @@ impl Core {
     /// Puts a process into the table, and to work if it need not wait.
     fn open_process(&mut self, admitted: Admitted, mut message: Message) {
         let Admitted {
-            header,
+            mut header,
             parent,
             depth,
             mut deadline,
             is_async,
-            is_durable,
+            mut is_durable,
         } = admitted;
+        if is_durable {
+            is_durable = match self.check_durable(&mut header, message.header.flags) {
+                Ok(is_durable) => is_durable,
+                Err(Answered) => return,
+            };
+        }
         let durable = match is_durable {
             true => match self.durable_of(&header, deadline, &mut message) {
                 Ok(durable) => Some(durable),

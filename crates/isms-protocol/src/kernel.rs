@@ -6,8 +6,8 @@ mod rates;
 
 pub use calls::{BUCKETS_US, Calls, CallsAfter, ClassCalls, DoeeCalls, Histogram, Outcomes};
 pub use durable::{
-    DeadAfter, DeadLetter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Resume, Resumed, ResumedCall,
-    Retry,
+    DeadAfter, DeadLetter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Durability, Resume, Resumed,
+    ResumedCall, Retry,
 };
 pub use rates::{CallRate, DoeeRate, DoeeRates};
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ crate::service::operations! {
     /// The header's project was deleted: the calls of its Doees are stopped, and nothing is kept of them. Empty →
     /// empty; may be told again.
     ForgetProject = 18, "forget-project";
-    /// How often durable calls of the Doees of the header's project are tried, instead of what was said of it before:
-    /// [`DoeeRetries`] → empty. It counts for calls that are accepted from then on.
+    /// Whether asynchronous calls of the Doees of the header's project are durable, and how often they are tried, instead
+    /// of what was said of it before: [`DoeeRetries`] → empty. It counts for calls that are accepted from then on.
     SetRetries = 20, "set-retries";
     /// The Doer says which durable calls it still has, first thing after it has registered: [`Resume`] →
     /// [`Resumed`]. Until the last list no durable call that may run there is dispatched again.

@@ -113,9 +113,13 @@ async fn deploy(
     if before.has_rates() || after.has_rates() {
         tell_rates(core, project).await;
     }
+    if before.has_durabilities() || after.has_durabilities() {
+        tell_durabilities(core, project).await;
+    }
     if let Err(source) = core.peers.set_routes(project, &after.routes).await {
         core.store.revert(project, before.routes.revision).await?;
         tell_rates(core, project).await;
+        tell_durabilities(core, project).await;
         return Err(DeployError::Routes { source });
     }
     tracing::info!(%project, revision = after.routes.revision, %principal, "project was deployed");
@@ -138,6 +142,12 @@ async fn deploy(
 async fn tell_rates(core: &Core, project: ProjectId) {
     if let Err(error) = core.tell_rates(project).await {
         tracing::warn!(%project, %error, "the Kernel did not take the rates of a project's Doees");
+    }
+}
+
+async fn tell_durabilities(core: &Core, project: ProjectId) {
+    if let Err(error) = core.tell_durabilities(project).await {
+        tracing::warn!(%project, %error, "the Kernel did not take what becomes of calls of a project's Doees");
     }
 }
 
@@ -244,6 +254,7 @@ fn compose(
             deadline_ms,
             image: environment.image,
             rate: doee.rate,
+            durability: doee.durability,
         });
     }
     let routes = ProjectRoutes {

@@ -12,8 +12,10 @@ use isms_protocol::{
     Class, HostPort, HostPortError,
     commserver::Auth,
     doer::{Language, Parameter},
-    kernel::CallRate,
-    limits::{HTTP_BODY_LEN_DEFAULT, RATE_MAX, WORKERS_DEFAULT},
+    kernel::{CallRate, Durability, Retry},
+    limits::{
+        ATTEMPTS_MAX, BACKOFF_MS_MAX, HTTP_BODY_LEN_DEFAULT, RATE_MAX, RETRY_WITHIN_S_MAX, WORKERS_DEFAULT,
+    },
 };
 
 pub(crate) use environment::Environment;
@@ -63,6 +65,8 @@ pub(crate) struct Doee {
     pub(crate) concurrency: u32,
     /// Calls that are accepted in a second, if that has a limit.
     pub(crate) rate: Option<CallRate>,
+    /// What becomes of asynchronous calls, if not the usual.
+    pub(crate) durability: Option<Durability>,
     /// Databases that it may use.
     pub(crate) sql: Vec<String>,
     /// Servers outside that it may send HTTP requests to.
@@ -202,6 +206,8 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "workers",
             "concurrency",
             "rate",
+            "durable",
+            "retry",
             "class",
             "isolation",
             "image",
@@ -232,6 +238,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         workers_max,
         concurrency,
         rate: rate(section)?,
+        durability: durability(section)?,
         sql: sql(allow.as_ref(), databases)?,
         http: http(allow.as_ref())?,
         params: params(section)?,
@@ -315,6 +322,35 @@ fn rate(section: &Section<'_>) -> Result<Option<CallRate>, ManifestError> {
         per_s: per_s as u32,
         burst: burst as u32,
     }))
+}
+
+fn durability(section: &Section<'_>) -> Result<Option<Durability>, ManifestError> {
+    let durable = section
+        .optional("durable")
+        .map(|item| item.boolean())
+        .transpose()?;
+    let Some(item) = section.optional("retry") else {
+        return Ok((durable == Some(false)).then_some(Durability::Volatile));
+    };
+    if durable == Some(false) {
+        return Err(item.error("excludes `durable = false`; only durable calls are tried again"));
+    }
+    let retry = item.section()?;
+    retry.check_keys(&["attempts", "backoff_ms", "backoff_max_ms", "within_s"], &[])?;
+    let usual = Retry::default();
+    let number = |key, min, max: u32, usual: u32| {
+        let number = retry.integer(key, min, max.into(), usual.into());
+        number.map(|number| number as u32)
+    };
+    let backoff_ms = number("backoff_ms", 0, BACKOFF_MS_MAX, usual.backoff_ms)?;
+    let longest = usual.backoff_max_ms.max(backoff_ms);
+    let retry = Retry {
+        attempts: number("attempts", 1, ATTEMPTS_MAX, usual.attempts)?,
+        backoff_ms,
+        backoff_max_ms: number("backoff_max_ms", backoff_ms.into(), BACKOFF_MS_MAX, longest)?,
+        within_s: number("within_s", 1, RETRY_WITHIN_S_MAX, usual.within_s)?,
+    };
+    Ok(Some(Durability::Durable(retry)))
 }
 
 fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String>, ManifestError> {

@@ -10,7 +10,7 @@ use isms_protocol::{
     dbriver::{self, Prepare, Prepared},
     doer::{self, Build, BuildReply, Environment},
     encode,
-    kernel::{self, DoeeRates, ProjectSettings},
+    kernel::{self, DoeeRates, DoeeRetries, ProjectSettings},
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -169,6 +169,24 @@ impl Peers {
         let operation = kernel::Operation::SetRates as u16;
         let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
         match self.ask(Message::with_body(header, rates), Bytes::new(), 0).await {
+            Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
+            answered => answered.map(drop),
+        }
+    }
+
+    /// Tells the Kernel what becomes of asynchronous calls of a project's Doees. One that is not there is told when it
+    /// is back.
+    pub(crate) async fn set_retries(
+        &self,
+        project: ProjectId,
+        retries: &DoeeRetries,
+    ) -> Result<(), WireError> {
+        let operation = kernel::Operation::SetRetries as u16;
+        let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
+        match self
+            .ask(Message::with_body(header, retries), Bytes::new(), 0)
+            .await
+        {
             Err(error) if error.code == ErrorCode::Unavailable => Ok(()),
             answered => answered.map(drop),
         }

@@ -29,7 +29,7 @@ impl Call<'_> {
         let deadline = Instant::now() + within;
         let Preferences { respond_async, .. } = Preferences::of(&self.parts.headers);
         let (kept, len_max) = match respond_async {
-            true => (Flags::ASYNC, ASYNC_BODY_LEN_MAX as u64),
+            true => (Flags::ASYNC.with(Flags::DURABLE), ASYNC_BODY_LEN_MAX as u64),
             false => (Flags::NONE, HTTP_BODY_LEN_DEFAULT),
         };
         let upload = Upload {

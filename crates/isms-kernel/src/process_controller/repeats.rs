@@ -7,6 +7,7 @@ use std::array::TryFromSliceError;
 
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
+    kernel::{Durability, Retry},
     limits::{KEY_LEN, LATER_S_MAX},
 };
 
@@ -86,6 +87,22 @@ impl Record {
 pub(super) struct Answered;
 
 impl Core {
+    /// Makes a call an ordinary asynchronous one if those of its Doee are not durable.
+    pub(super) fn check_durable(&mut self, header: &mut Header, flags: Flags) -> Result<bool, Answered> {
+        let is_volatile = self.retries.of(header.target_doee) == Durability::Volatile;
+        if !is_volatile || flags.contains(Flags::LATER) {
+            return Ok(true);
+        }
+        if flags.contains(Flags::KEYED) {
+            let text = "calls of this function are not durable (`durable = false` in its manifest), and only durable \
+                 calls have an idempotency key";
+            self.refuse(header.sender, header, &WireError::new(ErrorCode::Invalid, text));
+            return Err(Answered);
+        }
+        header.flags = Flags(header.flags.0 & !Flags::DURABLE.0);
+        Ok(false)
+    }
+
     /// What a call that shall be durable is made with. One that repeats another's idempotency key is answered as that
     /// one was, or will be.
     pub(super) fn durable_of(
@@ -106,7 +123,11 @@ impl Core {
             self.refuse(header.sender, header, &WireError::new(ErrorCode::Invalid, text));
             return Err(Answered);
         }
-        let retry = self.retries.of(header.target_doee);
+        let retry = match self.retries.of(header.target_doee) {
+            Durability::Durable(retry) => retry,
+            // Whoever asks for a time to run at means it.
+            Durability::Volatile => Retry::default(),
+        };
         let until = begin.after_us(retry.within_us());
         let mut durable = Durable::new(*header, retry, due, until);
         durable.retry_at = later;

@@ -1,4 +1,4 @@
-//! How often durable calls of single Doees are tried, as their manifests say, and how long they pause in between.
+//! Whether calls of single Doees are durable and how often they are tried, as their manifests say, and how long they pause in between.
 //!
 //! Invariants: what a project's Doees have is replaced as a whole, so versions that no longer serve are forgotten; there
 //! are settings of no more projects than a platform has, and of no more Doees than a project has.
@@ -10,14 +10,14 @@ use std::{
 
 use isms_protocol::{
     DoeeVersion, ProcessId, ProjectId,
-    kernel::{DoeeRetries, Retry},
+    kernel::{DoeeRetries, Durability, Retry},
     limits,
 };
 
-/// The Doees whose calls are not tried as usual.
+/// The Doees whose calls are not of the default durability.
 #[derive(Default)]
 pub(crate) struct Retries {
-    by_doee: HashMap<DoeeVersion, Retry>,
+    by_doee: HashMap<DoeeVersion, Durability>,
     of_project: HashMap<ProjectId, Vec<DoeeVersion>>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Retries {
 pub(crate) struct TooManyProjects;
 
 impl Retries {
-    /// Sets how often calls of a project's Doees are tried. The caller has checked the numbers.
+    /// Sets what becomes of calls of a project's Doees. The caller has checked the numbers.
     pub(crate) fn set(&mut self, project: ProjectId, retries: &DoeeRetries) -> Result<(), TooManyProjects> {
         let is_known = self.of_project.contains_key(&project);
         if !is_known && !retries.doees.is_empty() && self.of_project.len() >= limits::PROJECTS_MAX {
@@ -40,7 +40,7 @@ impl Retries {
         for doee in &retries.doees {
             // One that another project has named as its own stays that one's.
             if let Entry::Vacant(place) = self.by_doee.entry(doee.doee) {
-                place.insert(doee.retry);
+                place.insert(doee.durability);
                 of_project.push(doee.doee);
             }
         }
@@ -50,7 +50,7 @@ impl Retries {
         Ok(())
     }
 
-    pub(super) fn of(&self, doee: DoeeVersion) -> Retry {
+    pub(super) fn of(&self, doee: DoeeVersion) -> Durability {
         self.by_doee.get(&doee).copied().unwrap_or_default()
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use isms_protocol::{
     DoeeVersion, ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
     kernel::{
-        DeadAfter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Operation, ProcessQuestion,
+        DeadAfter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Durability, Operation, ProcessQuestion,
         ProcessState, Progress, Resume, Resumed, ResumedCall, Retry,
     },
     limits::KEY_LEN,
@@ -95,7 +95,8 @@ async fn set_retries(kernel: &mut Kernel, attempts: u32) {
         )
     };
     let doee = invoke(0).target_doee;
-    let doees = vec![DoeeRetry { doee, retry }];
+    let durability = Durability::Durable(retry);
+    let doees = vec![DoeeRetry { doee, durability }];
     resadmin.send(Message::with_body(header, &DoeeRetries { doees }));
     resadmin.expect(Kind::Reply).await;
 }

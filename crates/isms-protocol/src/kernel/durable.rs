@@ -45,27 +45,46 @@ impl Retry {
     }
 }
 
-/// Body of [`super::Operation::SetRetries`]: the Doees of a project whose calls are not tried as
-/// [`Retry::default`] says, at most [`limits::DOEES_MAX`].
+/// What becomes of an asynchronous call of a Doee when an attempt fails, or the Kernel ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Durability {
+    /// It fails; it is lost.
+    Volatile,
+    /// It is tried again; it survives.
+    Durable(Retry),
+}
+
+impl Default for Durability {
+    fn default() -> Durability {
+        Durability::Durable(Retry::default())
+    }
+}
+
+/// Body of [`super::Operation::SetRetries`]: the Doees of a project whose calls are not of the default
+/// [`Durability`], at most [`limits::DOEES_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoeeRetries {
     /// The versions that serve.
     pub doees: Vec<DoeeRetry>,
 }
 
-/// How often calls of one version of a Doee are tried.
+/// What becomes of calls of one version of a Doee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoeeRetry {
     /// Which.
     pub doee: DoeeVersion,
-    /// How often.
-    pub retry: Retry,
+    /// What.
+    pub durability: Durability,
 }
 
 impl DoeeRetries {
     /// True when every number is within its bounds.
     pub fn is_valid(&self) -> bool {
-        self.doees.len() <= limits::DOEES_MAX && self.doees.iter().all(|doee| doee.retry.is_valid())
+        let is_valid = |doee: &DoeeRetry| match doee.durability {
+            Durability::Volatile => true,
+            Durability::Durable(retry) => retry.is_valid(),
+        };
+        self.doees.len() <= limits::DOEES_MAX && self.doees.iter().all(is_valid)
     }
 }
 

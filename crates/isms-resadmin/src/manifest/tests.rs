@@ -62,6 +62,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         workers_max: 8,
         concurrency: 0,
         rate: None,
+        durability: None,
         sql: vec!["readings".into()],
         http: vec![],
         params: vec![
@@ -161,6 +162,48 @@ fn a_doees_concurrency_is_read_and_is_not_less_than_the_workers_that_are_kept() 
         concurrency("concurrency = 0"),
         Err("project.toml:5: doee.a.concurrency: is 0; allowed: 1 to 256".into())
     );
+}
+
+#[test]
+fn calls_of_a_doee_are_durable_and_tried_as_usual_unless_it_says_otherwise() {
+    let durability = |keys: &str| {
+        let text = format!("[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{keys}\n");
+        let manifest = parse(&text).map_err(|error| error.to_string());
+        manifest.map(|mut manifest| manifest.doees.remove(0).durability)
+    };
+    assert_eq!(durability(""), Ok(None));
+    assert_eq!(durability("durable = true"), Ok(None));
+    assert_eq!(durability("durable = false"), Ok(Some(Durability::Volatile)));
+    let retry = Retry {
+        attempts: 2,
+        backoff_ms: 400_000,
+        backoff_max_ms: 400_000,
+        ..Retry::default()
+    };
+    assert_eq!(
+        durability("retry = { attempts = 2, backoff_ms = 400000 }"),
+        Ok(Some(Durability::Durable(retry)))
+    );
+    for (keys, error) in [
+        (
+            "durable = false\nretry = { attempts = 2 }",
+            "project.toml:6: doee.a.retry: excludes `durable = false`; only durable calls are tried again",
+        ),
+        (
+            "retry = { attempts = 0 }",
+            "project.toml:5: doee.a.retry.attempts: is 0; allowed: 1 to 100",
+        ),
+        (
+            "retry = { backoff_ms = 10, backoff_max_ms = 9 }",
+            "project.toml:5: doee.a.retry.backoff_max_ms: is 9; allowed: 10 to 3600000",
+        ),
+        (
+            "retry = { within_s = 604801 }",
+            "project.toml:5: doee.a.retry.within_s: is 604801; allowed: 1 to 604800",
+        ),
+    ] {
+        assert_eq!(durability(keys), Err(error.to_owned()));
+    }
 }
 
 #[test]

@@ -157,6 +157,7 @@ impl Core {
         }
         self.tell_settings(project).await?;
         self.tell_rates(project).await?;
+        self.tell_durabilities(project).await?;
         self.peers.drop_databases(project).await?;
         self.store.end_deletion(project).await?;
         Ok(self.sweep_images().await?)

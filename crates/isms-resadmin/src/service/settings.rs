@@ -5,7 +5,7 @@
 
 use isms_protocol::{
     ErrorCode, PrincipalId, ProjectId, WireError,
-    kernel::{DoeeRate, DoeeRates, ProjectSettings},
+    kernel::{DoeeRate, DoeeRates, DoeeRetries, DoeeRetry, ProjectSettings},
     resadmin::{ChangeProject, Right},
 };
 
@@ -65,10 +65,25 @@ impl Core {
         self.peers.set_rates(project, &DoeeRates { doees }).await
     }
 
+    /// Tells the Kernel what becomes of asynchronous calls of a project's Doees.
+    pub(crate) async fn tell_durabilities(&self, project: ProjectId) -> Result<(), WireError> {
+        let _turn = self.settings_turn.lock().await;
+        let current = self.store.current(project).await?.unwrap_or_default();
+        let durability = |doee: &DeployedDoee| {
+            Some(DoeeRetry {
+                doee: doee.version,
+                durability: doee.durability?,
+            })
+        };
+        let doees = current.doees.iter().filter_map(durability).collect();
+        self.peers.set_retries(project, &DoeeRetries { doees }).await
+    }
+
     /// Tells a Kernel that has just come, and knows of nobody, what all projects get.
     pub(super) async fn tell_all_settings(&self) -> Result<(), WireError> {
-        for project in self.store.projects_with_rates().await? {
+        for project in self.store.projects_with_doee_settings().await? {
             self.tell_rates(project).await?;
+            self.tell_durabilities(project).await?;
         }
         for project in self.store.projects_with_settings().await? {
             self.tell_settings(project).await?;

@@ -1,8 +1,14 @@
 //! Projects, the versions of their Doees, and what is deployed of them.
 
 use isms_protocol::{
-    ContentHash, DoeeVersion, ProjectId, commserver::ProjectRoutes, dbriver::Grants, doer::DoeeSpec, encode,
-    kernel::CallRate, limits::PROJECTS_MAX, resadmin::ProjectSummary,
+    ContentHash, DoeeVersion, ProjectId,
+    commserver::ProjectRoutes,
+    dbriver::Grants,
+    doer::DoeeSpec,
+    encode,
+    kernel::{CallRate, Durability},
+    limits::PROJECTS_MAX,
+    resadmin::ProjectSummary,
 };
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
@@ -29,6 +35,8 @@ pub(crate) struct DeployedDoee {
     pub(crate) image: Option<ContentHash>,
     /// How many calls of it are accepted, if that has a limit. It is not among what makes the version.
     pub(crate) rate: Option<CallRate>,
+    /// What becomes of asynchronous calls of it, if not the usual. It is not among what makes the version either.
+    pub(crate) durability: Option<Durability>,
 }
 
 /// The deployment that serves.
@@ -43,6 +51,11 @@ impl Deployment {
     /// True when a Doee has a limit of calls per second.
     pub(crate) fn has_rates(&self) -> bool {
         self.doees.iter().any(|doee| doee.rate.is_some())
+    }
+
+    /// True when calls of a Doee are not of the usual durability.
+    pub(crate) fn has_durabilities(&self) -> bool {
+        self.doees.iter().any(|doee| doee.durability.is_some())
     }
 }
 
@@ -124,7 +137,7 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let rows = sqlx::query(
-            "SELECT name, version, binary, settings, deadline_ms, image, rate FROM deployed_doees
+            "SELECT name, version, binary, settings, deadline_ms, image, rate, durability FROM deployed_doees
              JOIN doee_versions USING (version) WHERE deployed_doees.project = ? AND revision = ? ORDER BY name",
         )
         .bind(id(project))
@@ -144,6 +157,10 @@ impl Store {
                 },
                 rate: match row.try_get::<Option<Vec<u8>>, _>(6)? {
                     Some(_) => Some(decoded(row, 6, "rate")?),
+                    None => None,
+                },
+                durability: match row.try_get::<Option<Vec<u8>>, _>(7)? {
+                    Some(_) => Some(decoded(row, 7, "durability")?),
                     None => None,
                 },
             })
@@ -392,8 +409,8 @@ async fn insert_deployed(
     doee: &DeployedDoee,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms, image, rate)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deployed_doees (project, revision, name, version, settings, deadline_ms, image, rate, durability)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id(project))
     .bind(revision)
@@ -403,6 +420,7 @@ async fn insert_deployed(
     .bind(doee.deadline_ms)
     .bind(doee.image.map(|image| image.0.to_vec()))
     .bind(doee.rate.map(|rate| encode(&rate)))
+    .bind(doee.durability.map(|durability| encode(&durability)))
     .execute(&mut **transaction)
     .await?;
     Ok(())

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::StoreError;
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     // `current` is the revision that serves, 0 for none; `deleting` hides a project whose data goes.
     "CREATE TABLE projects (
         id BLOB PRIMARY KEY,
@@ -85,6 +85,7 @@ const MIGRATIONS: [&str; 4] = [
     "ALTER TABLE projects ADD COLUMN settings BLOB;",
     // How many calls of it are accepted; nothing stands for any number.
     "ALTER TABLE deployed_doees ADD COLUMN rate BLOB;",
+    "ALTER TABLE deployed_doees ADD COLUMN durability BLOB;",
 ];
 
 /// Applies what is missing; the file's format is the number of migrations applied.

@@ -34,12 +34,12 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Projects of which a Doee that serves has a limit of calls per second.
-    pub(crate) async fn projects_with_rates(&self) -> Result<Vec<ProjectId>, StoreError> {
+    /// Projects of which the Kernel has to be told something about a Doee that serves: its rate, or its durability.
+    pub(crate) async fn projects_with_doee_settings(&self) -> Result<Vec<ProjectId>, StoreError> {
         let mut connection = self.connection.lock().await;
         let rows = sqlx::query(
             "SELECT DISTINCT id FROM projects JOIN deployed_doees ON id = project AND current = revision
-             WHERE rate IS NOT NULL AND deleting = 0",
+             WHERE (rate IS NOT NULL OR durability IS NOT NULL) AND deleting = 0",
         )
         .fetch_all(&mut *connection)
         .await?;

@@ -239,6 +239,15 @@ impl Peers {
                 let settings: ProjectSettings = request.message.decode_body().expect("decodes");
                 (format!("set-project {}", settings.weight), PeerAnswer::default())
             }
+            (Role::Kernel, number) if number == kernel::Operation::SetRetries as u16 => {
+                let retries: kernel::DoeeRetries = request.message.decode_body().expect("decodes");
+                let told = retries.doees.iter().map(|doee| match doee.durability {
+                    kernel::Durability::Volatile => " volatile".to_owned(),
+                    kernel::Durability::Durable(retry) => format!(" {}x{}", retry.attempts, retry.backoff_ms),
+                });
+                let told: String = told.collect();
+                (format!("set-retries{told}"), PeerAnswer::default())
+            }
             (Role::Kernel, number) if number == kernel::Operation::SetRates as u16 => {
                 let rates: kernel::DoeeRates = request.message.decode_body().expect("decodes");
                 let rates: Vec<_> = rates

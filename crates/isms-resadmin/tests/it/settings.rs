@@ -178,6 +178,33 @@ fn manifest(rate: &str) -> String {
 }
 
 #[tokio::test]
+async fn what_becomes_of_calls_is_told_before_the_routes_and_to_each_kernel_that_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = Harness::open(directory.path()).await;
+    for (keys, expected) in [
+        (
+            "durable = false",
+            &["set-retries volatile", "routes one r1 0"][..],
+        ),
+        (
+            "retry = { attempts = 3, backoff_ms = 5 }",
+            &["set-retries 3x5", "routes one r2 0"],
+        ),
+    ] {
+        let manifest = manifest(keys);
+        let files = [("project.toml", manifest.as_bytes()), ("a/a.c", &b"int a;"[..])];
+        harness.deploy_well(&files).await;
+        let asked = harness.asked().into_iter();
+        let told = asked.filter(|asked| asked.starts_with("set-re") || asked.starts_with("routes"));
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+    }
+    drop(harness);
+    let harness = Harness::open(directory.path()).await;
+    harness.service.tell_settings().await.unwrap();
+    assert_eq!(harness.asked(), ["set-rates", "set-retries 3x5"]);
+}
+
+#[tokio::test]
 async fn rates_of_doees_are_told_before_their_routes_and_to_each_kernel_that_comes() {
     let directory = tempfile::tempdir().unwrap();
     let harness = Harness::open(directory.path()).await;
@@ -199,7 +226,7 @@ async fn rates_of_doees_are_told_before_their_routes_and_to_each_kernel_that_com
 
     let harness = Harness::open(directory.path()).await;
     harness.service.tell_settings().await.unwrap();
-    assert_eq!(harness.asked(), ["set-rates 5/9"]);
+    assert_eq!(harness.asked(), ["set-rates 5/9", "set-retries"]);
     harness.fail("set-rates", ErrorCode::Unavailable);
     let (told, _) = deploy(&harness, "").await;
     assert_eq!(told, ["set-rates", "routes one r3 0"]);
