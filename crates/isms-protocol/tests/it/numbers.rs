@@ -129,7 +129,7 @@ fn operations_keep_their_numbers_and_names() {
         4 Process "process", 5 Result "result", 6 Cancel "cancel",
         16 Calls "calls", 17 SetRates "set-rates");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
-        5 Isolation "isolation", 6 TryEnvironment "try-environment");
+        5 Isolation "isolation", 6 TryEnvironment "try-environment", 7 Keep "keep");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
     assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
     assert_operations!(gate: 1 Log "log");
@@ -139,7 +139,7 @@ fn operations_keep_their_numbers_and_names() {
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
         13 Image "image", 14 UploadImage "upload-image",
-        15 ChangeProject "change-project", 16 NameDoees "name-doees");
+        15 ChangeProject "change-project", 16 NameDoees "name-doees", 17 Kept "kept");
 }
 
 #[test]
