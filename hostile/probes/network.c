@@ -53,7 +53,8 @@ static void connect_by_ipv6(struct run *run) {
     STEP(reach(AF_INET6, SOCK_STREAM, (const struct sockaddr *)&address, sizeof address));
 }
 
-/* The address exists only where the suite has made it; elsewhere nothing may be sent to it even by mistake. */
+/* The address exists only where the suite has made a machine outside that has it; elsewhere nothing may be sent to it
+ * even by mistake. */
 static void connect_to_metadata(struct run *run) {
     if (run->number("throwaway"))
         STEP(reach_v4("169.254.169.254", 80, SOCK_STREAM));

@@ -5,6 +5,7 @@
 //! is a setting that nobody changes in passing, so other work on the machine is no harm.
 
 mod listeners;
+mod outside;
 mod processes;
 
 use std::{

@@ -10,6 +10,7 @@ mod demo;
 mod hostile;
 mod image;
 mod install;
+mod ledger;
 mod platform;
 mod progress;
 mod report;

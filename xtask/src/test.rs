@@ -16,11 +16,14 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     build::{self, Profile},
-    command, hostile, image, install,
+    command, hostile, image, install, ledger,
     progress::Steps,
     report::Report,
     workspace,
 };
+
+/// What a whole run is called where it is kept.
+const RUN: &str = "test";
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,11 +54,15 @@ struct TestEnvironment {
 pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let mut steps = Steps::new(8);
     let mut report = Report::default();
+    ledger::forget(RUN);
     match steps.run("tools", install_tools) {
         Ok(tools) => run_checks(extent, tools, &mut steps, &mut report),
         Err(_) => report.add_failure("tools"),
     }
     eprintln!("finished in {}", steps.elapsed());
+    if extent == Extent::Everything && has_nextest() {
+        eprintln!("{}", ledger::keep(RUN, &report));
+    }
     if report.is_success() {
         eprintln!("next: `cargo xtask demo` shows the platform at work");
     }
@@ -154,7 +161,7 @@ fn clippy() -> Result<()> {
 }
 
 fn workspace_tests(extent: Extent, environment: &TestEnvironment) -> Result<Report> {
-    if command::succeeds(&mut command::cargo(["nextest", "--version"])) {
+    if has_nextest() {
         return nextest(extent, environment);
     }
     let mut test = command::cargo([
@@ -170,6 +177,11 @@ fn workspace_tests(extent: Extent, environment: &TestEnvironment) -> Result<Repo
     }
     environment.apply(&mut test);
     libtest(test)
+}
+
+/// Without it, tests of the same name in two crates cannot be told apart.
+fn has_nextest() -> bool {
+    command::succeeds(&mut command::cargo(["nextest", "--version"]))
 }
 
 fn doc_tests() -> Result<Report> {

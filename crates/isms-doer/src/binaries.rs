@@ -7,8 +7,10 @@ use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use isms_protocol::{
-    ContentHash, DoeeVersion, ErrorCode, Header, Kind, Message, Service, WireError, doer::DoeeSpec,
-    limits::ARTIFACT_LEN_MAX, resadmin::Operation,
+    ContentHash, DoeeVersion, ErrorCode, Header, Kind, Message, Service, WireError,
+    doer::DoeeSpec,
+    limits::{ARTIFACT_LEN_MAX, WORKERS_MAX},
+    resadmin::{Kept, Operation},
 };
 use isms_sandbox::linux::memfd;
 use sha2::{Digest, Sha256};
@@ -21,6 +23,11 @@ use crate::{
 
 /// Bytes of binaries that no loaded version uses and that are kept all the same.
 const CACHE_LEN_MAX: u64 = 256 * 1024 * 1024;
+
+/// Between attempts to learn which versions keep workers.
+const KEPT_INTERVAL: Duration = Duration::from_millis(500);
+/// Bytes of an encoded [`Kept`]: an id takes 18.
+const KEPT_LEN_MAX: usize = WORKERS_MAX * 32;
 
 /// A version that can be assigned.
 pub(crate) struct LoadedDoee {
@@ -75,6 +82,31 @@ pub(crate) async fn load(doer: Rc<Doer>, version: DoeeVersion) {
         tracing::warn!(%version, %error, "a Doee version could not be loaded");
     }
     doer.dispatch(Event::Loaded { version, outcome });
+}
+
+/// Learns which versions keep workers uncalled, of which a new Doer has heard nothing yet.
+pub(crate) async fn learn_kept(doer: Rc<Doer>) {
+    let kept = loop {
+        match ask(&doer, DoeeVersion::NONE, Operation::Kept).await {
+            // Resadmin, or the Kernel, is not there yet; it will be.
+            Err(error) if error.code == ErrorCode::Unavailable => tokio::time::sleep(KEPT_INTERVAL).await,
+            answer => break answer,
+        }
+    };
+    doer.asks_for_kept.set(false);
+    let kept = match kept {
+        Ok(answer) => answer.payload(KEPT_LEN_MAX).await,
+        Err(error) => Err(error),
+    };
+    match kept.map(|bytes| isms_protocol::decode::<Kept>(&bytes)) {
+        Ok(Ok(Kept { versions })) => {
+            for version in versions {
+                doer.dispatch(Event::Keep { version });
+            }
+        }
+        Ok(Err(error)) => tracing::error!(%error, "resadmin's list of kept versions cannot be read"),
+        Err(error) => tracing::warn!(%error, "workers that are kept start when they are called"),
+    }
 }
 
 async fn fetch(doer: &Doer, version: DoeeVersion) -> Result<LoadedDoee, WireError> {

@@ -61,6 +61,8 @@ pub(crate) struct Doer {
     resting: Cell<bool>,
     /// A call has come since the clock's last tick.
     called: Cell<bool>,
+    /// Resadmin is being asked which versions keep workers.
+    pub(crate) asks_for_kept: Cell<bool>,
 }
 
 /// What changes.
@@ -119,6 +121,7 @@ impl Doer {
             hurry: Notify::new(),
             resting: Cell::new(false),
             called: Cell::new(false),
+            asks_for_kept: Cell::new(false),
         }
     }
 
@@ -221,6 +224,9 @@ impl Doer {
                 if let Ok(registration) = self.link.registration() {
                     spawn_local(resume::introduce(Rc::clone(self), registration));
                 }
+                if !self.asks_for_kept.replace(true) {
+                    spawn_local(binaries::learn_kept(Rc::clone(self)));
+                }
             }
             Inbound::Lost => {
                 tracing::warn!("lost the kernel, running calls go on");
@@ -280,6 +286,11 @@ impl Doer {
             },
             Some(Operation::Retire) => {
                 self.retire(request.message.header.target_doee);
+                request.responder.reply_empty();
+            }
+            Some(Operation::Keep) => {
+                let version = request.message.header.target_doee;
+                self.dispatch(Event::Keep { version });
                 request.responder.reply_empty();
             }
             Some(Operation::Isolation) => {

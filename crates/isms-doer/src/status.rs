@@ -6,6 +6,7 @@ use isms_protocol::{
     ContentHash, DoeeVersion, ProcessId, ProjectId,
     doer::{Isolation, IsolationLayer, WorkerStatus, Workers, WorkersAfter},
     limits::WORKERS_LISTED_MAX,
+    worker::EXIT_ABORTED,
 };
 use isms_sandbox::probe::LayerReport;
 
@@ -85,16 +86,19 @@ pub(crate) fn exit_text(code: Option<i32>, signal: Option<i32>, oom: bool, way_o
             Some(name) => format!("died of signal {signal} ({name})"),
             None => format!("died of signal {signal}"),
         },
+        (_, None, Some(EXIT_ABORTED)) => exit_text(None, Some(SIGABRT), false, way_out),
         (_, None, Some(code)) => format!("exited with status {code}"),
         (_, None, None) => "vanished".to_owned(),
     }
 }
 
+const SIGABRT: i32 = 6;
+
 /// Names of the signals that a faulty program dies of; the numbers are those of Linux.
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         4 => "SIGILL",
-        6 => "SIGABRT",
+        SIGABRT => "SIGABRT",
         7 => "SIGBUS",
         8 => "SIGFPE",
         9 => "SIGKILL",
@@ -116,6 +120,7 @@ mod tests {
         let text = |code, signal, oom| exit_text(code, signal, oom, "raise memory_mb or use less");
         assert_eq!(text(None, Some(11), false), "died of signal 11 (SIGSEGV)");
         assert_eq!(text(Some(3), None, false), "exited with status 3");
+        assert_eq!(text(Some(134), None, false), "died of signal 6 (SIGABRT)");
         assert_eq!(
             text(None, Some(9), true),
             "was killed for using more than its memory limit (raise memory_mb or use less)"

@@ -132,6 +132,8 @@ pub(crate) enum Event {
     },
     /// Nobody waits for a trial any more.
     TrialDropped { trial: TrialId },
+    /// The version is deployed and keeps workers, called or not.
+    Keep { version: DoeeVersion },
     /// The version is no longer deployed.
     Retire { version: DoeeVersion },
     /// Time has passed.
@@ -208,6 +210,12 @@ struct Doee {
 }
 
 impl Doee {
+    /// Workers that it has whether they are called or not.
+    fn kept(&self) -> u32 {
+        let kept = self.limits.map_or(0, |limits| limits.workers_min);
+        if self.retired { 0 } else { kept }
+    }
+
     /// The worker takes no more calls.
     fn forget_worker(&mut self, worker: WorkerId) {
         self.idle.retain(|idle| *idle != worker);
@@ -264,6 +272,10 @@ impl WorkerHandler {
             Event::Exited { worker, how, begun } => self.exited(worker, how, &begun, now, actions),
             Event::Try { trial, environment } => self.tried(trial, environment, now, actions),
             Event::TrialDropped { trial } => self.trial_dropped(trial),
+            Event::Keep { version } => {
+                // Once it is loaded it is known how many.
+                self.doee(version, actions);
+            }
             Event::Retire { version } => self.retire(version, now, actions),
             Event::Tick => self.tick(now, actions),
         }
@@ -389,7 +401,7 @@ impl WorkerHandler {
         }
     }
 
-    /// Starts workers for a version as its demand asks, and publishes the capacity that results.
+    /// Starts workers for a version as its demand and its minimum ask, and publishes the capacity that results.
     fn scale(&mut self, version: DoeeVersion, now: Instant, actions: &mut Vec<Action>) {
         let serving = self.serving(version);
         let waiting = self.admin.waiting_len(version) as u32;
@@ -410,6 +422,11 @@ impl WorkerHandler {
                 _ if patient => serving.min(backlog),
                 _ => 0,
             };
+            let missing = doee.kept().saturating_sub(serving);
+            // Nobody waits for these: no other worker goes for them, and no call fails when they cannot be had.
+            let has_room = self.workers.len() + missing as usize <= self.config.workers_max;
+            let keeps = has_room && self.pools.may_start(&limits.environment, now);
+            let wanted = if keeps { wanted.max(missing) } else { wanted };
             for _ in 0..wanted.min(limits.workers_most().saturating_sub(serving)) {
                 if !self.acquire(version, limits.environment, now, actions) {
                     break;

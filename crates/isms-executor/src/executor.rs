@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::call::Received;
 use crate::control::{ControlChannel, Order, Page};
 use crate::doee::{self, Doee};
-use crate::exit::give_up;
+use crate::exit::{give_up, tell_aborts};
 use crate::host;
 use crate::limits::FAILURE_LEN_MAX;
 use crate::link::Link;
@@ -50,6 +50,7 @@ pub enum RunError {
 /// the Doee's, and nothing of the Doee is touched before the lockdown holds.
 pub fn run(control: OwnedFd, data: OwnedFd) -> Result<(), RunError> {
     lockdown::forbid_exec().map_err(|source| RunError::Lockdown { source })?;
+    tell_aborts();
     let control = ControlChannel::new(control);
     control.report(&Report::Empty {
         abi: isms_doee_sys::ABI,

@@ -21,6 +21,8 @@ crate::service::operations! {
     /// Tries whether workers can run in an [`Environment`]: the body. Empty reply once the executor of one has
     /// reported, else an error that says why not.
     TryEnvironment = 6, "try-environment";
+    /// Starts the workers that a Doee version (`target_doee`), which is deployed, keeps uncalled. Empty reply, at once.
+    Keep = 7, "keep";
 }
 
 /// A call of a Doee: what triggered it.

@@ -39,6 +39,8 @@ crate::service::operations! {
     ChangeProject = 15, "change-project";
     /// What versions of Doees are called: [`NameDoees`] → [`NamedDoees`].
     NameDoees = 16, "name-doees";
+    /// Which versions keep workers uncalled: no body → [`Kept`] as raw bytes or stream.
+    Kept = 17, "kept";
 }
 
 /// Asks who a token is.
@@ -132,6 +134,13 @@ pub struct ChangeProject {
     pub rate_max: Option<u32>,
     /// See [`ProjectSettings::concurrency_max`].
     pub concurrency_max: Option<u32>,
+}
+
+/// Answer of [`Operation::Kept`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Versions that are deployed, at most [`crate::limits::WORKERS_MAX`].
+    pub versions: Vec<DoeeVersion>,
 }
 
 /// Asks for the names of versions of Doees, at most [`crate::limits::NAMED_DOEES_MAX`].

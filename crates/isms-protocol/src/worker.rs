@@ -27,6 +27,9 @@ crate::service::operations! {
 pub const CONTROL_FD: i32 = 3;
 /// Descriptor of the data channel in a new executor.
 pub const DATA_FD: i32 = 4;
+/// Exit code of an executor whose Doee called `abort`. The first process of a pid namespace cannot die of a signal that
+/// it sends to itself.
+pub const EXIT_ABORTED: i32 = 134;
 /// Longest datagram on the control channel.
 pub const CONTROL_LEN_MAX: usize = 60 * 1024;
 

@@ -33,7 +33,7 @@ pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(90);
 pub(crate) const ROUTES_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for the Kernel to take a project's settings.
 pub(crate) const SETTINGS_TIME_MAX: Duration = Duration::from_secs(5);
-/// Time for the Doer to forget a version.
+/// Time for the Doer to forget a version, or to hear that it is kept.
 pub(crate) const RETIRE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time for DBriver to delete a project's databases.
 pub(crate) const DROP_TIME_MAX: Duration = Duration::from_secs(60);

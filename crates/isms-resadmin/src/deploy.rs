@@ -126,6 +126,9 @@ async fn deploy(
     for replaced in replaced(&before, &after) {
         core.peers.retire(project, replaced).await;
     }
+    for kept in kept(&manifest, &after) {
+        core.peers.keep(project, kept).await;
+    }
     let routes = manifest
         .triggers
         .iter()
@@ -136,6 +139,16 @@ async fn deploy(
         revision: after.routes.revision,
         routes,
     })
+}
+
+/// Versions that keep workers uncalled.
+fn kept(manifest: &Manifest, after: &Deployment) -> Vec<DoeeVersion> {
+    let keeps = |name: &str| {
+        let mut doees = manifest.doees.iter();
+        doees.any(|doee| doee.name == name && doee.workers_min > 0)
+    };
+    let kept = after.doees.iter().filter(|doee| keeps(&doee.name));
+    kept.map(|doee| doee.version).collect()
 }
 
 /// A Kernel that does not take them is told again when it registers this service anew.

@@ -146,6 +146,16 @@ impl Peers {
         }
     }
 
+    /// Has the Doer start the workers that a version keeps. One that is not there asks when it starts.
+    pub(crate) async fn keep(&self, project: ProjectId, version: DoeeVersion) {
+        let operation = doer::Operation::Keep as u16;
+        let mut header = root_header(project, Service::Doer, operation, RETIRE_TIME_MAX);
+        header.target_doee = version;
+        if let Err(error) = self.ask(Message::bare(header), Bytes::new(), 0).await {
+            tracing::warn!(%version, error = %error, "version's workers start when it is called");
+        }
+    }
+
     /// Tells the Kernel what a project gets. One that is not there is told when it is back.
     pub(crate) async fn set_project(
         &self,

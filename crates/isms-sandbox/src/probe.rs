@@ -29,7 +29,7 @@ pub struct LayerReport {
     pub required: bool,
 }
 
-/// Layers that are required unless the administrator says otherwise.
+/// Layers without which no worker starts.
 pub const REQUIRED: [&str; 15] = [
     "user namespace",
     "mount namespace",
@@ -46,6 +46,21 @@ pub const REQUIRED: [&str; 15] = [
     "descriptors",
     "core dumps",
     "parent death",
+];
+
+/// Layers that not every machine has; an administrator may require them.
+pub const OPTIONAL: [&str; 11] = [
+    "sub-uid",
+    "landlock",
+    "landlock signals",
+    "landlock abstract sockets",
+    "resource limits",
+    "uts namespace",
+    "cgroup namespace",
+    "cgroup memory",
+    "cgroup cpu",
+    "cgroup pids",
+    "apptainer",
 ];
 
 /// Layers that a function inside proves: name, what it tries, the checks that must all be refused.

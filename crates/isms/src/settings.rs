@@ -5,9 +5,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use isms_commserver::{AddressRule, EgressConfig};
 use isms_protocol::limits::{self, OPENINGS_MAX};
+use isms_sandbox::probe;
 use serde::Deserialize;
 
 /// What `images.size_mb_max` may be at most: what a stream carries.
@@ -63,6 +64,7 @@ struct WorkersSection {
     memory_mb_max: u32,
     device_nodes: Vec<PathBuf>,
     directories: Vec<PathBuf>,
+    required_layers: Vec<String>,
 }
 
 impl Default for WorkersSection {
@@ -74,6 +76,7 @@ impl Default for WorkersSection {
             memory_mb_max: 1024,
             device_nodes: Vec::new(),
             directories: Vec::new(),
+            required_layers: Vec::new(),
         }
     }
 }
@@ -164,6 +167,8 @@ pub(crate) struct Settings {
     /// its place in the list.
     pub(crate) device_nodes: Vec<PathBuf>,
     pub(crate) directories: Vec<PathBuf>,
+    /// Layers of isolation without which no worker starts, beside those that are always required.
+    pub(crate) required_layers: Vec<String>,
     /// Builders may use the host's network.
     pub(crate) build_network: bool,
     /// Of one image, and of all.
@@ -221,6 +226,7 @@ impl Settings {
         );
         check_openings("workers.device_nodes", &workers.device_nodes, Path::new("/dev"))?;
         check_openings("workers.directories", &workers.directories, Path::new("/"))?;
+        check_layers(&workers.required_layers)?;
         ensure!(
             (1..=IMAGE_MB_MAX).contains(&images.size_mb_max),
             "images.size_mb_max is {}, allowed are 1 to {IMAGE_MB_MAX}",
@@ -256,6 +262,7 @@ impl Settings {
             egress: egress.load()?,
             device_nodes: workers.device_nodes,
             directories: workers.directories,
+            required_layers: workers.required_layers,
             build_network: build.network,
             image_mb_max: images.size_mb_max,
             images_mb_max: images.disk_mb_max,
@@ -289,6 +296,18 @@ impl EgressSection {
             config.check().with_context(cannot)?;
         }
         Ok(config)
+    }
+}
+
+/// Checks that each of these is a layer of isolation that can be required.
+fn check_layers(names: &[String]) -> Result<()> {
+    let known = |name: &str| probe::REQUIRED.contains(&name) || probe::OPTIONAL.contains(&name);
+    match names.iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(unknown) => bail!(
+            "workers.required_layers: {unknown:?} is no layer; beside those that are always required there are {}",
+            probe::OPTIONAL.join(", ")
+        ),
     }
 }
 
@@ -439,6 +458,18 @@ mod tests {
         let text = format!("data = '/x'\nworkers = {{ directories = [{}] }}", many.join(","));
         let error = merge(&text, Overrides::default()).unwrap_err();
         assert_eq!(error, "workers.directories has 65 entries, allowed are 64");
+    }
+
+    #[test]
+    fn only_layers_that_there_are_can_be_required() {
+        let text = |layer: &str| format!("data = '/x'\nworkers = {{ required_layers = ['{layer}'] }}");
+        let settings = merge(&text("cgroup memory"), Overrides::default()).unwrap();
+        assert_eq!(settings.required_layers, ["cgroup memory"]);
+        let error = merge(&text("moat"), Overrides::default()).unwrap_err();
+        assert!(
+            error.contains("\"moat\" is no layer") && error.contains("cgroup memory"),
+            "{error}"
+        );
     }
 
     #[test]

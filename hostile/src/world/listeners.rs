@@ -15,8 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Where a cloud tells its machines their secrets.
-const METADATA: &str = "169.254.169.254:80";
+use super::outside::Outside;
 
 pub(super) struct Listeners {
     pub(super) port: u16,
@@ -26,10 +25,11 @@ pub(super) struct Listeners {
     tcp: Vec<TcpListener>,
     udp: UdpSocket,
     unix: Vec<UnixListener>,
+    _outside: Option<Outside>,
 }
 
 impl Listeners {
-    /// `throwaway`: the machine has the metadata service's address for the purpose.
+    /// `throwaway`: the machine may be given a neighbour, with a cloud's metadata service on it.
     pub(super) fn open(folder: &Path, throwaway: bool) -> Result<Self> {
         let v4 = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
         let port = v4.local_addr().context("a listener without an address")?.port();
@@ -40,8 +40,11 @@ impl Listeners {
             port6 = v6.local_addr().context("a listener without an address")?.port();
             tcp.push(v6);
         }
+        let mut outside = None;
         if throwaway {
-            tcp.push(TcpListener::bind(METADATA).context("cannot listen on the metadata address")?);
+            let (made, listener) = Outside::make()?;
+            outside = Some(made);
+            tcp.push(listener);
         }
         let udp = UdpSocket::bind("127.0.0.1:0").context("cannot listen on loopback")?;
         let path = folder.join("socket");
@@ -63,6 +66,7 @@ impl Listeners {
             tcp,
             udp,
             unix: vec![by_path, by_name],
+            _outside: outside,
         };
         listeners.set_nonblocking().context("cannot poll the listeners")?;
         Ok(listeners)

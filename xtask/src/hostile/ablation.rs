@@ -22,8 +22,8 @@ const BEGIN: &str = "probe ";
 const END: &str = "outcome ";
 const DONE: &str = "done";
 
-/// Longer than a guest is ever silent between probes: the slowest of them, on a slow machine.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Longer than a guest on hardware is ever silent between probes.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 const CONSOLE: &str = "attacks";
 
@@ -131,7 +131,8 @@ pub(super) fn attack(guest: &Guest, probes: &[Probe], left_out: &str) -> Result<
         let words = format!("isms.without={left_out} isms.from={before}");
         let boot = Boot {
             words: &words,
-            clock: Clock::Outside,
+            clock: Clock::Counted,
+            processors: 1,
             silence_max: SILENCE_MAX,
             console: CONSOLE,
         };

@@ -49,7 +49,7 @@ pub(super) struct Guest {
 /// What is in a guest beside the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Equipment {
-    /// What the platform's binaries need.
+    /// What the platform's binaries and the suite need.
     Libraries,
     /// Also what makes, mounts and runs images.
     Images,
@@ -58,25 +58,18 @@ pub(super) enum Equipment {
 /// How time passes in a guest while it is emulated; on hardware it passes as outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clock {
-    /// As outside, on two processors: what the platform does in time on hardware may be late.
+    /// As outside: what the platform does in time on hardware may be late.
     Outside,
-    /// By instructions, on one processor that takes 2 ns for each, and not at all while nothing runs. Every deadline
-    /// inside means what it means on hardware, however slow the emulation is or whatever holds it up.
+    /// By instructions, 2 ns for each, and not at all while nothing runs. Every deadline inside means what it means on
+    /// hardware, however slow the emulation is or whatever holds it up.
     Counted,
 }
 
 impl Clock {
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Clock::Outside => &["-accel", "tcg", "-smp", "2"],
-            Clock::Counted => &[
-                "-accel",
-                "tcg,thread=single",
-                "-smp",
-                "1",
-                "-icount",
-                "shift=1,sleep=off",
-            ],
+            Clock::Outside => &["-accel", "tcg"],
+            Clock::Counted => &["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"],
         }
     }
 }
@@ -86,7 +79,10 @@ pub(super) struct Boot<'a> {
     /// Words of `isms.` on the kernel's command line.
     pub(super) words: &'a str,
     pub(super) clock: Clock,
-    /// How long it may say nothing; by a counted clock [`EMULATED_TIME_FACTOR`] times as long.
+    /// Processors of an emulated guest; by a counted clock they take turns. On hardware there are two.
+    pub(super) processors: u32,
+    /// How long it may say nothing on hardware; while it is emulated by a counted clock,
+    /// [`EMULATED_TIME_FACTOR`] times as long.
     pub(super) silence_max: Duration,
     /// What its console is called, which two boots at a time must not share.
     pub(super) console: &'a str,
@@ -107,6 +103,7 @@ impl Guest {
     pub(super) fn prepare(name: &str, files: &[(String, PathBuf)], equipment: Equipment) -> Result<Guest> {
         let unpacked = install::ensure_guest()?;
         let mut system = System::new(&unpacked);
+        system.add_networks()?;
         if equipment == Equipment::Images {
             system.add_images()?;
         }
@@ -154,6 +151,7 @@ impl Guest {
             let hello = Boot {
                 words: "isms.run=hello",
                 clock: Clock::Outside,
+                processors: 2,
                 silence_max: HELLO_MAX,
                 console: "hello",
             };
@@ -176,7 +174,8 @@ impl Guest {
         if self.accelerated {
             qemu.args(["-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-smp", "2"]);
         } else {
-            qemu.args(boot.clock.arguments()).args(["-cpu", "max"]);
+            qemu.args(boot.clock.arguments())
+                .args(["-cpu", "max", "-smp", &boot.processors.to_string()]);
         }
         qemu.arg("-kernel")
             .arg(&self.kernel)

@@ -99,6 +99,7 @@ fn run_inside(guest: &Guest, (run, who): (&str, &str), filter: &str, expected: &
     let boot = Boot {
         words: &words,
         clock: Clock::Counted,
+        processors: 1,
         silence_max: TEST_MAX,
         console: run,
     };

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     build::{self, Profile},
-    command, install,
+    command, install, ledger,
     progress::Steps,
     report::Report,
     workspace,
@@ -41,8 +41,12 @@ pub(crate) enum Part {
 /// `cargo xtask guest`: builds and tests; the exit code is 0 only when nothing failed.
 pub(crate) fn run(part: Part) -> Result<ExitCode> {
     let mut steps = Steps::new(2);
+    ledger::forget(NAME);
     let binaries = steps.run("build", || build::stage(Profile::Debug))?;
     let report = steps.run("test in a virtual machine", || test(&binaries, part))?;
+    if part == Part::All {
+        eprintln!("{}", ledger::keep(NAME, &report));
+    }
     println!("{report}");
     Ok(if report.is_success() {
         ExitCode::SUCCESS
@@ -73,7 +77,8 @@ pub(crate) fn test(binaries: &Path, part: Part) -> Result<Report> {
     let attacked = isms_hostile::Report::new("native", outcomes);
     eprintln!("    {attacked}, under control groups of version 2");
     if attacked.is_contained() {
-        report.add_passed(&format!("{NAME}: {attacked}"));
+        // By this name a run with less of it has skipped it.
+        report.add_passed(NAME);
     } else {
         eprintln!("{}", attacked.table(false));
         report.add_failure(format!("{NAME}: {attacked}"));

@@ -65,7 +65,7 @@ impl Pools {
         self.used.keys().copied().collect()
     }
 
-    fn may_start(&self, environment: &Environment, now: Instant) -> bool {
+    pub(super) fn may_start(&self, environment: &Environment, now: Instant) -> bool {
         self.retry_at.get(environment).is_none_or(|at| now >= *at)
     }
 

@@ -258,8 +258,7 @@ impl WorkerHandler {
         else {
             return;
         };
-        let kept = doee.limits.map_or(0, |limits| limits.workers_min);
-        let idle_too_long = now >= record.since + self.config.idle_ttl && self.serving(version) > kept;
+        let idle_too_long = now >= record.since + self.config.idle_ttl && self.serving(version) > doee.kept();
         if doee.retired || idle_too_long {
             self.drain(worker, now, actions);
         }
@@ -273,7 +272,7 @@ impl WorkerHandler {
         };
         match &doee.readiness {
             Readiness::Failed { until, .. } if now >= *until => {
-                if doee.queued == 0 && serving == 0 {
+                if doee.queued == 0 && serving == 0 && doee.kept() == 0 {
                     self.forget(version, actions);
                 } else if doee.limits.is_some() {
                     doee.readiness = Readiness::Ready;
@@ -284,7 +283,9 @@ impl WorkerHandler {
                     self.publish(version, actions);
                 }
             }
-            Readiness::Ready if doee.queued > 0 || waiting > 0 => self.scale(version, now, actions),
+            Readiness::Ready if doee.queued > 0 || waiting > 0 || serving < doee.kept() => {
+                self.scale(version, now, actions);
+            }
             Readiness::Ready if doee.retired && serving == 0 => self.forget(version, actions),
             _ => {}
         }

@@ -447,6 +447,87 @@ fn a_worker_above_the_minimum_goes_when_it_has_idled_too_long() {
         .expect(Event::Tick, &[kill(1, "it did not end when asked")]);
 }
 
+/// Keeps two workers.
+const KEPT: DoeeLimits = DoeeLimits {
+    workers_min: 2,
+    ..LIMITS
+};
+
+#[test]
+fn workers_that_are_kept_start_uncalled_and_one_that_dies_has_a_successor() {
+    let mut scene = Scene::new(0);
+    scene.expect(
+        Event::Keep { version: VERSION },
+        &[Action::Load { version: VERSION }],
+    );
+    scene.expect(loaded(KEPT), &[spawn(1), spawn(2), publish(2)]);
+    for worker in [1, 2] {
+        scene.on(Event::Empty {
+            worker: WorkerId(worker),
+        });
+        scene.on(Event::Initialized {
+            worker: WorkerId(worker),
+        });
+    }
+    // However long they idle.
+    scene.after(Duration::from_secs(3600)).expect(Event::Tick, &[]);
+    scene.expect(gone(1), &[publish(1)]);
+    scene.expect(exited("was killed", &[]), &[spawn(3), publish(2)]);
+    // Told again, as after each deployment.
+    scene.expect(Event::Keep { version: VERSION }, &[]);
+}
+
+#[test]
+fn a_doee_that_is_kept_and_cannot_start_is_tried_again_after_each_pause() {
+    let mut scene = Scene::new(0);
+    scene.on(Event::Keep { version: VERSION });
+    scene.on(loaded(DoeeLimits {
+        workers_min: 1,
+        ..KEPT
+    }));
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.expect(exited("crashed", &[]), &[publish(FAILED_CAPACITY)]);
+    scene
+        .after(BACKOFF.0)
+        .expect(Event::Tick, &[spawn(2), publish(1)]);
+}
+
+#[test]
+fn workers_that_are_kept_take_nobodys_place_and_a_retired_version_keeps_none() {
+    let mut scene = Scene::serving(0);
+    scene.handler.config.workers_max = 2;
+    scene.on(Event::Keep { version: OTHER });
+    let loaded_other = Event::Loaded {
+        version: OTHER,
+        outcome: Ok(KEPT),
+    };
+    scene.expect(loaded_other, &[]);
+    scene.expect(Event::Tick, &[]);
+    scene.on(Event::Retire { version: VERSION });
+    scene.on(exited("exited", &[]));
+    let other = Action::Publish {
+        version: OTHER,
+        capacity: 2,
+    };
+    scene.expect(Event::Tick, &[spawn(2), spawn(3), other]);
+    scene.on(Event::Retire { version: OTHER });
+    for worker in [2, 3] {
+        scene.on(Event::Empty {
+            worker: WorkerId(worker),
+        });
+        scene.on(Event::Initialized {
+            worker: WorkerId(worker),
+        });
+        scene.on(Event::Exited {
+            worker: WorkerId(worker),
+            how: "exited".into(),
+            begun: Vec::new(),
+        });
+    }
+    scene.expect(Event::Tick, &[]);
+    assert!(scene.handler.is_unknown(OTHER));
+}
+
 #[test]
 fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
     let mut scene = Scene::serving(0);

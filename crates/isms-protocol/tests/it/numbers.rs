@@ -133,7 +133,7 @@ fn operations_keep_their_numbers_and_names() {
         16 Calls "calls", 17 SetRates "set-rates", 18 ForgetProject "forget-project",
         20 SetRetries "set-retries", 21 Resume "resume", 22 Dead "dead", 23 Replay "replay", 24 Discard "discard");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
-        5 Isolation "isolation", 6 TryEnvironment "try-environment");
+        5 Isolation "isolation", 6 TryEnvironment "try-environment", 7 Keep "keep");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
     assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
     assert_operations!(gate: 1 Log "log");
@@ -143,7 +143,7 @@ fn operations_keep_their_numbers_and_names() {
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
         13 Image "image", 14 UploadImage "upload-image",
-        15 ChangeProject "change-project", 16 NameDoees "name-doees");
+        15 ChangeProject "change-project", 16 NameDoees "name-doees", 17 Kept "kept");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use isms_protocol::{
     commserver::ProjectRoutes,
     dbriver::Grants,
     doer::DoeeSpec,
-    limits::NAMED_DOEES_MAX,
-    resadmin::{DescribeProject, DoeeSummary, NameDoees, NamedDoee, NamedDoees, Project},
+    limits::{NAMED_DOEES_MAX, WORKERS_MAX},
+    resadmin::{DescribeProject, DoeeSummary, Kept, NameDoees, NamedDoee, NamedDoees, Project},
 };
 
 use super::Core;
@@ -161,6 +161,22 @@ impl Core {
         self.peers.drop_databases(project).await?;
         self.store.end_deletion(project).await?;
         Ok(self.sweep_images().await?)
+    }
+
+    /// Which versions that are deployed keep workers uncalled.
+    pub(super) async fn kept(&self) -> Result<Kept, WireError> {
+        let mut kept = Kept::default();
+        for project in self.store.projects().await? {
+            let current = self.store.current(project.id).await?.unwrap_or_default();
+            for doee in current.doees {
+                let keeps = self.version(doee.version).await?.spec.workers_min > 0;
+                // More than there can be workers would be no use.
+                if keeps && kept.versions.len() < WORKERS_MAX {
+                    kept.versions.push(doee.version);
+                }
+            }
+        }
+        Ok(kept)
     }
 
     async fn version(&self, version: DoeeVersion) -> Result<Version, WireError> {

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use isms_protocol::{
-    DoeeVersion, ErrorCode, Header, Service as Role,
+    DoeeVersion, ErrorCode, Header, ProjectId, Service as Role,
     commserver::{Auth, HttpRoute, ProjectRoutes},
     dbriver::Grants,
     decode,
     doer::DoeeSpec,
-    resadmin::{DeployEvent, Operation, Projects},
+    resadmin::{DeployEvent, Kept, Operation, Projects},
 };
 use tokio::sync::Notify;
 
@@ -69,6 +69,29 @@ fn last_routes(harness: &Harness) -> ProjectRoutes {
         .last()
         .expect("routes were set")
         .clone()
+}
+
+#[tokio::test]
+async fn the_doer_hears_which_versions_keep_workers_and_can_ask_for_all_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let harness = Harness::open(directory.path()).await;
+    let manifest = String::from_utf8(MANIFEST.to_vec()).unwrap();
+    let keeps = manifest.replace(
+        "language = \"cpp\"",
+        "language = \"cpp\"\nworkers = { min = 1, max = 2 }",
+    );
+    harness.deploy_well(&with("project.toml", keeps.as_bytes())).await;
+    let put = versions(&last_routes(&harness))[1];
+    let kept = async || -> Kept {
+        let header = of_version(Role::Doer, Operation::Kept, ProjectId::NONE, DoeeVersion::NONE);
+        decode(&harness.payload(&header).await.unwrap()).unwrap()
+    };
+    assert!(harness.asked().contains(&format!("keep {put}")));
+    assert_eq!(kept().await.versions, [put]);
+    // What is not deployed any more keeps none.
+    harness.deploy_well(FILES).await;
+    assert!(!harness.asked().iter().any(|asked| asked.starts_with("keep")));
+    assert_eq!(kept().await, Kept::default());
 }
 
 #[tokio::test]

@@ -193,6 +193,9 @@ impl Peers {
             (Role::Doer, number) if number == doer::Operation::Retire as u16 => {
                 (format!("retire {}", header.target_doee), PeerAnswer::default())
             }
+            (Role::Doer, number) if number == doer::Operation::Keep as u16 => {
+                (format!("keep {}", header.target_doee), PeerAnswer::default())
+            }
             (Role::Doer, number) if number == doer::Operation::TryEnvironment as u16 => {
                 let environment: Environment = request.message.decode_body().expect("decodes");
                 let text = format!("try {} {environment:?}", environment.backend.name());

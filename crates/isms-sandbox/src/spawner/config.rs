@@ -40,7 +40,7 @@ pub struct SpawnerConfig {
     pub directories: Vec<PathBuf>,
     /// Builders may be given the host's network.
     pub builder_network: bool,
-    /// Layers without which no worker starts; empty: [`probe::REQUIRED`](crate::probe::REQUIRED).
+    /// Layers without which no worker starts, beside [`probe::REQUIRED`](crate::probe::REQUIRED).
     pub required_layers: Vec<String>,
 }
 

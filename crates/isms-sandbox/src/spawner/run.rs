@@ -111,10 +111,8 @@ impl Spawner {
         // The executor as it was staged for native workers: what everybody may execute.
         let executor = templates.join("worker/isms/doee-executor");
         let mut uids = Uids::new(config.uids, privileged);
-        let required: Vec<&str> = match config.required_layers.as_slice() {
-            [] => probe::REQUIRED.to_vec(),
-            named => named.iter().map(String::as_str).collect(),
-        };
+        let required_here = config.required_layers.iter().map(String::as_str);
+        let required: Vec<&str> = probe::REQUIRED.into_iter().chain(required_here).collect();
         let stage = templates.join("apptainer");
         let containers = Containers::new(&cgroups, stage, executor, &config.worker_maxima, &required);
         let layers = match uids.take() {
@@ -127,7 +125,7 @@ impl Spawner {
                 uids.give_back(ids);
                 layers
             }
-            None => probe::nothing("no uid is left for workers; set [uids]", &required),
+            None => probe::nothing("no uid is left for workers; set [uids] base", &required),
         };
         let of_machine: Vec<&str> = required
             .iter()
@@ -423,7 +421,7 @@ impl Spawner {
         let ids = self
             .uids
             .take()
-            .ok_or("all uids of workers are in use; raise the range [uids]")?;
+            .ok_or("all uids of workers are in use; one is free again when a worker has ended")?;
         match self.start(asked, image, ids, generation) {
             Ok(worker) => self.workers.push(worker),
             Err(message) => {

@@ -37,20 +37,34 @@ struct Containers {
     image: ImageHash,
 }
 
+/// All layers, that of containers after the first use of one, if there can be one here.
+pub(crate) fn layers_with_containers(platform: &Platform) -> Vec<LayerReport> {
+    if can_start(platform).is_err() {
+        return platform.layers.clone();
+    }
+    let image = Image::with_libraries(platform, "debian").publish(platform);
+    drop(platform.spawn(1, environment(image, NO_HOLES), LIMITS));
+    platform.layers_later.take()
+}
+
+/// Whether containers can be used here, or why not.
+fn can_start(platform: &Platform) -> Result<(), String> {
+    let mut layers = platform.layers.iter();
+    let layer = layers.find(|layer| layer.name == "apptainer").unwrap();
+    if !layer.detail.contains(" is there") {
+        return Err(format!("no containers here: {}", layer.detail));
+    }
+    if Command::new("mksquashfs").arg("-version").output().is_err() {
+        return Err("mksquashfs is missing here".to_owned());
+    }
+    Ok(())
+}
+
 impl Containers {
     fn start() -> Option<Self> {
         let platform = Platform::start_with(&Host::default(), list)?;
-        let layer = platform
-            .layers
-            .iter()
-            .find(|layer| layer.name == "apptainer")
-            .unwrap();
-        if !layer.detail.contains(" is there") {
-            eprintln!("SKIPPED: no containers here: {}", layer.detail);
-            return None;
-        }
-        if Command::new("mksquashfs").arg("-version").output().is_err() {
-            eprintln!("SKIPPED: mksquashfs is missing here");
+        if let Err(reason) = can_start(&platform) {
+            eprintln!("SKIPPED: {reason}");
             return None;
         }
         let image = Image::with_libraries(&platform, "debian").publish(&platform);

@@ -11,10 +11,14 @@ use std::{
 
 use isms_sandbox::{
     linux::{lockdown, memfd, process::effective_uid, seqpacket},
+    probe::{OPTIONAL, REQUIRED},
     spawner::{Environment, Request},
 };
 
-use crate::platform::{LIMITS, Platform, receive};
+use crate::{
+    apptainer::layers_with_containers,
+    platform::{LIMITS, Platform, receive},
+};
 
 /// Asks a fresh worker, command by command.
 fn check(expected: &[(&str, &str)]) {
@@ -31,7 +35,13 @@ fn every_layer_is_proven_where_root_starts_the_platform() {
     if !platform.has("sub-uid") {
         return;
     }
-    let missing: Vec<_> = platform.layers.iter().filter(|layer| !layer.proven).collect();
+    let layers = layers_with_containers(&platform);
+    let mut names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+    let mut known: Vec<&str> = REQUIRED.into_iter().chain(OPTIONAL).collect();
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known);
+    let missing: Vec<_> = layers.iter().filter(|layer| !layer.proven).collect();
     let of_the_machine = ["cgroup ", "landlock", "apptainer"];
     let is_of_the_machine = |name: &str| of_the_machine.iter().any(|start| name.starts_with(start));
     let all_are = missing.iter().all(|layer| is_of_the_machine(&layer.name));

@@ -30,8 +30,12 @@ use isms_sandbox::{
     },
 };
 
+use crate::lacking;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 const DIRECTORY: &str = "ISMS_TEST_SPAWNER_DIRECTORY";
+/// Set for a spawner whose kernel is to have no Landlock.
+const WITHOUT_LANDLOCK: &str = "ISMS_TEST_SPAWNER_WITHOUT_LANDLOCK";
 const MIB: u64 = 1024 * 1024;
 pub(crate) const LIMITS: Limits = Limits {
     memory_bytes: 64 * MIB,
@@ -56,6 +60,8 @@ pub(crate) struct Platform {
     pub(crate) doer: OwnedFd,
     pub(crate) spawner: Child,
     pub(crate) layers: Vec<LayerReport>,
+    /// Whether they are enough for workers to start.
+    pub(crate) sufficient: bool,
     /// What was told of them later, to the same Doer.
     pub(crate) layers_later: RefCell<Vec<LayerReport>>,
 }
@@ -67,6 +73,37 @@ pub(crate) struct Host {
     pub(crate) user: Option<u32>,
     /// Its run directory is a file system of so many bytes.
     pub(crate) run_bytes: Option<u64>,
+    /// What it lacks.
+    pub(crate) lacks: Option<Lack>,
+}
+
+/// Something that a machine may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    UserNamespaces,
+    WritableControlGroups,
+    ContainerRuntime,
+    Landlock,
+}
+
+impl Lack {
+    /// Namespaces in which a shell can make it so, and how; all of it is gone with the spawner.
+    fn made_by(self) -> Option<(&'static [&'static str], &'static str)> {
+        match self {
+            Lack::UserNamespaces => Some((&["-U", "-r"], "echo 0 > /proc/sys/user/max_user_namespaces")),
+            // In version 1 each controller is a mount of its own.
+            Lack::WritableControlGroups => Some((
+                &["-m"],
+                "for at in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,ro $at || true; done 2>/dev/null",
+            )),
+            Lack::ContainerRuntime => Some((
+                &["-m"],
+                "for at in /usr/bin /usr/local/bin; do for name in apptainer singularity; do \
+                 [ ! -e $at/$name ] || mount --bind /dev/null $at/$name || exit; done; done",
+            )),
+            Lack::Landlock => None,
+        }
+    }
 }
 
 /// A sandbox as its Doer sees it.
@@ -95,6 +132,24 @@ impl Platform {
 
     /// As [`Self::start`], on such a host and with other settings.
     pub(crate) fn start_with(host: &Host, change: impl FnOnce(&mut SpawnerConfig)) -> Option<Self> {
+        Self::start_in_any_case(host, change).filter_sufficient()
+    }
+
+    /// `None`, said aloud, where no worker starts.
+    pub(crate) fn filter_sufficient(self) -> Option<Self> {
+        if !self.sufficient {
+            let missing: Vec<_> = self
+                .layers
+                .iter()
+                .filter(|layer| layer.required && !layer.proven)
+                .collect();
+            eprintln!("SKIPPED: sandboxes cannot be isolated here: {missing:#?}");
+        }
+        self.sufficient.then_some(self)
+    }
+
+    /// As [`Self::start_with`], also where workers are not isolated enough to start.
+    pub(crate) fn start_in_any_case(host: &Host, change: impl FnOnce(&mut SpawnerConfig)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "isms-sandbox-{}-{}",
@@ -122,11 +177,12 @@ impl Platform {
             doer,
             spawner,
             layers: Vec::new(),
+            sufficient: false,
             layers_later: RefCell::default(),
         };
         assert_eq!(platform.heard(), Some(FromSpawner::Ready));
-        platform.layers = platform.begin_generation(theirs)?;
-        Some(platform)
+        platform.begin_generation(theirs);
+        platform
     }
 
     /// What the spawner tells its supervisor next; `None` when it has ended.
@@ -135,7 +191,7 @@ impl Platform {
         (!word.is_empty()).then(|| FromSpawner::decode(&word).unwrap())
     }
 
-    fn begin_generation(&self, theirs: OwnedFd) -> Option<Vec<LayerReport>> {
+    fn begin_generation(&mut self, theirs: OwnedFd) {
         set_timeout(&self.doer);
         seqpacket::send(
             self.supervisor.as_fd(),
@@ -146,15 +202,7 @@ impl Platform {
         let Some((Event::Layers { layers, sufficient }, _)) = self.next_event() else {
             panic!("no layers")
         };
-        if !sufficient {
-            let missing: Vec<_> = layers
-                .iter()
-                .filter(|layer| layer.required && !layer.proven)
-                .collect();
-            eprintln!("SKIPPED: sandboxes cannot be isolated here: {missing:#?}");
-            return None;
-        }
-        Some(layers)
+        (self.layers, self.sufficient) = (layers, sufficient);
     }
 
     /// Starts another spawner in the place of one that has been killed.
@@ -171,7 +219,8 @@ impl Platform {
     pub(crate) fn replace_doer(&mut self) {
         let (doer, theirs) = seqpacket::pair().unwrap();
         self.doer = doer;
-        self.layers = self.begin_generation(theirs).unwrap();
+        self.begin_generation(theirs);
+        assert!(self.sufficient, "{:#?}", self.layers);
     }
 
     pub(crate) fn send(&self, request: Request) {
@@ -251,15 +300,17 @@ impl Platform {
     }
 
     pub(crate) fn has(&self, layer: &str) -> bool {
-        let proven = self
-            .layers
-            .iter()
-            .any(|report| report.name == layer && report.proven);
-        if !proven {
-            let report = self.layers.iter().find(|report| report.name == layer);
+        let report = self.layer(layer);
+        if !report.proven {
             eprintln!("SKIPPED: {layer} is missing here: {report:?}");
         }
-        proven
+        report.proven
+    }
+
+    /// What was told of a layer at the start.
+    pub(crate) fn layer(&self, name: &str) -> &LayerReport {
+        let mut layers = self.layers.iter();
+        layers.find(|layer| layer.name == name).unwrap()
     }
 
     /// Control groups of this platform that exist.
@@ -375,14 +426,20 @@ fn start_spawner(directory: &Path, channel: OwnedFd, host: &Host) -> Child {
         assert!(status.unwrap().success());
         program = copy;
     }
-    let mut command = match host.run_bytes {
-        None => Command::new(program),
-        Some(bytes) => {
-            // In a mount namespace of its own, so that nothing of it is left behind, whatever happens.
+    let mut command = match (host.run_bytes, host.lacks.and_then(Lack::made_by)) {
+        (None, None) => Command::new(program),
+        // In namespaces of their own, so that nothing of it is left behind, whatever happens.
+        (Some(bytes), _) => {
             let script = r#"mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@""#;
             let mut command = Command::new("unshare");
             command.args(["-m", "--", "/bin/sh", "-c", script, &bytes.to_string()]);
             command.arg(directory.join("run")).arg(program);
+            command
+        }
+        (None, Some((namespaces, script))) => {
+            let mut command = Command::new("unshare");
+            command.args(namespaces).args(["--", "/bin/sh", "-c"]);
+            command.arg(format!(r#"{script}; exec "$0" "$@""#)).arg(program);
             command
         }
     };
@@ -397,6 +454,9 @@ fn start_spawner(directory: &Path, channel: OwnedFd, host: &Host) -> Child {
         "--test-threads=1",
     ]);
     command.env(DIRECTORY, directory).stdout(process::Stdio::null());
+    if host.lacks == Some(Lack::Landlock) {
+        command.env(WITHOUT_LANDLOCK, "1");
+    }
     let launch = Launch {
         descriptors: vec![channel],
         new_session: true,
@@ -434,6 +494,9 @@ fn spawner_process() {
     let Some(directory) = env::var_os(DIRECTORY).map(PathBuf::from) else {
         return;
     };
+    if env::var_os(WITHOUT_LANDLOCK).is_some() {
+        lacking::hide_landlock();
+    }
     let supervisor = descriptor::take_inherited(launch::FIRST_DESCRIPTOR).unwrap();
     let config = fs::read_to_string(directory.join(CONFIG)).unwrap();
     let mut config: SpawnerConfig = toml::from_str(&config).unwrap();

@@ -96,7 +96,7 @@ pub(super) fn spawner(supervisor: &Supervisor) -> Result<SpawnerConfig> {
         device_nodes: settings.device_nodes.clone(),
         directories: settings.directories.clone(),
         builder_network: settings.build_network,
-        required_layers: Vec::new(),
+        required_layers: settings.required_layers.clone(),
     })
 }
 

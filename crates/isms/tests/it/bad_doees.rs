@@ -52,14 +52,16 @@ fn a_crash_in_execute_is_502_with_the_signal_and_the_next_call_is_served() {
     let Some(platform) = with_neighbour() else { return };
     let project = Project::c(
         "crash",
-        "if (query_is(call, \"now\")) abort(); return say(call, \"alive\");",
+        "if (query_is(call, \"now\")) abort(); if (query_is(call, \"trap\")) *(volatile int *)8 = 1;\n\
+         return say(call, \"alive\");",
     );
-    check(
-        &platform,
-        &project,
-        "/crash/?now",
-        502,
-        "the worker died of signal",
+    let says = "the worker died of signal 6 (SIGABRT)";
+    check(&platform, &project, "/crash/?now", 502, says);
+    let trapped = platform.get("/crash/?trap");
+    assert!(
+        detail(&trapped).contains("the worker died of signal 11 (SIGSEGV)"),
+        "{}",
+        trapped.text()
     );
     assert_eq!(platform.get("/crash/").text(), "alive");
 }
@@ -91,7 +93,8 @@ fn a_crash_in_a_constructor_create_or_initialize_tells_each_caller() {
         "doees/main/main.c",
         c_doee_with("", "abort();", "return say(call, \"x\");", ""),
     );
-    check(&platform, &project, "/init/", 502, "the worker died of signal");
+    let says = "the worker died of signal 6 (SIGABRT)";
+    check(&platform, &project, "/init/", 502, says);
 }
 
 #[test]
@@ -220,7 +223,7 @@ fn every_failure_of_a_doee_is_a_line_of_its_log_with_the_process_and_of_the_plat
     };
     for (query, status, text) in [
         ("throw", 500, "no such sensor"),
-        ("crash", 502, "the worker died of signal"),
+        ("crash", 502, "the worker died of signal 6 (SIGABRT)"),
         ("spin", 504, "timeout_ms = 500"),
     ] {
         let answer = platform.get(&format!("/teller/?{query}"));
@@ -293,7 +296,7 @@ fn an_exception_that_nothing_catches_ends_its_worker_and_no_more() {
         &project,
         "/bare/?now",
         502,
-        "the worker died of signal",
+        "the worker died of signal 6 (SIGABRT)",
     );
     assert_eq!(platform.get("/bare/").text(), "alive");
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Platform, ROLES, binaries, descendants, eventually},
+    harness::{Platform, ROLES, as_ordinary_user, binaries, descendants, eventually},
     project::Project,
 };
 
@@ -101,6 +101,35 @@ fn isms_doctor_shows_every_layer_of_isolation_and_whether_it_is_proven() {
         assert!(shown.contains(layer["name"].as_str().unwrap()), "{shown}");
     }
     assert_eq!(shown.lines().count(), layers.len());
+}
+
+#[test]
+fn below_what_the_administrator_requires_no_worker_starts_and_everybody_is_told_why() {
+    as_ordinary_user(|programs| {
+        // Workers of an ordinary user's platform share its uid.
+        let settings = ["[workers]", "required_layers = [\"sub-uid\"]"];
+        let platform = Platform::start_from(programs, &settings);
+        let doctor = platform.isms(&["doctor"]);
+        let shown = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let missing: Vec<&str> = shown.lines().filter(|line| line.contains("MISSING")).collect();
+        assert!(
+            missing.len() == 1 && missing[0].contains("sub-uid") && missing[0].contains("share the uid"),
+            "{shown}"
+        );
+        assert!(!doctor.status.success());
+        assert!(
+            stderr(&doctor).contains("below the required minimum"),
+            "{}",
+            stderr(&doctor)
+        );
+        let project = Project::c("refused", "return say(call, \"x\");");
+        let deployed = platform.isms(&["deploy", project.path().to_str().unwrap()]);
+        assert!(
+            !deployed.status.success() && stderr(&deployed).contains("does not isolate workers enough"),
+            "{}",
+            stderr(&deployed)
+        );
+    });
 }
 
 #[test]

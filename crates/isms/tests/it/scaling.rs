@@ -39,6 +39,44 @@ fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
 }
 
 #[test]
+fn workers_that_are_kept_run_uncalled_and_come_back_after_a_crash_and_with_a_new_doer() {
+    let Some(platform) = Platform::start() else { return };
+    let project = |min: u32| {
+        Project::c_with(
+            "keeps",
+            &format!("workers = {{ min = {min}, max = 3 }}"),
+            "abort();",
+        )
+    };
+    platform.deploy(project(2).path());
+    let idle = || -> Vec<u64> {
+        let workers = platform.workers("keeps");
+        let idle = workers.iter().filter(|worker| worker["state"] == "idle");
+        idle.map(|worker| worker["pid"].as_u64().unwrap()).collect()
+    };
+    let two_beside = |gone: &[u64]| {
+        eventually("two idle workers", || {
+            let now = idle();
+            let are_new = now.iter().all(|pid| !gone.contains(pid));
+            (now.len() == 2 && are_new).then_some(now)
+        })
+    };
+    let first = two_beside(&[]);
+    assert_eq!(platform.get("/keeps/").status, 502);
+    eventually("another worker for the one that crashed", || {
+        let now = idle();
+        (now.len() == 2 && now != first).then_some(())
+    });
+    let of_this_doer = idle();
+    platform.process("doer").unwrap().kill();
+    two_beside(&of_this_doer);
+    platform.deploy(project(0).path());
+    eventually("the end of workers that are not kept any more", || {
+        platform.workers("keeps").is_empty().then_some(())
+    });
+}
+
+#[test]
 fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
     let Some(platform) = Platform::start_with(&["workers = { pool = 2 }"]) else {
         return;

@@ -15,8 +15,10 @@ use anyhow::{Context, Result, ensure};
 use super::{find, read};
 use crate::{hostile::archive::Archive, install};
 
-/// What mounts an image, in the kernel's folder of modules. None of them needs another one.
-const MODULES: [&str; 3] = [
+/// What connects network namespaces, in the kernel's folder of modules. No module here needs another one.
+const NETWORK_MODULES: [&str; 1] = ["drivers/net/veth.ko"];
+/// What mounts an image.
+const IMAGE_MODULES: [&str; 3] = [
     "drivers/block/loop.ko",
     "fs/squashfs/squashfs.ko",
     "fs/overlayfs/overlay.ko",
@@ -48,14 +50,24 @@ impl<'a> System<'a> {
         }
     }
 
-    /// Adds what makes and mounts images, and Apptainer where the host has it.
-    pub(super) fn add_images(&mut self) -> Result<()> {
+    /// Adds what connects network namespaces.
+    pub(super) fn add_networks(&mut self) -> Result<()> {
+        self.add_modules(&NETWORK_MODULES)
+    }
+
+    fn add_modules(&mut self, modules: &[&str]) -> Result<()> {
         let release = find(&self.unpacked.join("lib/modules"), "")?;
-        for module in MODULES {
+        for module in modules {
             let file = release.join("kernel").join(module);
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             self.files.insert(format!("lib/modules/{name}"), file.clone());
         }
+        Ok(())
+    }
+
+    /// Adds what makes and mounts images, and Apptainer where the host has it.
+    pub(super) fn add_images(&mut self) -> Result<()> {
+        self.add_modules(&IMAGE_MODULES)?;
         let mksquashfs = self.unpacked.join(MKSQUASHFS);
         self.files.insert(MKSQUASHFS.to_owned(), mksquashfs.clone());
         self.programs.push(mksquashfs);

@@ -24,6 +24,12 @@ pub(super) fn bodies() -> Vec<Sample> {
             },
         ),
         sample(
+            "resadmin/kept",
+            &resadmin::Kept {
+                versions: vec![version()],
+            },
+        ),
+        sample(
             "resadmin/named-doees",
             &resadmin::NamedDoees {
                 doees: vec![resadmin::NamedDoee {

@@ -181,6 +181,13 @@ fn wrong_types_and_numbers_out_of_range_are_named() {
         "memory_mb = 7",
         "project.toml:7: doee.anomaly.memory_mb: is 7; allowed: 8 to 4096",
     );
+    for beyond in ["-64", "0", "4097"] {
+        bad(
+            "memory_mb = 64",
+            &format!("memory_mb = {beyond}"),
+            &format!("project.toml:7: doee.anomaly.memory_mb: is {beyond}; allowed: 8 to 4096"),
+        );
+    }
     bad(
         "timeout_ms = 500",
         "timeout_ms = 0",
