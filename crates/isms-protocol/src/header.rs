@@ -100,6 +100,9 @@ impl Flags {
     /// 8 bytes: µs since 1970, little-endian. The Kernel takes them off, and keeps the call until then.
     pub const LATER: Flags = Flags(64);
 
+    /// All by which a caller says how its request is meant.
+    pub const MEANT: Flags = Flags(Flags::ASYNC.0 | Flags::DURABLE.0 | Flags::KEYED.0 | Flags::LATER.0);
+
     const DEFINED: u8 = 127;
 
     /// True when all bits of `other` are set.

@@ -169,8 +169,15 @@ fn answer_kernel(call: &FakeCall) {
             let after: CallsAfter = call.message.decode_body().unwrap();
             call.reply(&crate::calls::part(after), "");
         }
-        kernel::Operation::SetProject | kernel::Operation::SetRates | kernel::Operation::ForgetProject => {
+        kernel::Operation::SetProject
+        | kernel::Operation::SetRates
+        | kernel::Operation::SetRetries
+        | kernel::Operation::ForgetProject => {
             panic!("only Resadmin says what becomes of a project")
+        }
+        kernel::Operation::Resume => panic!("only the Doer says what it still has"),
+        kernel::Operation::Dead | kernel::Operation::Replay | kernel::Operation::Discard => {
+            panic!("nobody asks about dead letters here")
         }
         kernel::Operation::Status => {
             let service = ServiceStatus {
@@ -237,6 +244,8 @@ fn answer_about_process(call: &FakeCall) {
         queued_us: 1,
         ran_us: 2,
         kept_us: 4,
+        failures: 0,
+        retry_us: 0,
     };
     call.reply(&state, "");
 }

@@ -166,11 +166,11 @@ impl Session {
         self.check_room()?;
         let header = &mut request.header;
         (header.kind, header.sender) = (Kind::Request, self.service);
-        let kept = match header.flags.contains(Flags::ASYNC) {
-            true => Flags::ASYNC,
-            false => Flags::NONE,
-        };
-        header.flags = kept.with(if streaming { Flags::STREAM } else { Flags::NONE });
+        // Whether a stream follows is known here; how the call is meant is its caller's to say.
+        header.flags = Flags(header.flags.0 & Flags::MEANT.0);
+        if streaming {
+            header.flags = header.flags.with(Flags::STREAM);
+        }
         let outflow = streaming.then(Arc::<Outflow>::default);
         let (slot, answer) = oneshot::channel();
         let mut tables = self.tables();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    harness::{Http, Platform, Response, eventually},
+    harness::{Http, Platform, Response, descendants, eventually},
     project::Project,
 };
 
@@ -11,7 +11,11 @@ const ASYNC: (&str, &str) = ("prefer", "respond-async");
 
 /// A function that answers at once, or runs until it is stopped where the query says so; one call at a time.
 fn project(name: &str) -> Project {
-    let keys = "timeout_ms = 60000\ndeadline_ms = 60000\nworkers = { min = 0, max = 1 }";
+    project_with(name, "")
+}
+
+fn project_with(name: &str, keys: &str) -> Project {
+    let keys = &format!("timeout_ms = 60000\ndeadline_ms = 60000\nworkers = {{ min = 0, max = 1 }}\n{keys}");
     let execute = "if (query_is(call, \"hang\")) for (;;) usleep(1000);\nreturn say(call, \"made\");";
     Project::c_with(name, keys, execute)
 }
@@ -118,9 +122,39 @@ fn results_are_forgotten_in_time_and_bounded_in_number() {
 }
 
 #[test]
-fn a_killed_kernel_has_lost_its_calls_and_says_so() {
+fn a_killed_kernel_still_has_what_ran_what_waited_and_what_had_ended() {
     let Some(platform) = Platform::start() else { return };
     platform.deploy(project("later").path());
+    let ended = accept(&platform, "/later/");
+    assert_eq!(state(&platform, &format!("{ended}?wait=60")), "done");
+    let running = accept(&platform, "/later/?hang");
+    await_state(&platform, &running, "running");
+    let waiting = accept(&platform, "/later/");
+    let workers = platform.workers("later");
+    let worker = descendants(platform.pid()).into_iter();
+    let worker = worker
+        .into_iter()
+        .find(|process| workers[0]["pid"] == process.pid)
+        .unwrap();
+    platform.process("kernel").unwrap().kill();
+    let result = eventually("an answer of the new Kernel", || {
+        let answer = platform.get(&format!("{ended}/result"));
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(result.text(), "made");
+    // Until the Doer has said that it has it, it is queued or running as it was.
+    await_state(&platform, &running, "running");
+    assert!(worker.is_alive(), "the attempt goes on where it was");
+    assert_eq!(state(&platform, &waiting), "queued");
+    assert_eq!(send(&platform, "DELETE", &running, &[]).status, 202);
+    assert_eq!(state(&platform, &format!("{running}?wait=60")), "cancelled");
+    assert_eq!(state(&platform, &format!("{waiting}?wait=60")), "done");
+}
+
+#[test]
+fn a_killed_kernel_has_lost_calls_that_are_not_durable_and_says_so() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(project_with("later", "durable = false").path());
     let url = accept(&platform, "/later/");
     assert_eq!(state(&platform, &format!("{url}?wait=60")), "done");
     let kernel = platform.process("kernel").unwrap();

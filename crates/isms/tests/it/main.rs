@@ -11,6 +11,7 @@ mod call_limits;
 mod data;
 mod deploy;
 mod disk_full;
+mod durable;
 mod effects;
 mod egress;
 mod example;

@@ -52,12 +52,12 @@ fn retries() -> kernel::DoeeRetries {
     kernel::DoeeRetries {
         doees: vec![kernel::DoeeRetry {
             doee: version(),
-            retry: kernel::Retry {
+            durability: kernel::Durability::Durable(kernel::Retry {
                 attempts: 7,
                 backoff_ms: 500,
                 backoff_max_ms: 60_000,
                 within_s: 3_600,
-            },
+            }),
         }],
     }
 }

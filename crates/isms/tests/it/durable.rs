@@ -1,0 +1,201 @@
+//! Durable calls on a whole platform: what was acknowledged with 202 has its effect once, whatever dies meanwhile.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Http, Platform, Process, descendants, eventually},
+    project::{Project, c_doee_with},
+};
+
+const ASYNC: (&str, &str) = ("prefer", "respond-async");
+const CLIENTS: usize = 4;
+/// How long processes are killed.
+const KILLING: Duration = Duration::from_secs(60);
+/// Longest time in which what was acknowledged has ended once nothing is killed any more.
+const SETTLING: Duration = Duration::from_secs(120);
+/// Pause between two kills: no role dies five times in a row, at which the supervisor would wait for a person.
+const PAUSE_MS: std::ops::Range<u64> = 300..900;
+
+/// Notes each call's query in two transactions, one after the other, so that an attempt can end between them.
+fn noting() -> Project {
+    let manifest = "[project]\nname = \"noting\"\n\n[doee.main]\nlanguage = \"c\"\nsource = \"doees/main\"\n\
+        workers = { max = 3 }\nallow = { sql = [\"store\"] }\n\
+        retry = { attempts = 100, backoff_ms = 50, backoff_max_ms = 1000 }\n\n\
+        [[trigger]]\nhttp = \"POST /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
+        [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
+        [database.store]\nkind = \"sql\"\nengine = \"sqlite\"\nmigrations = \"migrations\"\n";
+    let execute = "const isms_request *request; isms_handle handle; isms_rows rows;\n\
+        if (isms_request_get(call, &request)) return ISMS_FAILED;\n\
+        const char *lists[] = { \"begun\", \"done\" };\n\
+        const char *all[] = { \"select group_concat(id, ' ') from begun\", \"select group_concat(id, ' ') from done\" };\n\
+        for (int list = 0; list < 2; list++) {\n\
+          if (!query_is(call, lists[list])) continue;\n\
+          isms_statement every = { { all[list], strlen(all[list]) }, NULL, 0, ISMS_ROWS_ANY };\n\
+          if (isms_sql(call, text(\"store\"), &every, 1, &handle)) return ISMS_FAILED;\n\
+          if (isms_sql_rows(call, handle, 0, &rows)) return ISMS_FAILED;\n\
+          isms_text ids = rows.values[0].as.text;\n\
+          isms_result result = isms_respond_begin(call, 200, NULL, 0, ids.len);\n\
+          return result ? result : isms_respond_write(call, ids.data, ids.len);\n\
+        }\n\
+        isms_value id = { ISMS_TEXT, 0, { .text = request->query } };\n\
+        isms_statement begin = { text(\"insert into begun values (?)\"), &id, 1, 1 };\n\
+        if (isms_sql(call, text(\"store\"), &begin, 1, &handle)) return ISMS_FAILED;\n\
+        isms_statement end = { text(\"insert into done values (?)\"), &id, 1, 1 };\n\
+        if (isms_sql(call, text(\"store\"), &end, 1, &handle)) return ISMS_FAILED;\n\
+        return say(call, \"noted\");";
+    let tables = "create table begun (id text not null);\ncreate table done (id text not null);\n";
+    Project::new(manifest)
+        .file(
+            "doees/main/main.c",
+            c_doee_with("", "return ISMS_OK;", execute, ""),
+        )
+        .file("migrations/0001_tables.sql", tables)
+}
+
+/// Calls one after the other, each with an id of its own, and keeps those that were acknowledged, with their URLs.
+fn call(platform: &Platform, client: usize, stop: &AtomicBool, acknowledged: &Mutex<Vec<(String, String)>>) {
+    let mut connection = None;
+    for number in 0.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        let Some(mut http) = connection
+            .take()
+            .or_else(|| Http::try_connect(platform.http).ok())
+        else {
+            continue;
+        };
+        let id = format!("{client}-{number}");
+        if let Ok(answer) = http.try_send("POST", &format!("/noting/?{id}"), &[ASYNC], b"") {
+            if answer.status == 202 {
+                let url = answer.header("location").unwrap().to_owned();
+                acknowledged.lock().unwrap().push((id, url));
+            }
+            connection = Some(http);
+        }
+    }
+}
+
+/// How often each id is in a table.
+fn rows(platform: &Platform, table: &str) -> HashMap<String, u32> {
+    let listed = eventually("a list", || {
+        let answer = platform.get(&format!("/noting/?{table}"));
+        (answer.status == 200).then(|| answer.text())
+    });
+    let mut rows = HashMap::new();
+    for id in listed.split(' ') {
+        *rows.entry(id.to_owned()).or_default() += 1;
+    }
+    rows
+}
+
+/// One of the processes whose death must not matter, as a number decides.
+fn victim(platform: &Platform, number: u64) -> Option<Process> {
+    let roles = [
+        "kernel",
+        "doer",
+        "dbriver",
+        "commserver",
+        "resadmin",
+        "gate",
+        "spawner",
+    ];
+    match roles.get(number as usize % (roles.len() + 1)) {
+        Some(role) => platform.process(role),
+        None => {
+            let executes = |process: &Process| {
+                let program = process.command.first();
+                program.is_some_and(|program| program.ends_with("doee-executor"))
+            };
+            descendants(platform.pid()).into_iter().rev().find(executes)
+        }
+    }
+}
+
+/// Kills what numbers from a seed decide, until the time is over; says how many it has killed.
+fn kill_for(platform: &Platform, time: Duration, seed: u64) -> u32 {
+    let (until, mut random, mut killed) = (Instant::now() + time, seed | 1, 0);
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random >> 8
+    };
+    while Instant::now() < until {
+        let number = next();
+        if let Some(process) = victim(platform, number) {
+            process.kill();
+            killed += 1;
+            eventually("the victim's end", || (!process.is_alive()).then_some(()));
+        }
+        // The pause is part of the load, not a wait for anything.
+        let pause = PAUSE_MS.start + next() % (PAUSE_MS.end - PAUSE_MS.start);
+        std::thread::park_timeout(Duration::from_millis(pause));
+    }
+    killed
+}
+
+#[test]
+fn every_role_is_killed_for_a_minute_and_nothing_acknowledged_is_lost_or_done_twice() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(noting().path());
+    let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let killed = std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (platform, stop, acknowledged) = (&platform, &stop, &acknowledged);
+            scope.spawn(move || call(platform, client, stop, acknowledged));
+        }
+        // A failure must stop the clients before it ends the test.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            kill_for(&platform, KILLING, 0x5eed)
+        }));
+        stop.store(true, Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let acknowledged = acknowledged.into_inner().unwrap();
+    let deadline = Instant::now() + SETTLING;
+    let lost = loop {
+        let done = rows(&platform, "done");
+        let lost: Vec<_> = acknowledged
+            .iter()
+            .filter(|(id, _)| !done.contains_key(id))
+            .collect();
+        if lost.is_empty() || Instant::now() > deadline {
+            break lost;
+        }
+        std::thread::park_timeout(Duration::from_millis(200));
+    };
+    let twice: Vec<_> = ["begun", "done"]
+        .into_iter()
+        .flat_map(|table| rows(&platform, table))
+        .filter(|(_, count)| *count > 1)
+        .collect();
+    println!(
+        "{}",
+        json!({ "acked": acknowledged.len(), "lost": lost.len(), "duplicated_sql_effects": twice.len(), "killed": killed })
+    );
+    let states: Vec<Value> = lost
+        .iter()
+        .take(5)
+        .map(|(_, url)| platform.get(url).json())
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "these were acknowledged and are lost: {lost:?}, {states:?}"
+    );
+    assert!(twice.is_empty(), "these had an effect more than once: {twice:?}");
+    assert!(
+        acknowledged.len() > 100,
+        "too little was called: {}",
+        acknowledged.len()
+    );
+}
