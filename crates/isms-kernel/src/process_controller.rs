@@ -41,7 +41,7 @@ use authority::Admitted;
 pub(crate) use record::Process;
 use record::{State, Stream};
 use repeats::Answered;
-pub(crate) use results::{Results, Whose};
+pub(crate) use results::{Record, Results, Whose};
 pub(crate) use retries::Retries;
 pub(crate) use table::{ProcessKey, Table};
 

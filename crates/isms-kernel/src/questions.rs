@@ -12,7 +12,14 @@ use isms_protocol::{
     limits::{CHUNK_LEN_MAX, RESULT_WAIT_MAX, STREAM_WINDOW},
 };
 
-use crate::{clock::Moment, core::Core, process_controller::Whose};
+use crate::{
+    clock::Moment,
+    core::Core,
+    process_controller::{Record, Whose},
+};
+
+/// How long the answer to a cancel waits at most for the journal, in ms.
+const END_WAIT_MS: u32 = 5_000;
 
 /// Names a question: who asks, and its call.
 pub(crate) type Asker = (Service, u64);
@@ -101,7 +108,18 @@ impl Core {
             Operation::Cancel => {
                 let key = record.key;
                 self.stop(key, ErrorCode::Cancelled);
-                self.tell_state(&header, &question);
+                let ending = self.results.get(question.process).is_some_and(Record::is_ending);
+                match ending {
+                    // Told when that is durable.
+                    true => {
+                        let question = ProcessQuestion {
+                            wait_ms: END_WAIT_MS,
+                            ..question
+                        };
+                        self.wait_for_end(header, question);
+                    }
+                    false => self.tell_state(&header, &question),
+                }
             }
             _ if question.wait_ms > 0 && !record.has_ended() => self.wait_for_end(header, question),
             _ => self.tell_state(&header, &question),

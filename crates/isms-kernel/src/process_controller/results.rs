@@ -402,6 +402,13 @@ impl Record {
         self.ended.is_some()
     }
 
+    /// It has ended, and that is not durable yet.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.durable
+            .as_ref()
+            .is_some_and(|durable| durable.ending.is_some())
+    }
+
     fn key(&self) -> Option<Key> {
         self.durable.as_ref().and_then(|durable| durable.key)
     }

@@ -370,10 +370,15 @@ async fn a_cancelled_call_stays_cancelled() {
     let call = doer_peer.expect_request().await.header;
     edge.send(durable(2));
     let queued = edge.expect(Kind::Reply).await.header.process;
-    for (process, number) in [(running, 3), (queued, 4)] {
-        edge.send(question(Operation::Cancel, process, 0, number));
-        edge.expect(Kind::Reply).await;
-    }
+    let cancel = |process, number| question(Operation::Cancel, process, 0, number);
+    assert_eq!(
+        state(&mut edge, cancel(running, 3)).await.progress,
+        Progress::Running
+    );
+    assert_eq!(
+        state(&mut edge, cancel(queued, 4)).await.progress,
+        Progress::Cancelled
+    );
     while doer_peer.next().await.expect("a cancel").header.kind != Kind::Cancel {}
     doer_peer.send(failure(&call, ErrorCode::Cancelled));
     for (process, number) in [(running, 5), (queued, 6)] {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -198,4 +199,60 @@ fn every_role_is_killed_for_a_minute_and_nothing_acknowledged_is_lost_or_done_tw
         "too little was called: {}",
         acknowledged.len()
     );
+}
+
+/// Has a call accepted and waits for its end; its URL.
+fn noted(platform: &Platform, id: &str) -> String {
+    let answer = Http::connect(platform.http).send("POST", &format!("/noting/?{id}"), &[ASYNC], b"");
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let url = answer.header("location").unwrap().to_owned();
+    let state = platform.get(&format!("{url}?wait=60")).json();
+    assert_eq!(state["state"], "done", "{state}");
+    url
+}
+
+#[test]
+fn a_platform_that_was_killed_whole_still_has_its_results() {
+    let Some(mut platform) = Platform::start() else {
+        return;
+    };
+    platform.deploy(noting().path());
+    let url = noted(&platform, "one");
+    platform.kill_supervisor();
+    let platform = platform.restart_after_kill();
+    let result = eventually("the result", || {
+        let answer = platform.get(&format!("{url}/result"));
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(result.text(), "noted");
+}
+
+#[test]
+fn a_damaged_journal_is_named_with_file_and_place_and_nothing_starts() {
+    let Some(mut platform) = Platform::start() else {
+        return;
+    };
+    platform.deploy(noting().path());
+    (0..3).for_each(|number| drop(noted(&platform, &number.to_string())));
+    platform.stop();
+    let segment = platform.data.path().join("kernel/journal/segment-00000001");
+    let mut bytes = fs::read(&segment).unwrap();
+    // In the first record: what stands behind it shows that it was whole once.
+    bytes[4096 + 100] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let data = platform.data.path().to_str().unwrap();
+    let any = "127.0.0.1:0";
+    let refused = platform
+        .command(&["up", "--http", any, "--gate", any, "--data", data])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{error}");
+    for expected in [
+        "segment-00000001",
+        "damaged at offset 4096",
+        "restore the directory from a copy",
+    ] {
+        assert!(error.contains(expected), "no {expected} in {error}");
+    }
 }
