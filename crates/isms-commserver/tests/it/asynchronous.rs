@@ -50,6 +50,8 @@ async fn keep(mut call: FakeCall) {
                 queued_us: 10,
                 ran_us: u64::from(question.wait_ms),
                 kept_us: 5,
+                failures: 0,
+                retry_us: 0,
             },
             "",
         ),

@@ -169,8 +169,15 @@ fn answer_kernel(call: &FakeCall) {
             let after: CallsAfter = call.message.decode_body().unwrap();
             call.reply(&crate::calls::part(after), "");
         }
-        kernel::Operation::SetProject | kernel::Operation::SetRates | kernel::Operation::ForgetProject => {
+        kernel::Operation::SetProject
+        | kernel::Operation::SetRates
+        | kernel::Operation::SetRetries
+        | kernel::Operation::ForgetProject => {
             panic!("only Resadmin says what becomes of a project")
+        }
+        kernel::Operation::Resume => panic!("only the Doer has calls of its own"),
+        kernel::Operation::Dead | kernel::Operation::Replay | kernel::Operation::Discard => {
+            crate::dead::answer(call);
         }
         kernel::Operation::Status => {
             let service = ServiceStatus {
@@ -237,6 +244,8 @@ fn answer_about_process(call: &FakeCall) {
         queued_us: 1,
         ran_us: 2,
         kept_us: 4,
+        failures: 3,
+        retry_us: u64::from(question.wait_ms == 0),
     };
     call.reply(&state, "");
 }
