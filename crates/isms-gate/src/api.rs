@@ -1,6 +1,7 @@
 //! The management API: checks that every request passes, and the asking of other services.
 
 mod calls;
+mod dead;
 mod deploy;
 mod images;
 mod invoke;
@@ -170,6 +171,9 @@ impl Call<'_> {
             Action::ShowProcess => self.show_process().await,
             Action::ProcessResult => self.process_result().await,
             Action::CancelProcess => self.cancel_process().await,
+            Action::ListDead => self.list_dead().await,
+            Action::ReplayDead => self.replay_dead().await,
+            Action::DiscardDead => self.discard_dead().await,
             Action::Logs => self.logs().await,
             Action::ListTokens => self.list_tokens().await,
             Action::CreateToken => self.create_token(body).await,

@@ -45,6 +45,9 @@ pub(crate) enum Action {
     ShowProcess,
     ProcessResult,
     CancelProcess,
+    ListDead,
+    ReplayDead,
+    DiscardDead,
     Logs,
     ListTokens,
     CreateToken,
@@ -125,6 +128,24 @@ pub(crate) const ROUTES: &[RouteSpec] = &[
         "/api/v1/processes/{id}",
         INVOKE,
         Action::CancelProcess,
+    ),
+    route(
+        Method::GET,
+        "/api/v1/projects/{project}/dead",
+        READ,
+        Action::ListDead,
+    ),
+    route(
+        Method::POST,
+        "/api/v1/projects/{project}/dead/{id}/replay",
+        INVOKE,
+        Action::ReplayDead,
+    ),
+    route(
+        Method::DELETE,
+        "/api/v1/projects/{project}/dead/{id}",
+        INVOKE,
+        Action::DiscardDead,
     ),
     route(
         Method::GET,
@@ -215,6 +236,9 @@ mod tests {
         check("GET /api/v1/processes/i", "ShowProcess i");
         check("GET /api/v1/processes/i/result", "ProcessResult i");
         check("POST /api/v1/processes/i", "allow DELETE, GET, HEAD");
+        check("GET /api/v1/projects/p/dead", "ListDead p");
+        check("POST /api/v1/projects/p/dead/i/replay", "ReplayDead p i");
+        check("DELETE /api/v1/projects/p/dead/i", "DiscardDead p i");
         check("HEAD /api/v1/projects/p/images/i", "ShowImage p i");
         check("PATCH /api/v1/projects/p/images/i", "UploadImage p i");
         check("PUT /api/v1/projects/p", "allow DELETE, GET, HEAD, PATCH");

@@ -3,7 +3,7 @@
 use isms_protocol::{
     DoeeVersion, ProcessId, ProjectId,
     doer::{WorkerStatus, Workers},
-    kernel::{BUCKETS_US, ClassCalls, ProcessStatus, Processes, Status},
+    kernel::{BUCKETS_US, ClassCalls, DeadLetters, ProcessStatus, Processes, Status},
     resadmin::{DoeeSummary, Project},
 };
 use serde_json::{Value, json};
@@ -37,6 +37,25 @@ pub(crate) fn status(status: &Status, logs: &Usage) -> Value {
 pub(crate) fn processes(processes: &Processes) -> Value {
     let shown: Vec<Value> = processes.processes.iter().map(process).collect();
     json!({ "processes": shown, "omitted": processes.omitted })
+}
+
+/// Dead letters; `name` tells what a Doee is called.
+pub(crate) fn dead_letters(letters: &DeadLetters, name: impl Fn(DoeeVersion) -> Option<String>) -> Value {
+    let shown = letters.letters.iter().map(|letter| {
+        json!({
+            "process": letter.process,
+            "doee": name(letter.doee),
+            "version": letter.doee,
+            "age_us": letter.age_us,
+            "dead_us": letter.dead_us,
+            "kept_us": letter.kept_us,
+            "failures": letter.failures,
+            "request_len": letter.request_len,
+            "code": letter.code.name(),
+            "reason": letter.reason,
+        })
+    });
+    json!({ "letters": shown.collect::<Vec<Value>>(), "more": letters.more })
 }
 
 fn process(process: &ProcessStatus) -> Value {

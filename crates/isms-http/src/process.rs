@@ -147,6 +147,15 @@ pub fn show_state(status: StatusCode, state: &ProcessState, location: &str) -> R
         "queued_us": state.queued_us,
         "ran_us": state.ran_us,
     });
+    // Only durable calls have these, and of those only some.
+    for (name, value) in [
+        ("failures", u64::from(state.failures)),
+        ("retry_us", state.retry_us),
+    ] {
+        if value != 0 {
+            body[name] = value.into();
+        }
+    }
     if state.progress.has_ended() {
         body["kept_us"] = state.kept_us.into();
         body["result"] = format!("{location}/result").into();

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Response, StatusCode, header};
 use isms_http::{Body, Problem};
 use isms_protocol::{
-    ProjectId, Service,
+    DoeeVersion, ProjectId, Service,
     kernel::{self, Calls, CallsAfter, Status},
     limits::{MEASURED_DOEES_MAX, NAMED_DOEES_MAX},
     resadmin::{NameDoees, NamedDoees, Operation},
@@ -53,7 +53,20 @@ impl Call<'_> {
         }
         doees.retain(|doee| self.sees(doee.project));
         let named = doees.iter().filter(|doee| !doee.doee.is_none());
-        let (unknown, era) = self.gate.names.unknown(named.map(|doee| doee.doee));
+        self.learn_names(named.map(|doee| doee.doee)).await?;
+        let measured = doees.into_iter().map(|calls| Measured {
+            names: self.gate.names.get(calls.doee),
+            calls,
+        });
+        Ok(measured.collect())
+    }
+
+    /// Asks what these versions are called, as far as that is not known. Those that Resadmin does not know stay unknown.
+    pub(super) async fn learn_names(
+        &self,
+        versions: impl Iterator<Item = DoeeVersion>,
+    ) -> Result<(), Problem> {
+        let (unknown, era) = self.gate.names.unknown(versions);
         for versions in unknown.chunks(NAMED_DOEES_MAX) {
             let operation = Operation::NameDoees as u16;
             let header = self.header(Service::Resadmin, operation, ProjectId::NONE, ASK_TIMEOUT);
@@ -61,10 +74,6 @@ impl Call<'_> {
             let named: NamedDoees = self.ask(header, &NameDoees { versions }).await?;
             self.gate.names.learn(named.doees, era);
         }
-        let measured = doees.into_iter().map(|calls| Measured {
-            names: self.gate.names.get(calls.doee),
-            calls,
-        });
-        Ok(measured.collect())
+        Ok(())
     }
 }

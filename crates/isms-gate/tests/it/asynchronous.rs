@@ -44,7 +44,12 @@ async fn a_process_is_asked_about_in_the_callers_name_and_projects() {
     let path = format!("/api/v1/processes/{PROCESS}");
     let state = gate.fetch("invoker-a", &format!("GET {path}")).await;
     assert_eq!((state.status, &state.json()["state"]), (200, &"running".into()));
+    assert_eq!(
+        (&state.json()["failures"], &state.json()["retry_us"]),
+        (&3.into(), &1.into())
+    );
     let ended = gate.fetch("admin", &format!("GET {path}?wait=1")).await.json();
+    assert_eq!((&ended["failures"], ended.get("retry_us")), (&3.into(), None));
     assert_eq!(
         (&ended["state"], &ended["result"]),
         (&"done".into(), &format!("{path}/result").into())

@@ -10,6 +10,8 @@ use serde_json::json;
 use crate::harness::{A, B, Gate, VERSION};
 
 const OF_B: DoeeVersion = DoeeVersion::from_bytes([3; 16]);
+/// What `d` of project `a` was before.
+const OLD_OF_A: DoeeVersion = DoeeVersion::from_bytes([5; 16]);
 /// Of a project that was deleted.
 const GONE: DoeeVersion = DoeeVersion::from_bytes([4; 16]);
 
@@ -61,7 +63,7 @@ fn doee(doee: DoeeVersion, project: ProjectId) -> DoeeCalls {
 /// What Resadmin calls them.
 pub(crate) fn names(asked: &NameDoees) -> NamedDoees {
     let name = |version: &DoeeVersion| match *version {
-        VERSION => Some(("a", "d")),
+        VERSION | OLD_OF_A => Some(("a", "d")),
         OF_B => Some(("b", "e")),
         _ => None,
     };

@@ -175,9 +175,9 @@ fn answer_kernel(call: &FakeCall) {
         | kernel::Operation::ForgetProject => {
             panic!("only Resadmin says what becomes of a project")
         }
-        kernel::Operation::Resume => panic!("only the Doer says what it still has"),
+        kernel::Operation::Resume => panic!("only the Doer has calls of its own"),
         kernel::Operation::Dead | kernel::Operation::Replay | kernel::Operation::Discard => {
-            panic!("nobody asks about dead letters here")
+            crate::dead::answer(call);
         }
         kernel::Operation::Status => {
             let service = ServiceStatus {
@@ -244,8 +244,8 @@ fn answer_about_process(call: &FakeCall) {
         queued_us: 1,
         ran_us: 2,
         kept_us: 4,
-        failures: 0,
-        retry_us: 0,
+        failures: 3,
+        retry_us: u64::from(question.wait_ms == 0),
     };
     call.reply(&state, "");
 }

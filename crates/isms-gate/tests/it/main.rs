@@ -5,6 +5,7 @@
 mod access;
 mod asynchronous;
 mod calls;
+mod dead;
 mod deploy;
 mod harness;
 mod images;

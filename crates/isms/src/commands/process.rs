@@ -52,15 +52,18 @@ fn show(state: &Value, json: bool) {
         Some(us) => duration_ms(us / 1000),
         None => "-".to_owned(),
     };
-    let row = vec![
+    let mut heading = vec!["PROCESS", "STATE", "QUEUED", "RAN", "KEPT"];
+    let mut row = vec![
         text("process"),
         text("state"),
         time("queued_us"),
         time("ran_us"),
         time("kept_us"),
     ];
-    print!(
-        "{}",
-        table(&["PROCESS", "STATE", "QUEUED", "RAN", "KEPT"], &[row])
-    );
+    // Only durable calls that have failed before have these.
+    if let Some(failures) = state["failures"].as_u64() {
+        heading.extend(["FAILURES", "RETRY IN"]);
+        row.extend([failures.to_string(), time("retry_us")]);
+    }
+    print!("{}", table(&heading, &[row]));
 }
