@@ -23,6 +23,7 @@ use crate::{
 mod containers;
 mod contention;
 mod crowd;
+mod durable;
 mod memory;
 mod wrk;
 
@@ -109,11 +110,12 @@ impl Figures {
 
 /// What is measured together, by the name under which it can be asked for alone.
 type Part = fn(&Bench<'_>, &mut Figures) -> Result<()>;
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("starts", starts),
     ("calls", rounds),
     ("containers", containers::measure),
     ("contention", contention::measure),
+    ("durable", durable::measure),
     ("crowd", crowd::measure),
 ];
 

@@ -201,22 +201,8 @@ impl Core {
             },
             false => None,
         };
-        if is_invoke(&header)
-            && parent.is_none()
-            && let Err(reached) = self
-                .scheduler
-                .accept(header.project, header.target_doee, self.now)
-        {
-            self.count_refused(&header, Outcome::RateLimited);
-            let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
-            return self.refuse(header.sender, &header, &error);
-        }
-        if is_async && !self.results.has_room(header.project, message.len()) {
-            self.count_refused(&header, Outcome::Refused);
-            let error = WireError::new(
-                ErrorCode::Busy,
-                "there is no room to keep the results of more asynchronous calls; try again later",
-            );
+        if let Err((outcome, error)) = self.has_room(&header, parent, is_async, message.len()) {
+            self.count_refused(&header, outcome);
             return self.refuse(header.sender, &header, &error);
         }
         let Ok(queue) = self.scheduler.open(queue_name(&header)) else {
@@ -284,6 +270,27 @@ impl Core {
             Some(_) => self.start(key, message.body, message.raw),
             None => self.wait(key, message, is_async),
         }
+    }
+
+    /// Whether the rates of a call and the room for its result allow it.
+    fn has_room(
+        &mut self,
+        header: &Header,
+        parent: Option<ProcessKey>,
+        is_async: bool,
+        bytes: usize,
+    ) -> Result<(), (Outcome, WireError)> {
+        let counts = is_invoke(header) && parent.is_none();
+        let (project, doee, now) = (header.project, header.target_doee, self.now);
+        if counts && let Err(reached) = self.scheduler.accept(project, doee, now) {
+            let error = WireError::new(ErrorCode::RateLimited, reached.to_string());
+            return Err((Outcome::RateLimited, error));
+        }
+        if is_async && !self.results.has_room(project, bytes) {
+            let text = "there is no room to keep the results of more asynchronous calls; try again later";
+            return Err((Outcome::Refused, WireError::new(ErrorCode::Busy, text)));
+        }
+        Ok(())
     }
 
     /// The whole body of an asynchronous call is here: it is accepted, to wait like any other.

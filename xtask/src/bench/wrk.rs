@@ -20,14 +20,24 @@ pub(crate) fn run(url: &str, connections: u32, seconds: u32) -> Result<Load> {
 
 /// The same without a warm-up.
 pub(crate) fn once(url: &str, connections: u32, seconds: u32) -> Result<Load> {
+    load(url, &[], connections, seconds)
+}
+
+/// The same, with a header field.
+pub(crate) fn with_header(url: &str, field: &str, connections: u32, seconds: u32) -> Result<Load> {
+    load(url, &["-H", field], connections, seconds)
+}
+
+fn load(url: &str, more: &[&str], connections: u32, seconds: u32) -> Result<Load> {
     let output = Command::new("wrk")
         .args([
             "--latency",
             "-t1",
             &format!("-c{connections}"),
             &format!("-d{seconds}s"),
-            url,
         ])
+        .args(more)
+        .arg(url)
         .output()
         .context("cannot start wrk")?;
     let text = String::from_utf8_lossy(&output.stdout);

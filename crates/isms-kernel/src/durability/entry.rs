@@ -28,7 +28,7 @@ pub(crate) enum Entry {
     /// An attempt has failed, and there will be another.
     Failed(Failed),
     /// It was given up.
-    Dead(Dead),
+    Dead(Box<Dead>),
     /// It has ended. States it wholly.
     Ended(Box<Ended>),
     /// A dead letter was discarded.
@@ -231,12 +231,12 @@ impl Entry {
             }
             DEAD => {
                 let meta: FailedMeta = reader.meta()?;
-                Entry::Dead(Dead {
+                Entry::Dead(Box::new(Dead {
                     process: meta.process,
                     failures: meta.failures,
                     at: meta.at,
                     answer: reader.message()?,
-                })
+                }))
             }
             ENDED => {
                 let meta: EndedMeta = reader.meta()?;

@@ -61,7 +61,7 @@ pub(crate) struct Durable {
 #[derive(Debug)]
 enum Verdict {
     Failed {
-        answer: Message,
+        answer: Box<Message>,
     },
     /// Its callee was lost, or what it had of the call.
     Lost,
@@ -246,7 +246,9 @@ impl Core {
             self.drop_result(id);
             return self.finish(id, Outcome::Cancelled, answer);
         }
-        if self.take_verdict(key, || Verdict::Failed { answer }) {
+        if self.take_verdict(key, || Verdict::Failed {
+            answer: Box::new(answer),
+        }) {
             self.count_ended(key, outcome);
         }
     }
@@ -321,7 +323,7 @@ impl Core {
             return;
         };
         match durable.verdict.take() {
-            Some(Verdict::Failed { answer }) => self.attempt_failed(process, answer),
+            Some(Verdict::Failed { answer }) => self.attempt_failed(process, *answer),
             Some(Verdict::Lost) | None => {
                 self.come_back(process.header, process.depth, State::Held);
             }
@@ -446,12 +448,12 @@ impl Core {
         let record = self.results.get_mut(id).expect("the caller has looked at it");
         let durable = record.durable.as_mut().expect("the caller has looked at it");
         durable.ending = Some(Ended::new(now, Progress::Dead));
-        let entry = Entry::Dead(durability::Dead {
+        let entry = Entry::Dead(Box::new(durability::Dead {
             process: id,
             failures: durable.failures,
             at: self.calendar.at(now),
             answer: answer.clone(),
-        });
+        }));
         let (project, added) = (record.project, answer.len());
         record.answer = Some(answer);
         self.results.add(project, added);

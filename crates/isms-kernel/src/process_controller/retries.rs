@@ -60,7 +60,7 @@ impl Retries {
 pub(super) fn backoff_us(retry: &Retry, failures: u32, process: ProcessId) -> u64 {
     let doublings = failures.saturating_sub(1).min(31);
     let longest_us = 1000 * u64::from(retry.backoff_max_ms);
-    let pause_us = (1000 * u64::from(retry.backoff_ms) << doublings).min(longest_us);
+    let pause_us = ((1000 * u64::from(retry.backoff_ms)) << doublings).min(longest_us);
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((process, failures));
     pause_us - (pause_us / 2).min(hash % (pause_us / 2 + 1))
 }
