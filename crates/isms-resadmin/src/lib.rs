@@ -18,7 +18,6 @@ mod images;
 mod manifest;
 mod peers;
 mod run;
-#[allow(dead_code, reason = "nothing expands schedules yet")]
 mod schedule;
 mod service;
 mod store;

@@ -176,6 +176,8 @@ fn kernel_bodies() -> Vec<Sample> {
                 queued_us: 20_000,
                 ran_us: 40_000,
                 kept_us: 300_000_000,
+                failures: 2,
+                retry_us: 1_500_000,
             },
         ),
     ]
@@ -215,6 +217,19 @@ fn doer_bodies() -> Vec<Sample> {
             "doer/invocation-direct",
             &doer::Invocation {
                 trigger: doer::Trigger::Direct,
+                ..doer::Invocation::default()
+            },
+        ),
+        sample(
+            "doer/invocation-schedule",
+            &doer::Invocation {
+                trigger: doer::Trigger::Schedule,
+                path: text("/"),
+                headers: vec![(
+                    text("isms-planned"),
+                    serde_bytes::ByteBuf::from("2026-03-29T01:00:00Z"),
+                )],
+                payload_len: Some(0),
                 ..doer::Invocation::default()
             },
         ),
