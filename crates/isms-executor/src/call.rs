@@ -162,6 +162,7 @@ impl RequestView {
             trigger: match invocation.trigger {
                 Trigger::Http => sys::TRIGGER_HTTP,
                 Trigger::Direct => sys::TRIGGER_DIRECT,
+                Trigger::Schedule => sys::TRIGGER_SCHEDULE,
             },
             attempt: header.attempt,
             invocation_id: text(&texts[0]),

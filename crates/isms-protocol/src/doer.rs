@@ -56,6 +56,9 @@ pub enum Trigger {
     Http,
     /// `isms invoke`, through the management API.
     Direct,
+    /// A schedule of the manifest. Its planned time and what the manifest says about its times are the header fields
+    /// `isms-planned` and `isms-schedule`; the path is `/`, there is no method.
+    Schedule,
 }
 
 /// The head of a Doee's answer.

@@ -29,7 +29,7 @@ use crate::{
     files,
     manifest::{self, Database, Manifest},
     service::Core,
-    store::{DeployedDoee, Deployment, NewDeployment, Version},
+    store::{DeployedDoee, Deployment, NewDeployment, Schedule, ScheduledCall, Version},
 };
 use error::DeployError;
 
@@ -118,11 +118,13 @@ async fn deploy(
     }
     if let Err(source) = core.peers.set_routes(project, &after.routes).await {
         core.store.revert(project, before.routes.revision).await?;
+        core.schedules_changed.notify_one();
         tell_rates(core, project).await;
         tell_durabilities(core, project).await;
         return Err(DeployError::Routes { source });
     }
     tracing::info!(%project, revision = after.routes.revision, %principal, "project was deployed");
+    core.schedules_changed.notify_one();
     for replaced in replaced(&before, &after) {
         core.peers.retire(project, replaced).await;
     }
@@ -281,9 +283,11 @@ fn compose(
         .iter()
         .map(|database| database.name.clone())
         .collect();
+    let schedules = schedules(manifest, &doees);
     let deployment = Deployment {
         routes,
         databases,
+        schedules,
         doees,
     };
     NewDeployment {
@@ -297,12 +301,7 @@ fn compose(
 fn routes(manifest: &Manifest, deployed: &[DeployedDoee]) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
     for trigger in &manifest.triggers {
-        let named = manifest
-            .doees
-            .iter()
-            .zip(deployed)
-            .find(|(doee, _)| doee.name == trigger.doee);
-        let (_, deployed) = named.unwrap_or_else(|| unreachable!("the manifest's triggers name its Doees"));
+        let deployed = named(deployed, &trigger.doee);
         routes.push(HttpRoute {
             method: trigger.route.method.clone(),
             path: trigger.route.path.clone(),
@@ -315,6 +314,23 @@ fn routes(manifest: &Manifest, deployed: &[DeployedDoee]) -> Vec<HttpRoute> {
         });
     }
     routes
+}
+
+fn schedules(manifest: &Manifest, deployed: &[DeployedDoee]) -> Vec<Schedule> {
+    let schedule = |trigger: &manifest::ScheduleTrigger| Schedule {
+        times: trigger.times.clone(),
+        doee: trigger.doee.clone(),
+        call: ScheduledCall {
+            version: named(deployed, &trigger.doee).version,
+            class: trigger.class,
+        },
+    };
+    manifest.schedules.iter().map(schedule).collect()
+}
+
+fn named<'d>(deployed: &'d [DeployedDoee], name: &str) -> &'d DeployedDoee {
+    let found = deployed.iter().find(|doee| doee.name == name);
+    found.unwrap_or_else(|| unreachable!("the manifest's triggers name its Doees"))
 }
 
 /// Versions that served before and no longer do.

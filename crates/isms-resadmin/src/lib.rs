@@ -18,6 +18,7 @@ mod images;
 mod manifest;
 mod peers;
 mod run;
+mod schedule;
 mod service;
 mod store;
 

@@ -7,6 +7,7 @@
 mod environment;
 mod reader;
 mod route;
+mod schedule;
 
 use isms_protocol::{
     Class, HostPort, HostPortError,
@@ -22,6 +23,9 @@ pub(crate) use environment::Environment;
 pub(crate) use reader::is_name;
 use reader::{Manifest as Text, Section};
 pub(crate) use route::Route;
+pub(crate) use schedule::ScheduleTrigger;
+
+use crate::schedule::SCHEDULES_MAX;
 
 /// Bytes of a manifest.
 pub(crate) const MANIFEST_LEN_MAX: usize = 64 * 1024;
@@ -45,6 +49,7 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     pub(crate) doees: Vec<Doee>,
     pub(crate) triggers: Vec<HttpTrigger>,
+    pub(crate) schedules: Vec<ScheduleTrigger>,
     pub(crate) databases: Vec<Database>,
     /// Builders of the project use the host's network.
     pub(crate) build_network: bool,
@@ -130,12 +135,13 @@ pub(crate) fn parse(text: &str) -> Result<Manifest, ManifestError> {
     if doees.is_empty() {
         return Err(root.error("doee", "is missing; a project has at least one [doee.NAME]"));
     }
-    let triggers = triggers(&root, &doees)?;
+    let (triggers, schedules) = triggers(&root, &doees)?;
     let build_network = build_network(&root)?;
     Ok(Manifest {
         name,
         doees,
         triggers,
+        schedules,
         databases,
         build_network,
     })
@@ -419,13 +425,30 @@ fn params(section: &Section<'_>) -> Result<Vec<(String, Parameter)>, ManifestErr
     Ok(params)
 }
 
-fn triggers(root: &Section<'_>, doees: &[Doee]) -> Result<Vec<HttpTrigger>, ManifestError> {
-    let Some(item) = root.optional("trigger") else {
-        return Ok(Vec::new());
-    };
+fn triggers(
+    root: &Section<'_>,
+    doees: &[Doee],
+) -> Result<(Vec<HttpTrigger>, Vec<ScheduleTrigger>), ManifestError> {
     let mut triggers: Vec<HttpTrigger> = Vec::new();
+    let mut schedules: Vec<ScheduleTrigger> = Vec::new();
+    let Some(item) = root.optional("trigger") else {
+        return Ok((triggers, schedules));
+    };
     for item in item.array()? {
         let section = item.section()?;
+        if let Some(found) = schedule::schedule(&section, doees)? {
+            if schedules.len() == SCHEDULES_MAX {
+                let message = format!("is one schedule too many; {SCHEDULES_MAX} are allowed");
+                return Err(section.error_here(&message));
+            }
+            let is_same =
+                |other: &&ScheduleTrigger| (&other.times, &other.doee) == (&found.times, &found.doee);
+            if schedules.iter().find(is_same).is_some() {
+                return Err(section.error_here("is the same schedule as an earlier trigger"));
+            }
+            schedules.push(found);
+            continue;
+        }
         if triggers.len() == TRIGGERS_MAX {
             return Err(section.error_here(&format!("is one too many; {TRIGGERS_MAX} are allowed")));
         }
@@ -442,7 +465,7 @@ fn triggers(root: &Section<'_>, doees: &[Doee]) -> Result<Vec<HttpTrigger>, Mani
         }
         triggers.push(trigger);
     }
-    Ok(triggers)
+    Ok((triggers, schedules))
 }
 
 fn trigger(section: &Section<'_>, doees: &[Doee]) -> Result<HttpTrigger, ManifestError> {
@@ -462,21 +485,25 @@ fn trigger(section: &Section<'_>, doees: &[Doee]) -> Result<HttpTrigger, Manifes
         &[("none", Auth::None), ("token", Auth::Token)],
         &["device", "user"],
     )?;
-    let item = section.required("doee")?;
-    let name = item.text()?;
-    let Some(doee) = doees.iter().find(|doee| doee.name == name) else {
-        return Err(item.unknown_name(name, "doee", doees.iter().map(|doee| doee.name.as_str())));
-    };
+    let doee = named_doee(section, doees)?;
     let deadline_ms = section.integer("deadline_ms", 1, doee.deadline_ms.into(), doee.deadline_ms.into())?;
     let body_mb = section.integer("body_mb", 1, 16 * 1024, (HTTP_BODY_LEN_DEFAULT / MIB) as i64)?;
     Ok(HttpTrigger {
         route,
         auth,
-        doee: name.to_owned(),
+        doee: doee.name.clone(),
         class: class(section, doee.class)?,
         deadline_ms: deadline_ms as u32,
         body_len_max: body_mb as u64 * MIB,
     })
+}
+
+/// The Doee that a trigger names.
+fn named_doee<'d>(section: &Section<'_>, doees: &'d [Doee]) -> Result<&'d Doee, ManifestError> {
+    let item = section.required("doee")?;
+    let name = item.text()?;
+    let found = doees.iter().find(|doee| doee.name == name);
+    found.ok_or_else(|| item.unknown_name(name, "doee", doees.iter().map(|doee| doee.name.as_str())))
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isms_protocol::{
-    DecodeError, DoeeVersion, ErrorCode, Header, Kind, Message, ProjectId, Service, WireError, commserver,
+    Class, DecodeError, DoeeVersion, ErrorCode, Flags, Header, Kind, Message, ProcessId, ProjectId, Service,
+    WireError, commserver,
     commserver::ProjectRoutes,
     dbriver::{self, Prepare, Prepared},
     doer::{self, Build, BuildReply, Environment},
     encode,
-    kernel::{self, DoeeRates, DoeeRetries, ProjectSettings},
+    kernel::{self, DoeeRates, DoeeRetries, ProcessQuestion, ProcessState, ProjectSettings},
     limits::ARTIFACT_LEN_MAX,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +45,8 @@ pub struct PeerAnswer {
     pub body: Bytes,
     /// The payload of its reply, collected.
     pub payload: Bytes,
+    /// The process that the reply names.
+    pub process: ProcessId,
 }
 
 /// The way to the other services.
@@ -208,6 +211,73 @@ impl Peers {
         let operation = kernel::Operation::ForgetProject as u16;
         let header = root_header(project, Service::Kernel, operation, SETTINGS_TIME_MAX);
         self.ask(Message::bare(header), Bytes::new(), 0).await.map(drop)
+    }
+
+    /// Gives the Kernel a durable call for later; `front` is its key and its time, as they stand before its payload.
+    /// It has no deadline, since its time is counted from its run on, and that is the Doee's own limit.
+    pub(crate) async fn invoke_later(
+        &self,
+        project: ProjectId,
+        (version, class): (DoeeVersion, Class),
+        invocation: Vec<u8>,
+        front: Vec<u8>,
+    ) -> Result<ProcessId, WireError> {
+        let header = Header {
+            flags: Flags::ASYNC
+                .with(Flags::DURABLE)
+                .with(Flags::KEYED)
+                .with(Flags::LATER),
+            class,
+            target_doee: version,
+            ..root_header(
+                project,
+                Service::Doer,
+                doer::Operation::Invoke as u16,
+                Duration::ZERO,
+            )
+        };
+        let message = Message {
+            body: invocation.into(),
+            ..Message::bare(header)
+        };
+        let answer = self.ask(message, front.into(), 0).await?;
+        Ok(answer.process)
+    }
+
+    /// How far an asynchronous call is.
+    pub(crate) async fn process(
+        &self,
+        project: ProjectId,
+        process: ProcessId,
+    ) -> Result<ProcessState, WireError> {
+        self.ask_about(project, process, kernel::Operation::Process).await
+    }
+
+    /// Cancels an asynchronous call.
+    pub(crate) async fn cancel(
+        &self,
+        project: ProjectId,
+        process: ProcessId,
+    ) -> Result<ProcessState, WireError> {
+        self.ask_about(project, process, kernel::Operation::Cancel).await
+    }
+
+    async fn ask_about(
+        &self,
+        project: ProjectId,
+        process: ProcessId,
+        operation: kernel::Operation,
+    ) -> Result<ProcessState, WireError> {
+        let header = root_header(project, Service::Kernel, operation as u16, SETTINGS_TIME_MAX);
+        let question = ProcessQuestion {
+            process,
+            wait_ms: 0,
+            any_principal: false,
+        };
+        let answer = self
+            .ask(Message::with_body(header, &question), Bytes::new(), 0)
+            .await?;
+        isms_protocol::decode(&answer.body).map_err(|error| undecodable("kernel", &error))
     }
 
     async fn ask(

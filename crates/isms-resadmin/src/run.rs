@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use isms_protocol::{
     resadmin::{DeployEvent, ImageState, Operation},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -49,6 +49,8 @@ pub async fn run(
     let (link, mut inbox) = Link::open(link);
     let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
     let mut tasks = JoinSet::new();
+    let changed = Arc::new(Notify::new());
+    tasks.spawn(keep_expanding(service.clone(), changed.clone(), shutdown.clone()));
     let mut sweep = tokio::time::interval(IMAGES_SWEPT_EVERY);
     loop {
         tokio::select! {
@@ -60,6 +62,7 @@ pub async fn run(
                     tasks.spawn(answer(service.clone(), archives.clone(), request));
                 }
                 Some(Inbound::Registered(_)) => {
+                    changed.notify_one();
                     tasks.spawn(tell_settings(service.clone()));
                     tasks.spawn(resume_deletions(service.clone()));
                 }
@@ -216,6 +219,48 @@ async fn tell_settings(service: Arc<Service>) {
     }
 }
 
+/// The first pause after schedules could not be expanded, and the longest.
+const EXPAND_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// Schedules are looked at this often at least, since the machine's clock may be set.
+const EXPAND_EVERY: Duration = Duration::from_secs(60);
+
+/// Expands schedules when a run is due, when a deployment has changed them, and when the Kernel is back.
+async fn keep_expanding(service: Arc<Service>, registered: Arc<Notify>, mut shutdown: watch::Receiver<bool>) {
+    // Nobody can be told before.
+    tokio::select! {
+        () = registered.notified() => {}
+        _ = shutdown.wait_for(|stop| *stop) => return,
+    }
+    let (mut is_start, mut pause) = (true, EXPAND_PAUSES[0]);
+    loop {
+        let wait = match service.expand_schedules(is_start).await {
+            Ok(next) => {
+                (is_start, pause) = (false, EXPAND_PAUSES[0]);
+                next.map_or(EXPAND_EVERY, until).min(EXPAND_EVERY)
+            }
+            Err(_) => {
+                let wait = pause;
+                pause = (2 * pause).min(EXPAND_PAUSES[1]);
+                wait
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = service.schedules_changed() => {}
+            () = registered.notified() => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// How long it is until a time in s since 1970.
+fn until(due_s: u64) -> Duration {
+    let due = UNIX_EPOCH.checked_add(Duration::from_secs(due_s));
+    let left = due.and_then(|due| due.duration_since(SystemTime::now()).ok());
+    // A little later, so that the clock has reached it.
+    left.unwrap_or_default() + Duration::from_millis(5)
+}
+
 async fn resume_deletions(service: Arc<Service>) {
     if let Err(error) = service.resume_deletions().await {
         tracing::warn!(error = %error, "deletion of a project could not be finished, the next start tries again");
@@ -233,7 +278,9 @@ async fn ask(link: Link, request: PeerRequest) {
     let asked = async {
         let reply = link.call_payload(message, payload).await?;
         let body = reply.message.body.clone();
+        let process = reply.message.header.process;
         Ok(PeerAnswer {
+            process,
             body,
             payload: reply.payload(answer_len_max).await?,
         })

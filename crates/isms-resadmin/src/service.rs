@@ -2,6 +2,7 @@
 
 mod projects;
 mod rights;
+mod schedules;
 mod settings;
 mod tokens;
 
@@ -51,6 +52,10 @@ pub(crate) struct Core {
     pub(crate) turns: Turns,
     /// Held while settings of projects change and while the Kernel is told of them.
     pub(crate) settings_turn: tokio::sync::Mutex<()>,
+    /// Held while the Kernel is told of the runs of a project.
+    pub(crate) schedules_turn: tokio::sync::Mutex<()>,
+    /// Woken when a deployment may have changed schedules.
+    pub(crate) schedules_changed: tokio::sync::Notify,
 }
 
 /// The answer to a request.
@@ -133,6 +138,8 @@ impl Service {
             clock,
             turns: Turns::default(),
             settings_turn: tokio::sync::Mutex::default(),
+            schedules_turn: tokio::sync::Mutex::default(),
+            schedules_changed: tokio::sync::Notify::new(),
         };
         Ok(Service { core: Arc::new(core) })
     }
@@ -206,6 +213,17 @@ impl Service {
     /// Tells a Kernel that has just come what projects get.
     pub async fn tell_settings(&self) -> Result<(), WireError> {
         self.core.tell_all_settings().await
+    }
+
+    /// Sees to it that of each schedule the next run waits at the Kernel; returns when this is to be looked at again, in
+    /// s since 1970. `is_start` is true until it has succeeded once.
+    pub async fn expand_schedules(&self, is_start: bool) -> Result<Option<u64>, WireError> {
+        self.core.expand_schedules(is_start).await
+    }
+
+    /// Waits until a deployment may have changed schedules.
+    pub async fn schedules_changed(&self) {
+        self.core.schedules_changed.notified().await;
     }
 
     /// Takes up the deletions of projects that a former run has begun.

@@ -5,6 +5,7 @@
 
 mod deployments;
 mod images;
+mod schedules;
 mod schema;
 mod settings;
 mod tokens;
@@ -21,6 +22,7 @@ use tokio::sync::Mutex;
 use crate::files::DISK_FULL;
 
 pub(crate) use deployments::{DeployedDoee, Deployment, NewDeployment, Version};
+pub(crate) use schedules::{Run, Schedule, ScheduledCall};
 pub(crate) use tokens::NewToken;
 
 /// The store.

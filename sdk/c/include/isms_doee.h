@@ -65,7 +65,8 @@ typedef struct isms_value {
 /* An entry of the manifest's `params`. */
 typedef struct isms_param { isms_text name; isms_value value; } isms_param;
 
-enum { ISMS_TRIGGER_HTTP = 1, ISMS_TRIGGER_DIRECT = 2 };
+/* A schedule has no method, the path / and the header fields isms-planned and isms-schedule. */
+enum { ISMS_TRIGGER_HTTP = 1, ISMS_TRIGGER_DIRECT = 2, ISMS_TRIGGER_SCHEDULE = 3 };
 
 /* What triggered an execute. */
 typedef struct isms_request {

@@ -62,6 +62,8 @@ pub const KIND_BOOLEAN: u32 = 5;
 pub const TRIGGER_HTTP: u32 = 1;
 /// The trigger was a direct call.
 pub const TRIGGER_DIRECT: u32 = 2;
+/// A schedule of the manifest.
+pub const TRIGGER_SCHEDULE: u32 = 3;
 
 /// Log level: for the developer.
 pub const LOG_DEBUG: u32 = 0;

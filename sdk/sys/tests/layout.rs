@@ -167,6 +167,7 @@ fn constants(checks: &mut Vec<Check>) {
         "ISMS_BOOLEAN" = KIND_BOOLEAN,
         "ISMS_TRIGGER_HTTP" = TRIGGER_HTTP,
         "ISMS_TRIGGER_DIRECT" = TRIGGER_DIRECT,
+        "ISMS_TRIGGER_SCHEDULE" = TRIGGER_SCHEDULE,
         "ISMS_LOG_DEBUG" = LOG_DEBUG,
         "ISMS_LOG_INFO" = LOG_INFO,
         "ISMS_LOG_WARN" = LOG_WARN,

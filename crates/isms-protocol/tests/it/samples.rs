@@ -223,6 +223,19 @@ fn doer_bodies() -> Vec<Sample> {
             },
         ),
         sample(
+            "doer/invocation-schedule",
+            &doer::Invocation {
+                trigger: doer::Trigger::Schedule,
+                path: text("/"),
+                headers: vec![(
+                    text("isms-planned"),
+                    serde_bytes::ByteBuf::from("2026-03-29T01:00:00Z"),
+                )],
+                payload_len: Some(0),
+                ..doer::Invocation::default()
+            },
+        ),
+        sample(
             "doer/invocation-reply",
             &doer::InvocationReply {
                 status: 201,

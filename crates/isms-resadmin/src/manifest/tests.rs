@@ -348,3 +348,30 @@ fn a_prebuilt_binary_needs_no_language() {
     assert_eq!(manifest.doees[0].code, Code::Binary { path: "b.so".into() });
     assert!(manifest.triggers.is_empty());
 }
+
+#[test]
+fn schedules_are_read_with_their_defaults() {
+    let text = format!(
+        "{GOOD}\n[[trigger]]\ncron = \"*/5  8-18 * * MON-FRI\"\ntime_zone = \"europe/berlin\"\ndoee = \"history\"\n\
+         class = \"batch\"\n[[trigger]]\nevery = \"2h\"\ndoee = \"anomaly\"\n"
+    );
+    let schedules = parse(&text).expect("is a manifest").schedules;
+    let read: Vec<_> = schedules
+        .iter()
+        .map(|schedule| (schedule.times.to_string(), schedule.doee.as_str(), schedule.class))
+        .collect();
+    assert_eq!(
+        read,
+        [
+            (
+                "*/5 8-18 * * MON-FRI Europe/Berlin".to_owned(),
+                "history",
+                Class::Batch
+            ),
+            ("every 7200s".to_owned(), "anomaly", Class::High),
+        ]
+    );
+    let twice = format!("{text}[[trigger]]\nevery = \"120m\"\ndoee = \"anomaly\"\n");
+    let error = parse(&twice).expect_err("is there twice").message;
+    assert_eq!(error, "is the same schedule as an earlier trigger");
+}

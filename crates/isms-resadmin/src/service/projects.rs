@@ -150,6 +150,8 @@ impl Core {
             routes: Vec::new(),
         };
         self.peers.set_routes(project, &routes).await?;
+        // Whoever tells the Kernel of its runs has seen by now that it is being deleted.
+        drop(self.schedules_turn.lock().await);
         // After the routes, so that no more come, and before its data, which they use.
         self.peers.forget_project(project).await?;
         for version in self.store.versions(project).await? {

@@ -12,7 +12,7 @@ use isms_protocol::{
 };
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
-use super::{Store, StoreError, bytes, decoded, unsigned};
+use super::{Schedule, Store, StoreError, bytes, decoded, unsigned};
 use crate::images::IMAGE_RELEASED_S;
 
 /// A version of a Doee, which never changes.
@@ -45,6 +45,7 @@ pub(crate) struct Deployment {
     pub(crate) routes: ProjectRoutes,
     pub(crate) databases: Vec<String>,
     pub(crate) doees: Vec<DeployedDoee>,
+    pub(crate) schedules: Vec<Schedule>,
 }
 
 impl Deployment {
@@ -129,7 +130,7 @@ impl Store {
     pub(crate) async fn current(&self, project: ProjectId) -> Result<Option<Deployment>, StoreError> {
         let mut connection = self.connection.lock().await;
         let row = sqlx::query(
-            "SELECT routes, databases, current FROM deployments JOIN projects
+            "SELECT routes, databases, current, schedules FROM deployments JOIN projects
              ON id = project AND current = revision WHERE id = ? AND deleting = 0",
         )
         .bind(id(project))
@@ -169,6 +170,10 @@ impl Store {
             routes: decoded(&row, 0, "routes")?,
             databases: decoded(&row, 1, "list of databases")?,
             doees: rows.iter().map(doee).collect::<Result<_, StoreError>>()?,
+            schedules: match row.try_get::<Option<Vec<u8>>, _>(3)? {
+                Some(_) => decoded(&row, 3, "list of schedules")?,
+                None => Vec::new(),
+            },
         }))
     }
 
@@ -194,8 +199,8 @@ impl Store {
             insert_version(&mut transaction, project, version).await?;
         }
         sqlx::query(
-            "INSERT INTO deployments (project, revision, deployed_at_s, manifest, routes, databases)
-             VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deployments (project, revision, deployed_at_s, manifest, routes, databases, schedules)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(id(project))
         .bind(revision)
@@ -203,6 +208,7 @@ impl Store {
         .bind(manifest)
         .bind(encode(&deployment.routes))
         .bind(encode(&deployment.databases))
+        .bind((!deployment.schedules.is_empty()).then(|| encode(&deployment.schedules)))
         .execute(&mut *transaction)
         .await?;
         for doee in &deployment.doees {

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::StoreError;
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     // `current` is the revision that serves, 0 for none; `deleting` hides a project whose data goes.
     "CREATE TABLE projects (
         id BLOB PRIMARY KEY,
@@ -85,7 +85,19 @@ const MIGRATIONS: [&str; 5] = [
     "ALTER TABLE projects ADD COLUMN settings BLOB;",
     // How many calls of it are accepted; nothing stands for any number.
     "ALTER TABLE deployed_doees ADD COLUMN rate BLOB;",
+    // What becomes of asynchronous calls of it, where that is not the usual.
     "ALTER TABLE deployed_doees ADD COLUMN durability BLOB;",
+    // Its schedules, nothing for none; and of each the run that comes next, without a process until it is acknowledged.
+    "ALTER TABLE deployments ADD COLUMN schedules BLOB;
+    CREATE TABLE schedule_runs (
+        project BLOB NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        schedule BLOB NOT NULL,
+        revision INTEGER NOT NULL,
+        planned_s INTEGER NOT NULL,
+        call BLOB NOT NULL,
+        process BLOB,
+        PRIMARY KEY (project, schedule)
+    ) STRICT;",
 ];
 
 /// Applies what is missing; the file's format is the number of migrations applied.

@@ -10,14 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use isms_protocol::{
-    DoeeVersion, ErrorCode, Header, Kind, PrincipalId, ProjectId, Service as Role, TokenHash, WireError,
-    commserver,
+    DoeeVersion, ErrorCode, Flags, Header, Kind, PrincipalId, ProcessId, ProjectId, Service as Role,
+    TokenHash, WireError, commserver,
     commserver::ProjectRoutes,
     dbriver::{self, Prepare, Prepared},
     decode,
     doer::{self, Build, BuildReply, Environment},
     encode,
-    kernel::{self, ProjectSettings},
+    kernel::{self, Progress, ProjectSettings},
     resadmin::{Authenticate, Deploy, DeployEvent, DescribeProject, Operation, Principal, Project},
 };
 use isms_resadmin::{Config, PeerAnswer, PeerRequest, Reply, Service};
@@ -41,6 +41,18 @@ pub(crate) struct Peers {
     pub(crate) compiler: Arc<Mutex<String>>,
     /// When set, a build waits for it.
     pub(crate) gate: Arc<Mutex<Option<Arc<Notify>>>>,
+    /// The calls for later that the Kernel knows, by key.
+    pub(crate) later: Arc<Mutex<Vec<Later>>>,
+}
+
+/// A call for later, as the Kernel keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Later {
+    pub(crate) key: Vec<u8>,
+    pub(crate) at_s: u64,
+    pub(crate) version: DoeeVersion,
+    pub(crate) invocation: doer::Invocation,
+    pub(crate) progress: Progress,
 }
 
 pub(crate) struct Harness {
@@ -187,9 +199,17 @@ impl Peers {
     async fn answer_one(&self, request: &PeerRequest) -> Result<PeerAnswer, WireError> {
         let header = &request.message.header;
         assert_eq!((header.kind, header.sender), (Kind::Request, Role::Resadmin));
-        assert!(header.remaining_us > 0 && !header.project.is_none());
+        let is_later = header.flags.contains(Flags::LATER);
+        assert!((header.remaining_us > 0) != is_later && !header.project.is_none());
         let (text, answer) = match (header.target, header.operation) {
             (Role::Doer, number) if number == doer::Operation::Build as u16 => self.build(request).await,
+            (Role::Doer, number) if number == doer::Operation::Invoke as u16 => self.invoke(request),
+            (Role::Kernel, number) if number == kernel::Operation::Process as u16 => {
+                self.state_of(request, false)
+            }
+            (Role::Kernel, number) if number == kernel::Operation::Cancel as u16 => {
+                self.state_of(request, true)
+            }
             (Role::Doer, number) if number == doer::Operation::Retire as u16 => {
                 (format!("retire {}", header.target_doee), PeerAnswer::default())
             }
@@ -274,6 +294,62 @@ impl Peers {
         failure.map_or(Ok(answer), Err)
     }
 
+    /// Keeps a call for later, or finds it by its key. The number of its process is its place.
+    fn invoke(&self, request: &PeerRequest) -> (String, PeerAnswer) {
+        let header = &request.message.header;
+        let all = [Flags::ASYNC, Flags::DURABLE, Flags::KEYED, Flags::LATER];
+        assert!(all.into_iter().all(|flag| header.flags.contains(flag)));
+        let (key, at_us) = request.payload.split_at(32);
+        let at_us = u64::from_le_bytes(at_us.try_into().expect("a time and no body"));
+        let call = Later {
+            key: key.to_vec(),
+            at_s: at_us / 1_000_000,
+            version: header.target_doee,
+            invocation: request.message.decode_body().expect("decodes"),
+            progress: Progress::Queued,
+        };
+        let text = format!("invoke at {}", call.at_s);
+        let failing = self.failing.lock().expect("not poisoned");
+        let mut later = self.later.lock().expect("not poisoned");
+        let known = later.iter().position(|known| known.key == key);
+        let place = known.unwrap_or(later.len());
+        // A request that fails is lost before the Kernel has it, an answer that is lost after.
+        if known.is_none() && !failing.iter().any(|(operation, _)| *operation == "invoke") {
+            later.push(call);
+        }
+        let process = ProcessId::from_bytes([place as u8 + 1; 16]);
+        let answer = PeerAnswer {
+            process,
+            ..PeerAnswer::default()
+        };
+        (text, answer)
+    }
+
+    fn state_of(&self, request: &PeerRequest, cancel: bool) -> (String, PeerAnswer) {
+        let question: kernel::ProcessQuestion = request.message.decode_body().expect("decodes");
+        let place = usize::from(question.process.to_bytes()[0]) - 1;
+        let mut later = self.later.lock().expect("not poisoned");
+        if cancel {
+            later[place].progress = Progress::Cancelled;
+        }
+        let state = kernel::ProcessState {
+            process: question.process,
+            progress: later[place].progress,
+            age_us: 0,
+            queued_us: 0,
+            ran_us: 0,
+            kept_us: 0,
+            failures: 0,
+            retry_us: u64::from(later[place].progress == Progress::Queued),
+        };
+        let answer = PeerAnswer {
+            body: encode(&state).into(),
+            ..PeerAnswer::default()
+        };
+        let what = if cancel { "cancel" } else { "process" };
+        (format!("{what} {}", later[place].at_s), answer)
+    }
+
     async fn build(&self, request: &PeerRequest) -> (String, PeerAnswer) {
         let build: Build = request.message.decode_body().expect("decodes");
         let files: Vec<(String, ByteBuf)> = decode(&request.payload).expect("decodes");
@@ -307,6 +383,7 @@ impl Peers {
             PeerAnswer {
                 body: encode(&reply).into(),
                 payload,
+                ..PeerAnswer::default()
             },
         )
     }

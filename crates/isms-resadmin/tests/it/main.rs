@@ -6,5 +6,6 @@ mod harness;
 mod images;
 mod projects;
 mod role;
+mod schedules;
 mod settings;
 mod tokens;

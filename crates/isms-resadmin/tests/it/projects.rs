@@ -243,6 +243,6 @@ async fn a_store_of_a_later_release_is_refused() {
         .await
         .map(drop);
     let source = std::error::Error::source(&error.expect_err("is refused")).map(ToString::to_string);
-    let message = "the store has format 99, this release knows 5; use the release that wrote it";
+    let message = "the store has format 99, this release knows 6; use the release that wrote it";
     assert_eq!(source.as_deref(), Some(message));
 }

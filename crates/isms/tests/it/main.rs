@@ -25,4 +25,5 @@ mod measures;
 mod openings;
 mod project;
 mod scaling;
+mod schedules;
 mod shares;

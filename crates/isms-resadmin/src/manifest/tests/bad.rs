@@ -346,3 +346,31 @@ fn broken_toml_names_the_line() {
     assert_eq!((error.line, error.key.as_str()), (3, "syntax"));
     assert!(parse(&"#".repeat(MANIFEST_LEN_MAX + 1)).is_err());
 }
+
+#[test]
+fn schedules_that_mean_nothing_are_errors_with_line_and_key() {
+    let bad_times = |times: &str, error: &str| {
+        let text = format!("{GOOD}\n[[trigger]]\n{times}\ndoee = \"history\"\n");
+        assert_eq!(parse(&text).expect_err(times).to_string(), error);
+    };
+    bad_times(
+        "cron = \"0 0 31 2 *\"",
+        "project.toml:39: trigger[3].cron: never fires: no month that it names has such a day",
+    );
+    bad_times(
+        "cron = \"0 0 * * *\"\ntime_zone = \"Mars\"",
+        "project.toml:40: trigger[3].time_zone: is no time zone that this release knows; write an IANA name, like \
+         \"Europe/Berlin\"",
+    );
+    for every in ["0s", "401d", "1.5h", "10", "s", "-1s", "99999999999d", "1 s"] {
+        bad_times(
+            &format!("every = \"{every}\""),
+            "project.toml:39: trigger[3].every: is no time from 1 s to 400 d; write a whole number and s, m, h or d, \
+             like \"30s\"",
+        );
+    }
+    bad_times(
+        "every = \"1h\"\nauth = \"none\"",
+        "project.toml:40: trigger[3].auth: is not a known key; allowed: every, doee, class",
+    );
+}
