@@ -31,6 +31,11 @@ pub(super) use incoming::Violation;
 const STRAYS_MAX: u32 = 4096;
 /// How many more it may send for each call that it answers or asks for.
 const STRAYS_PER_CALL: u32 = 64;
+/// What a caller's asynchronous request says about how it is to be kept.
+const KEPT: Flags = Flags::ASYNC
+    .with(Flags::DURABLE)
+    .with(Flags::KEYED)
+    .with(Flags::LATER);
 /// Unsent bytes above which new requests and events are refused, so that answers keep their room.
 const REQUEST_UNSENT_MAX: usize = CONNECTION_UNSENT_MAX / 2;
 
@@ -166,8 +171,9 @@ impl Session {
         self.check_room()?;
         let header = &mut request.header;
         (header.kind, header.sender) = (Kind::Request, self.service);
+        // How the Kernel is to keep a call is the caller's to say, and nothing else.
         let kept = match header.flags.contains(Flags::ASYNC) {
-            true => Flags::ASYNC,
+            true => Flags(header.flags.0 & KEPT.0),
             false => Flags::NONE,
         };
         header.flags = kept.with(if streaming { Flags::STREAM } else { Flags::NONE });
