@@ -2,9 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::PathAndQuery,
+};
 use isms_http::{
-    Authenticator, Body, Incoming, Preferences, Problem, TraceIds, Upload, accepted, check_right,
+    Authenticator, Body, IdempotencyKey, Incoming, KeyScope, Preferences, Problem, TraceIds, Upload,
+    accepted, check_right,
 };
 use isms_ipc::Link;
 use isms_protocol::{
@@ -82,6 +85,7 @@ impl Edge {
             ),
             false => (Flags::NONE, route.body_len_max),
         };
+        let key = IdempotencyKey::of(&parts.headers, respond_async)?;
         let upload = Upload {
             body,
             len_max,
@@ -94,6 +98,7 @@ impl Edge {
             principal: principal.as_deref(),
             deadline,
             kept,
+            key,
         };
         let exchange = upload
             .call(&self.link, |len| call.message(len, &self.trace_ids))
@@ -166,6 +171,7 @@ struct Call<'a> {
     deadline: Instant,
     /// Says that the Kernel is to keep the call.
     kept: Flags,
+    key: Option<IdempotencyKey>,
 }
 
 impl Call<'_> {
@@ -205,7 +211,15 @@ impl Call<'_> {
             principal: self.principal.map_or("", |principal| &principal.name),
             payload_len,
         };
-        Ok(Message::with_body(header, &invocation))
+        let message = Message::with_body(header, &invocation);
+        let scope = KeyScope::Route {
+            method: self.route.method.as_str(),
+            target: self.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        };
+        Ok(match &self.key {
+            Some(key) => key.put_on(message, scope),
+            None => message,
+        })
     }
 }
 

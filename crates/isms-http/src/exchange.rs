@@ -46,7 +46,7 @@ enum Collected {
 
 impl Upload {
     /// Calls with this body. `request` makes the message once the body's length is known, or known
-    /// to be unknown. Dropping the future cancels the call.
+    /// to be unknown; raw bytes that it has already stand in front of the body. Dropping the future cancels the call.
     pub async fn call<F>(mut self, link: &Link, request: F) -> Result<Exchange, Problem>
     where
         F: FnOnce(Option<u64>) -> Result<Message, Problem>,
@@ -67,7 +67,11 @@ impl Upload {
         }
         match collected {
             Collected::Whole(payload) if message.len() + payload.len() <= MESSAGE_LEN_MAX => {
-                let answer = link.call(message.with_raw(payload)).await?;
+                let raw = match message.raw.is_empty() {
+                    true => payload,
+                    false => [&message.raw[..], &payload[..]].concat().into(),
+                };
+                let answer = link.call(message.with_raw(raw)).await?;
                 Ok(Exchange { answer, pump: None })
             }
             Collected::Whole(start) | Collected::Start(start) => self.stream(link, message, start).await,

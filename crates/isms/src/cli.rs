@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Process(ProcessArgs),
     /// Cancel an asynchronous call.
     Cancel(CancelArgs),
+    /// List, run again or discard durable calls that were given up.
+    Dead(DeadArgs),
     /// Show what a function logged.
     Logs(LogsArgs),
     /// Make, list or revoke tokens.
@@ -169,6 +171,9 @@ pub(crate) struct InvokeArgs {
     /// Do not wait for the answer: print the id of the process, for `isms process` and `isms cancel`.
     #[arg(long = "async")]
     pub(crate) respond_async: bool,
+    /// With --async: an idempotency key. Repeated with the same one, the call is made once.
+    #[arg(long, value_name = "KEY", requires = "respond_async")]
+    pub(crate) key: Option<String>,
     /// With --async: print id and URL as JSON.
     #[arg(long, requires = "respond_async")]
     pub(crate) json: bool,
@@ -194,6 +199,40 @@ pub(crate) struct ProcessArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     /// Its id, from `isms invoke --async` or the `location` of a response.
+    pub(crate) process: ProcessId,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// List the dead letters of a project.
+    List {
+        /// The project.
+        project: String,
+        #[command(flatten)]
+        platform: PlatformArgs,
+    },
+    /// Show one of them.
+    Show(LetterArgs),
+    /// Run one again, as the current version of its function and under its old id.
+    Replay(LetterArgs),
+    /// Forget one.
+    Discard(LetterArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LetterArgs {
+    /// The project.
+    pub(crate) project: String,
+    /// Its id, from `isms dead list`.
+    #[arg(value_name = "ID")]
     pub(crate) process: ProcessId,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
@@ -254,6 +293,27 @@ pub(crate) enum TokenCommand {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_for_asynchronous_calls() {
+        let parse = |flags: &[&str]| Cli::try_parse_from([&["isms", "invoke", "shop/d"], flags].concat());
+        assert!(parse(&["--key", "k"]).is_err());
+        assert!(parse(&["--key", "k", "--async"]).is_ok());
+    }
+
+    #[test]
+    fn a_dead_letter_is_named_by_project_and_id() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["isms", "dead"], words].concat()).is_ok();
+        let id = "01a20f2a-a31c-70fc-83f6-40fb7a8e18de";
+        for command in ["show", "replay", "discard"] {
+            assert!(parse(&[command, "shop", id, "--json"]), "{command}");
+            assert!(
+                !parse(&[command, "shop", "7"]) && !parse(&[command, id]),
+                "{command}"
+            );
+        }
+        assert!(parse(&["list", "shop", "--json"]) && !parse(&["list"]));
+    }
 
     #[test]
     fn a_setting_of_a_project_beyond_its_bounds_is_refused_with_them() {

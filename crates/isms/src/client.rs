@@ -210,12 +210,20 @@ impl Client {
         collect(accepted(self.send(method, path, body).await?).await?).await
     }
 
-    /// Sends a call that is not waited for, and decodes what says where it is asked about.
-    pub(crate) async fn accept<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T> {
-        let request = Request::builder()
+    /// Sends a call that is not waited for, with its idempotency key if it has one, and decodes what says where it is asked about.
+    pub(crate) async fn accept<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: Option<&str>,
+        body: Bytes,
+    ) -> Result<T> {
+        let mut request = Request::builder()
             .method("POST")
             .uri(path)
             .header("prefer", "respond-async");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
         let answer = accepted(self.exchange(request, Full::new(body)).await?).await?;
         let answer = collect(answer).await?;
         serde_json::from_slice(&answer).with_context(|| format!("the answer to {path} cannot be read"))

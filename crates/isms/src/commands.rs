@@ -9,6 +9,7 @@ use crate::{
     role,
 };
 
+mod dead;
 mod deploy;
 mod doctor;
 mod down;
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Invoke(args) => on_runtime(invoke::run(&args)),
         Command::Process(args) => on_runtime(process::run(&args)),
         Command::Cancel(args) => on_runtime(process::cancel(&args)),
+        Command::Dead(args) => on_runtime(dead::run(&args)),
         Command::Logs(args) => on_runtime(logs::run(&args)),
         Command::Token(args) => on_runtime(token::run(&args)),
         Command::Completions { shell } => {

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use isms_commserver::{AddressRule, EgressConfig};
+use isms_kernel::{JOURNAL_MB_DEFAULT, JOURNAL_MB_MAX, JOURNAL_MB_MIN};
 use isms_protocol::limits::{self, OPENINGS_MAX};
 use isms_sandbox::probe;
 use serde::Deserialize;
@@ -28,6 +29,7 @@ pub(crate) struct SettingsFile {
     build: BuildSection,
     images: ImagesSection,
     results: ResultsSection,
+    journal: JournalSection,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -108,6 +110,8 @@ impl Default for ImagesSection {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ResultsSection {
     pub(crate) keep_s: u32,
+    /// Of durable calls that were given up.
+    pub(crate) dead_keep_s: u32,
     pub(crate) count_max: u32,
     pub(crate) memory_mb_max: u32,
 }
@@ -116,6 +120,7 @@ impl Default for ResultsSection {
     fn default() -> ResultsSection {
         ResultsSection {
             keep_s: limits::RESULT_KEEP_S_DEFAULT,
+            dead_keep_s: limits::DEAD_KEEP_S_DEFAULT,
             count_max: limits::RESULTS_MAX as u32,
             memory_mb_max: (limits::RESULTS_BYTES_MAX >> 20) as u32,
         }
@@ -127,6 +132,7 @@ impl ResultsSection {
         let most = ResultsSection::default();
         for (key, value, max) in [
             ("keep_s", self.keep_s, limits::RESULT_KEEP_S_MAX),
+            ("dead_keep_s", self.dead_keep_s, limits::DEAD_KEEP_S_MAX),
             ("count_max", self.count_max, most.count_max),
             ("memory_mb_max", self.memory_mb_max, most.memory_mb_max),
         ] {
@@ -135,6 +141,32 @@ impl ResultsSection {
                 "results.{key} is {value}, allowed are 1 to {max}"
             );
         }
+        Ok(())
+    }
+}
+
+/// What durable calls may take of the disk.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct JournalSection {
+    pub(crate) mb_max: u32,
+}
+
+impl Default for JournalSection {
+    fn default() -> JournalSection {
+        JournalSection {
+            mb_max: JOURNAL_MB_DEFAULT,
+        }
+    }
+}
+
+impl JournalSection {
+    fn check(&self) -> Result<()> {
+        ensure!(
+            (JOURNAL_MB_MIN..=JOURNAL_MB_MAX).contains(&self.mb_max),
+            "journal.mb_max is {}, allowed are {JOURNAL_MB_MIN} to {JOURNAL_MB_MAX}",
+            self.mb_max
+        );
         Ok(())
     }
 }
@@ -175,6 +207,7 @@ pub(crate) struct Settings {
     pub(crate) image_mb_max: u32,
     pub(crate) images_mb_max: u32,
     pub(crate) results: ResultsSection,
+    pub(crate) journal: JournalSection,
 }
 
 impl Settings {
@@ -203,6 +236,7 @@ impl Settings {
             build,
             images,
             results,
+            journal,
         } = file;
         let data = match overrides.data.or(data) {
             Some(data) => data,
@@ -243,6 +277,7 @@ impl Settings {
             uids.base
         );
         results.check()?;
+        journal.check()?;
         Ok(Settings {
             data: std::path::absolute(&data).with_context(|| format!("cannot use {}", data.display()))?,
             http: overrides
@@ -267,6 +302,7 @@ impl Settings {
             image_mb_max: images.size_mb_max,
             images_mb_max: images.disk_mb_max,
             results,
+            journal,
         })
     }
 }
@@ -495,13 +531,26 @@ mod tests {
     fn numbers_out_of_range_say_what_is_allowed() {
         let error = merge("data = '/x'\nworkers = { max = 0 }", Overrides::default()).unwrap_err();
         assert_eq!(error, "workers.max is 0, allowed are 1 to 2048");
-        for (key, max) in [("keep_s", 86_400), ("count_max", 250_000), ("memory_mb_max", 256)] {
+        for (key, max) in [
+            ("keep_s", 86_400),
+            ("dead_keep_s", 14 * 86_400),
+            ("count_max", 250_000),
+            ("memory_mb_max", 256),
+        ] {
             for value in [0, max + 1] {
                 let text = format!("data = '/x'\nresults = {{ {key} = {value} }}");
                 let error = merge(&text, Overrides::default()).unwrap_err();
                 let expected = format!("results.{key} is {value}, allowed are 1 to {max}");
                 assert_eq!(error, expected);
             }
+        }
+        for value in [63, 16_385] {
+            let text = format!("data = '/x'\njournal = {{ mb_max = {value} }}");
+            let error = merge(&text, Overrides::default()).unwrap_err();
+            assert_eq!(
+                error,
+                format!("journal.mb_max is {value}, allowed are 64 to 16384")
+            );
         }
     }
 }

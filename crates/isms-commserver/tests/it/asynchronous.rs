@@ -5,7 +5,7 @@ use isms_protocol::{
     ErrorCode, Flags, PrincipalId, ProcessId, Service,
     commserver::{Auth, HttpRoute},
     kernel::{Operation, ProcessQuestion, ProcessState, Progress},
-    limits::ASYNC_BODY_LEN_MAX,
+    limits::{ASYNC_BODY_LEN_MAX, KEY_LEN},
     resadmin::Right,
 };
 
@@ -21,7 +21,7 @@ fn known() -> ProcessId {
 async fn keep(mut call: FakeCall) {
     let header = call.message.header;
     if header.target == Service::Doer {
-        assert!(header.flags.contains(Flags::ASYNC));
+        assert!(header.flags.contains(Flags::ASYNC.with(Flags::DURABLE)));
         call.payload().await;
         return call.reply(&(), "");
     }
@@ -70,6 +70,62 @@ async fn a_call_that_prefers_so_is_accepted_and_named() {
         assert_eq!(response.header("location"), location);
         assert_eq!(response.json()["process"], process);
         assert_eq!(response.json()["url"], location);
+    }
+}
+
+#[tokio::test]
+async fn a_key_stands_in_front_of_the_body_whether_it_streams_or_not() {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let see = seen.clone();
+    let edge = Edge::start(&["POST /a", "PUT /a"], move |mut call| {
+        let see = see.clone();
+        async move {
+            let header = call.message.header;
+            assert!(header.flags.contains(Flags::DURABLE.with(Flags::KEYED)));
+            let key = call.message.raw.split_to(KEY_LEN);
+            assert_eq!(header.flags.contains(Flags::STREAM), call.message.raw.is_empty());
+            let len = call.payload().await.len();
+            see.lock().unwrap().push((key, len));
+            call.reply(&(), "");
+        }
+    })
+    .await;
+    for (request, key, len) in [
+        ("POST /p/a", "one", 1),
+        ("POST /p/a", "\"one\"", 100_000),
+        ("POST /p/a", "two", 1),
+        ("PUT /p/a", "one", 1),
+    ] {
+        let fields = [ASYNC, ("idempotency-key", key)];
+        let response = Client::fetch(edge.address, request, &fields, &vec![b'x'; len]).await;
+        assert_eq!(response.status, 202, "{key}");
+    }
+    let seen = seen.lock().unwrap();
+    let lengths: Vec<usize> = seen.iter().map(|(_, len)| *len).collect();
+    assert_eq!(lengths, [1, 100_000, 1, 1]);
+    assert_eq!(seen[0].0, seen[1].0, "both forms are one key");
+    assert_ne!(seen[0].0, seen[2].0);
+    assert_ne!(seen[0].0, seen[3].0, "of another route");
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_or_of_a_call_that_is_waited_for_is_refused() {
+    let edge = Edge::start(&["POST /a"], |_| async { panic!("a call") }).await;
+    for (fields, told) in [
+        (
+            &[ASYNC, ("idempotency-key", "a b")][..],
+            "255 visible ASCII characters",
+        ),
+        (
+            &[ASYNC, ("idempotency-key", "a"), ("idempotency-key", "a")],
+            "more than once",
+        ),
+        (&[("idempotency-key", "a")], "is for asynchronous calls"),
+    ] {
+        let response = edge.fetch_with("POST /p/a", fields).await;
+        assert_eq!(response.status, 400);
+        let detail = response.json()["detail"].to_string();
+        assert!(detail.contains(told), "{detail}");
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Response, header};
-use isms_http::{Body, Exchange, Incoming, Preferences, Problem, Upload, accepted, reply_head};
+use isms_http::{
+    Body, Exchange, IdempotencyKey, Incoming, KeyScope, Preferences, Problem, Upload, accepted, reply_head,
+};
 use isms_protocol::{
     ErrorCode, Flags, Message, Service,
     doer::{Invocation, InvocationReply, Operation, Trigger},
@@ -32,6 +34,7 @@ impl Call<'_> {
             true => (Flags::ASYNC.with(Flags::DURABLE), ASYNC_BODY_LEN_MAX as u64),
             false => (Flags::NONE, HTTP_BODY_LEN_DEFAULT),
         };
+        let key = IdempotencyKey::of(&self.parts.headers, respond_async)?;
         let upload = Upload {
             body,
             len_max,
@@ -44,7 +47,11 @@ impl Call<'_> {
             let mut header = self.header(Service::Doer, Operation::Invoke as u16, project.id, remaining);
             header.target_doee = doee.version;
             header.flags = kept;
-            Ok(Message::with_body(header, &self.invocation(payload_len)))
+            let message = Message::with_body(header, &self.invocation(payload_len));
+            Ok(match &key {
+                Some(key) => key.put_on(message, KeyScope::Doee { name }),
+                None => message,
+            })
         };
         let exchange = upload.call(&self.gate.link, request).await?;
         if respond_async {

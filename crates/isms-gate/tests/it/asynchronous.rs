@@ -2,7 +2,11 @@
 
 use isms_gate::Config;
 use isms_http::test_support::Client;
-use isms_protocol::{Flags, ProjectId, Service, kernel::ProcessQuestion, limits::ASYNC_BODY_LEN_MAX};
+use isms_protocol::{
+    Flags, ProjectId, Service,
+    kernel::ProcessQuestion,
+    limits::{ASYNC_BODY_LEN_MAX, KEY_LEN},
+};
 
 use crate::harness::{A, Gate, PROCESS};
 
@@ -14,7 +18,8 @@ async fn accepting() -> Gate {
             call.message.header.flags.contains(Flags::STREAM),
             call.message.raw.is_empty()
         );
-        assert!(call.message.header.flags.contains(Flags::ASYNC));
+        let kept = Flags::ASYNC.with(Flags::DURABLE);
+        assert!(call.message.header.flags.contains(kept));
         call.payload().await;
         call.reply(&(), "");
     })
@@ -36,6 +41,30 @@ async fn a_call_that_prefers_so_is_accepted_and_named() {
     let long = vec![b'x'; ASYNC_BODY_LEN_MAX + 1];
     let refused = Client::fetch(gate.address, INVOKE, &fields, &long).await;
     assert_eq!(refused.status, 413);
+}
+
+#[tokio::test]
+async fn a_key_stands_in_front_of_the_body_and_is_refused_on_a_call_that_is_waited_for() {
+    let gate = Gate::with(Config::default(), |call| async move {
+        assert!(
+            call.message
+                .header
+                .flags
+                .contains(Flags::DURABLE.with(Flags::KEYED))
+        );
+        assert_eq!(&call.message.raw[KEY_LEN..], b"body");
+        call.reply(&(), "");
+    })
+    .await;
+    let token = ("authorization", "Bearer invoker-a");
+    let (wish, key) = (("prefer", "respond-async"), ("idempotency-key", "\"order 7\""));
+    let fields = [token, wish, ("idempotency-key", "order-7")];
+    let response = Client::fetch(gate.address, INVOKE, &fields, b"body").await;
+    assert_eq!(response.status, 202);
+    for fields in [&[token, wish, key][..], &[token, ("idempotency-key", "order-7")]] {
+        let response = Client::fetch(gate.address, INVOKE, fields, b"body").await;
+        assert_eq!(response.status, 400);
+    }
 }
 
 #[tokio::test]

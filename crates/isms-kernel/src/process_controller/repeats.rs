@@ -62,23 +62,18 @@ impl Asked {
 }
 
 impl Record {
+    /// Whose request it is and what it is for is in the key's hash; here only what came with it is compared.
     fn repeats(&self, header: &Header, message: &Message) -> Repeats {
         let durable = self.durable.as_ref().expect("only durable calls have keys");
-        let first = &durable.request.header;
-        let same_target = first.target_doee == header.target_doee;
-        // The body of a stream is not here yet: that its length class and target are the same has to do.
+        if !durable.committed {
+            return Repeats::NotYet;
+        }
+        // The body of a stream is not here yet.
         let streams = header.flags.contains(Flags::STREAM);
-        let same_body = streams
-            || durable
-                .key
-                .is_some_and(|key| key.fingerprint == fingerprint(&message.raw, &[]));
-        match (
-            same_target && (same_body || !durable.committed),
-            durable.committed,
-        ) {
-            (true, true) => Repeats::Known,
-            (true, false) => Repeats::NotYet,
-            (false, _) => Repeats::Other,
+        let is_same = |key: Key| streams || key.fingerprint == fingerprint(&message.raw, &[]);
+        match durable.key.is_some_and(is_same) {
+            true => Repeats::Known,
+            false => Repeats::Other,
         }
     }
 }

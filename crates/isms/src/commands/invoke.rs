@@ -25,7 +25,9 @@ pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
         let answer = client.whole("POST", &path, Bytes::from(payload)).await?;
         return print_payload(&answer);
     }
-    let accepted: Value = client.accept(&path, Bytes::from(payload)).await?;
+    let accepted: Value = client
+        .accept(&path, args.key.as_deref(), Bytes::from(payload))
+        .await?;
     let process = accepted["process"]
         .as_str()
         .context("the answer names no process")?;

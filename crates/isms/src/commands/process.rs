@@ -42,7 +42,7 @@ fn has_ended(state: &Value) -> bool {
     !matches!(state["state"].as_str(), Some("queued" | "running"))
 }
 
-fn show(state: &Value, json: bool) {
+pub(super) fn show(state: &Value, json: bool) {
     if json {
         println!("{state}");
         return;

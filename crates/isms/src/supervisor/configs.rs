@@ -27,7 +27,9 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
         Service::Kernel => encode(&isms_kernel::Config {
             peer_uids: supervisor.users.of_services(),
             results_keep_s: settings.results.keep_s,
+            dead_keep_s: settings.results.dead_keep_s,
             journal: Some(directory.join("journal")),
+            journal_mb_max: settings.journal.mb_max,
             results_max: settings.results.count_max as usize,
             results_bytes_max: mebibytes(settings.results.memory_mb_max) as usize,
             ..isms_kernel::Config::default()
