@@ -39,8 +39,9 @@ pub(crate) enum Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Key {
     pub(crate) hash: [u8; KEY_LEN],
-    /// Tells requests apart that were made with one key; not proof against who wants to be mistaken.
-    pub(crate) fingerprint: u64,
+    /// Tells requests apart that were made with one key, once the whole body is here; not proof against who wants to be
+    /// mistaken.
+    pub(crate) fingerprint: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

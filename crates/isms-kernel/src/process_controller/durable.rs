@@ -95,7 +95,7 @@ impl Core {
         let durable = record.durable.as_mut().expect("it is durable");
         (durable.request.body, durable.request.raw) = (message.body, message.raw);
         if let Some(key) = &mut durable.key {
-            key.fingerprint = fingerprint(&durable.request.raw, &record.request);
+            key.fingerprint = Some(fingerprint(&durable.request.raw, &record.request));
         }
         let arrival = self.arrival(key);
         let mut evicted = Vec::new();

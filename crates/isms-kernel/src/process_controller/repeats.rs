@@ -65,15 +65,14 @@ impl Record {
     /// Whose request it is and what it is for is in the key's hash; here only what came with it is compared.
     fn repeats(&self, header: &Header, message: &Message) -> Repeats {
         let durable = self.durable.as_ref().expect("only durable calls have keys");
-        if !durable.committed {
-            return Repeats::NotYet;
-        }
-        // The body of a stream is not here yet.
+        // The body of a stream is not here yet; neither is, before it is collected, the first one's.
         let streams = header.flags.contains(Flags::STREAM);
-        let is_same = |key: Key| streams || key.fingerprint == fingerprint(&message.raw, &[]);
-        match durable.key.is_some_and(is_same) {
-            true => Repeats::Known,
-            false => Repeats::Other,
+        let first = durable.key.and_then(|key| key.fingerprint);
+        let is_same = streams || first.is_none_or(|first| first == fingerprint(&message.raw, &[]));
+        match (is_same, durable.committed) {
+            (true, true) => Repeats::Known,
+            (true, false) => Repeats::NotYet,
+            (false, _) => Repeats::Other,
         }
     }
 }
@@ -130,7 +129,10 @@ impl Core {
             return Ok(Box::new(durable));
         };
         let Some((first, record)) = self.results.of_key(&hash) else {
-            durable.key = Some(Key { hash, fingerprint: 0 });
+            durable.key = Some(Key {
+                hash,
+                fingerprint: None,
+            });
             return Ok(Box::new(durable));
         };
         let repeats = record.repeats(header, message);
