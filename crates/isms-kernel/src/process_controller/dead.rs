@@ -11,7 +11,7 @@ use isms_protocol::{
     limits::{DEAD_LISTED_MAX, DEAD_REASON_LEN_MAX, DURABLE_LIFE_S_MAX},
 };
 
-use super::{durable::refusal, record::State, results::Record};
+use super::{entries::refusal, record::State, results::Record};
 use crate::{
     clock::Moment,
     core::Core,
@@ -54,10 +54,15 @@ impl Core {
             return self.refuse_letter(request, ErrorCode::Expired, "it is too old to be run again");
         }
         let durable = record.durable.as_mut().expect("a dead letter is durable");
+        let before = (
+            durable.failures,
+            durable.until,
+            durable.request.header.target_doee,
+        );
         if !doee.is_none() {
             durable.request.header.target_doee = doee;
         }
-        let before = (durable.failures, durable.until);
+
         durable.failures = 0;
         durable.until = now.after_us(durable.retry.within_us());
         let header = durable.request.header;
@@ -94,7 +99,11 @@ impl Core {
             self.drop_attempt(key);
             let record = self.results.get_mut(id).expect("it was found");
             let durable = record.durable.as_mut().expect("a dead letter is durable");
-            (durable.failures, durable.until) = before;
+            (
+                durable.failures,
+                durable.until,
+                durable.request.header.target_doee,
+            ) = before;
             return self.refuse_letter(request, code, text);
         }
         self.note_asker(id, request);

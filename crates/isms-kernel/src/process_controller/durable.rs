@@ -9,16 +9,15 @@
 //! that it does not have it; a call that was acknowledged keeps a place in its queue, in the Doer, or here, until it has
 //! ended.
 
-use isms_journal::AppendError;
 use isms_protocol::{
-    ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
+    ErrorCode, Header, Message, ProcessId, WireError,
     kernel::{Progress, Retry},
-    limits::STREAM_WINDOW,
 };
 
 use super::{
     ProcessKey,
-    kept::progress,
+    entries::refusal,
+    kept::{own_error, progress},
     queue_name,
     record::{Process, State, Stream},
     repeats::fingerprint,
@@ -132,7 +131,7 @@ impl Core {
     }
 
     /// A call is durable: it is acknowledged, and waits to run.
-    fn committed(&mut self, id: ProcessId) {
+    pub(super) fn committed(&mut self, id: ProcessId) {
         let Some(record) = self.results.get_mut(id) else {
             return;
         };
@@ -213,34 +212,9 @@ impl Core {
         }
     }
 
-    /// What a callee, or the Kernel in its place, has said of an attempt.
-    pub(super) fn attempt_answered(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
-        let process = self.table.get(key).expect("what is answered is in the table");
-        let (id, project) = (process.header.process, process.header.project);
-        if answer.header.kind == Kind::Error {
-            return self.judge(key, outcome, answer);
-        }
-        let streams = answer.header.flags.contains(Flags::STREAM);
-        if self.results.charge(project, answer.len()).is_err() {
-            self.judge_here(key, ErrorCode::LimitReached, Outcome::Failed);
-            if streams {
-                self.stop(key, ErrorCode::LimitReached);
-            }
-            return;
-        }
-        let Some(record) = self.results.get_mut(id) else {
-            return;
-        };
-        record.answer = Some(answer);
-        match streams {
-            true => self.grant(key, STREAM_WINDOW, true),
-            false => self.finish_with_answer(id),
-        }
-    }
-
     /// Notes that the attempt fails, and why; what follows from it comes when it is over. Only what was cancelled has
     /// ended with that.
-    fn judge(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
+    pub(super) fn judge(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
         if outcome == Outcome::Cancelled {
             let id = answer.header.process;
             self.drop_result(id);
@@ -296,7 +270,7 @@ impl Core {
     }
 
     /// Drops what there is of a result whose attempt has come to nothing.
-    fn drop_result(&mut self, id: ProcessId) {
+    pub(super) fn drop_result(&mut self, id: ProcessId) {
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
@@ -460,36 +434,6 @@ impl Core {
         self.follow(&entry, Statement::Change, Awaited::Ended(id));
     }
 
-    /// Does what has waited for the journal.
-    pub(super) fn durable(&mut self, awaited: Awaited) {
-        match awaited {
-            Awaited::Accepted(id) => self.committed(id),
-            Awaited::Ended(id) => self.told_end(id),
-            Awaited::Replayed(id) => self.replayed(id),
-            Awaited::Discarded(id) => self.discarded(id),
-            Awaited::Answer(asker) => self.send_to_asker(&asker, Message::bare(asker.answer(Kind::Reply))),
-            Awaited::Nothing => {}
-        }
-    }
-
-    fn told_end(&mut self, id: ProcessId) {
-        let record = self.results.get_mut(id);
-        let Some(ended) = record.and_then(|record| record.durable.as_mut()?.ending.take()) else {
-            return;
-        };
-        self.end_is_told(id, ended);
-    }
-
-    /// Writes about a call that was accepted. Without a journal there are no such calls.
-    pub(super) fn follow(&mut self, entry: &Entry, statement: Statement, awaited: Awaited) {
-        if let Some(log) = &mut self.log {
-            log.follow(entry, statement, awaited.clone());
-        }
-        if planted(Bug::TellsEarly) {
-            self.durable(awaited);
-        }
-    }
-
     /// How a call stands in its queue.
     pub(super) fn arrival(&self, key: ProcessKey) -> Arrival {
         let process = self.table.get(key).expect("the caller has looked at it");
@@ -508,36 +452,3 @@ impl Core {
 }
 
 const NO_JOURNAL: &str = "this kernel keeps no journal, so it takes no durable calls";
-
-/// Why a durable call is not taken, as its caller is told.
-pub(super) fn refusal(why: &AppendError) -> (ErrorCode, String) {
-    match why {
-        AppendError::Busy => (
-            ErrorCode::Busy,
-            "the journal does not keep up; try again later".into(),
-        ),
-        AppendError::Full => (
-            ErrorCode::Busy,
-            "the journal of durable calls is full; try again when some have ended".into(),
-        ),
-        AppendError::DiskFull => (
-            ErrorCode::Busy,
-            "the disk of the journal is full; durable calls are taken again when there is space".into(),
-        ),
-        AppendError::Len { .. } => (ErrorCode::TooLarge, "the call is too long to be durable".into()),
-        AppendError::Stopped(stop) => (
-            ErrorCode::Unavailable,
-            format!(
-                "the journal has stopped ({stop}); no durable calls are taken until the platform is restarted"
-            ),
-        ),
-    }
-}
-
-fn own_error(id: ProcessId, code: ErrorCode) -> Message {
-    let header = Header {
-        process: id,
-        ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
-    };
-    Message::with_body(header, &WireError::new(code, super::kept::explanation(code)))
-}

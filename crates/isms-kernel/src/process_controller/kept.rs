@@ -124,9 +124,9 @@ impl Core {
     pub(super) fn keep(&mut self, key: ProcessKey, outcome: Outcome, answer: Message) {
         let process = self.table.get(key).expect("what is answered is in the table");
         let id = process.header.process;
-        let streams = answer.header.flags.contains(Flags::STREAM);
-        if process.durable {
-            return self.attempt_answered(key, outcome, answer);
+        let (streams, is_durable) = (answer.header.flags.contains(Flags::STREAM), process.durable);
+        if is_durable && answer.header.kind == Kind::Error {
+            return self.judge(key, outcome, answer);
         }
         if !self.results.contains(id) {
             return;
@@ -144,6 +144,7 @@ impl Core {
         record.answer = Some(answer);
         match streams {
             true => self.grant(key, STREAM_WINDOW, true),
+            false if is_durable => self.finish_with_answer(id),
             false => self.ended(key, outcome),
         }
     }
@@ -196,21 +197,14 @@ impl Core {
         if process.durable {
             return self.judge_here(key, code, outcome);
         }
+        self.drop_result(id);
         let Some(record) = self.results.open_mut(id) else {
             return;
         };
-        let freed = record.stream.len() + record.answer.as_ref().map_or(0, Message::len);
-        (record.answer, record.stream) = (None, Vec::new());
-        let project = record.project;
-        let header = Header {
-            process: id,
-            ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
-        };
-        let answer = Message::with_body(header, &WireError::new(code, explanation(code)));
+        let answer = own_error(id, code);
         // The reason is short, and every call must end with one: it may exceed the bytes by so much.
-        let added = answer.len();
+        let (project, added) = (record.project, answer.len());
         record.answer = Some(answer);
-        self.results.free(project, freed);
         self.results.add(project, added);
         self.ended(key, outcome);
     }
@@ -285,7 +279,16 @@ pub(super) fn progress(outcome: Outcome) -> Progress {
     }
 }
 
-pub(super) fn explanation(code: ErrorCode) -> String {
+/// An error of the Kernel's own in the place of a call's result.
+pub(super) fn own_error(id: ProcessId, code: ErrorCode) -> Message {
+    let header = Header {
+        process: id,
+        ..Header::new(Kind::Error, Service::Kernel, Service::Kernel)
+    };
+    Message::with_body(header, &WireError::new(code, explanation(code)))
+}
+
+fn explanation(code: ErrorCode) -> String {
     match code {
         ErrorCode::TooLarge => format!(
             "the result is longer than {ASYNC_BODY_LEN_MAX} bytes, the most that is kept of an asynchronous call"

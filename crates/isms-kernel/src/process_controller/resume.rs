@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     core::Core,
-    durability::{self, Awaited, Log, Recovered, Recovery},
+    durability::{self, Log, Recovered, Recovery},
     planted::{Bug, planted},
 };
 
@@ -153,79 +153,5 @@ impl Core {
         let record = self.results.get_mut(call.process).expect("looked at above");
         record.began_at.get_or_insert(now);
         Some(key.call())
-    }
-
-    /// The journal has done something.
-    pub(crate) fn journal(&mut self, event: isms_journal::Event) {
-        match event {
-            isms_journal::Event::Durable { below } => {
-                let awaited = self.log.as_mut().map(|log| log.durable(below));
-                for awaited in awaited.unwrap_or_default() {
-                    self.durable(awaited);
-                }
-            }
-            isms_journal::Event::Compact { below } => {
-                if let Some(log) = &mut self.log {
-                    log.compact(below);
-                }
-            }
-            isms_journal::Event::Stopped(_) => {
-                let abandoned = self.log.as_mut().map(Log::abandon);
-                for awaited in abandoned.unwrap_or_default() {
-                    self.not_durable(awaited);
-                }
-            }
-        }
-        self.keep_up_journal();
-    }
-
-    /// Writes some of what there is to be written.
-    pub(crate) fn keep_up_journal(&mut self) {
-        let Some(mut log) = self.log.take() else { return };
-        log.compact_some(|id| self.statement(id));
-        self.log = Some(log);
-    }
-
-    /// What was kept in the journal about calls that are forgotten is dead.
-    pub(crate) fn forget_statements(&mut self, ids: &[isms_protocol::ProcessId]) {
-        if let Some(log) = &mut self.log {
-            ids.iter().for_each(|&id| log.forget(id));
-        }
-    }
-
-    /// The journal has stopped before this was durable: what was asked for is refused, and what has ended may run again
-    /// after a restart, so nothing is said of it.
-    pub(super) fn not_durable(&mut self, awaited: Awaited) {
-        let why = self.log.as_ref().and_then(Log::stopped).unwrap_or_default();
-        let text = format!("the journal has stopped ({why}); nothing is lost that was acknowledged");
-        match awaited {
-            Awaited::Accepted(id) => {
-                let Some(record) = self.results.get_mut(id) else {
-                    return;
-                };
-                let key = record.key;
-                let askers = record
-                    .durable
-                    .as_mut()
-                    .map(|durable| std::mem::take(&mut durable.askers));
-                for asker in askers.unwrap_or_default() {
-                    self.refuse_asker(&asker, &text);
-                }
-                let arrival = self.arrival(key);
-                if let Some(process) = self.table.get(key) {
-                    self.scheduler.give_back(process.queue, &arrival);
-                }
-                self.answer_error_saying(key, ErrorCode::Unavailable, text);
-                self.discard(key);
-            }
-            Awaited::Replayed(id) | Awaited::Discarded(id) => self.abandon_letter(id, &text),
-            Awaited::Answer(asker) => self.refuse_asker(&asker, &text),
-            Awaited::Ended(_) | Awaited::Nothing => {}
-        }
-    }
-
-    pub(super) fn refuse_asker(&mut self, asker: &Header, text: &str) {
-        let error = WireError::new(ErrorCode::Unavailable, text);
-        self.send_to_asker(asker, Message::error_answer(asker, &error));
     }
 }

@@ -30,8 +30,6 @@ pub(super) struct Survivors {
     last_id: Rc<std::cell::Cell<u128>>,
     /// How far the calendar's clock is ahead of where it would be, in µs.
     jumped: i64,
-    /// It has jumped ahead, so something may be forgotten early.
-    pub(super) jumped_ahead: bool,
     /// What the Doer has named, in order, until it is answered.
     named: Vec<ResumedCall>,
     /// The Kernel has ended at least once.
@@ -58,7 +56,6 @@ impl Survivors {
             config,
             last_id: Rc::default(),
             jumped: 0,
-            jumped_ahead: false,
             named: Vec::new(),
             restarted: false,
         }
@@ -145,7 +142,6 @@ impl World {
     pub(super) fn jump(&mut self) {
         let by = self.random.below(4_000_000) as i64 - 2_000_000;
         self.survivors.jumped += by;
-        self.survivors.jumped_ahead |= by > 0;
         let shows = self.survivors.shows(self.now);
         self.feed(Event::Calendar { shows });
     }

@@ -5,13 +5,14 @@ use std::time::SystemTime;
 use isms_protocol::{
     DoeeVersion, ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError,
     kernel::{
-        DeadAfter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Durability, Operation, ProcessQuestion,
-        ProcessState, Progress, Resume, Resumed, ResumedCall, Retry,
+        DeadAfter, DeadLetters, DeadQuestion, DoeeRetries, DoeeRetry, Durability, Operation, ProcessState,
+        Progress, Resume, Resumed, ResumedCall, Retry,
     },
     limits::KEY_LEN,
 };
 
 use crate::{
+    asynchronous::question,
     calls::{invoke, slots},
     harness::{Kernel, Peer, request},
 };
@@ -29,20 +30,6 @@ fn keyed(call: u64, key: u8, body: &[u8]) -> Message {
         ..invoke(call)
     };
     Message::bare(header).with_raw([&[key; KEY_LEN], body].concat())
-}
-
-fn question(operation: Operation, process: ProcessId, wait_ms: u32, call: u64) -> Message {
-    let header = Header {
-        project: invoke(0).project,
-        principal: invoke(0).principal,
-        ..request(Service::Commserver, Service::Kernel, operation as u16, call)
-    };
-    let question = ProcessQuestion {
-        process,
-        wait_ms,
-        any_principal: false,
-    };
-    Message::with_body(header, &question)
 }
 
 async fn state(edge: &mut Peer, question: Message) -> ProcessState {
