@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Http, Platform, Process, descendants, eventually},
+    harness::{Http, Platform, Process, ROLES, descendants, eventually, post_each},
     project::{Project, c_doee_with},
 };
 
@@ -62,28 +62,14 @@ fn noting() -> Project {
         .file("migrations/0001_tables.sql", tables)
 }
 
-/// Calls one after the other, each with an id of its own, and keeps those that were acknowledged, with their URLs.
+/// Calls until it is stopped, and keeps the ids of the calls that were acknowledged, with their URLs.
 fn call(platform: &Platform, client: usize, stop: &AtomicBool, acknowledged: &Mutex<Vec<(String, String)>>) {
-    let mut connection = None;
-    for number in 0.. {
-        if stop.load(Relaxed) {
-            return;
+    post_each(platform, client, "/noting/", &[ASYNC], stop, |id, answer| {
+        if answer.status == 202 {
+            let url = answer.header("location").unwrap().to_owned();
+            acknowledged.lock().unwrap().push((id, url));
         }
-        let Some(mut http) = connection
-            .take()
-            .or_else(|| Http::try_connect(platform.http).ok())
-        else {
-            continue;
-        };
-        let id = format!("{client}-{number}");
-        if let Ok(answer) = http.try_send("POST", &format!("/noting/?{id}"), &[ASYNC], b"") {
-            if answer.status == 202 {
-                let url = answer.header("location").unwrap().to_owned();
-                acknowledged.lock().unwrap().push((id, url));
-            }
-            connection = Some(http);
-        }
-    }
+    });
 }
 
 /// How often each id is in a table.
@@ -101,16 +87,7 @@ fn rows(platform: &Platform, table: &str) -> HashMap<String, u32> {
 
 /// One of the processes whose death must not matter, as a number decides.
 fn victim(platform: &Platform, number: u64) -> Option<Process> {
-    let roles = [
-        "kernel",
-        "doer",
-        "dbriver",
-        "commserver",
-        "resadmin",
-        "gate",
-        "spawner",
-    ];
-    match roles.get(number as usize % (roles.len() + 1)) {
+    match ROLES.get(number as usize % (ROLES.len() + 1)) {
         Some(role) => platform.process(role),
         None => {
             let executes = |process: &Process| {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Http, Platform, Process, descendants, eventually},
+    harness::{Platform, Process, descendants, eventually, post_each},
     project::{Project, c_doee_with},
 };
 
@@ -48,27 +48,13 @@ fn noting() -> Project {
         )
 }
 
-/// Posts one call after the other, each with an id of its own, and keeps those that were acknowledged.
+/// Posts until it is stopped, and keeps the ids of the calls that were acknowledged.
 fn post(platform: &Platform, client: usize, stop: &AtomicBool, acknowledged: &Mutex<Vec<String>>) {
-    let mut connection = None;
-    for number in 0.. {
-        if stop.load(Relaxed) {
-            return;
+    post_each(platform, client, "/effects/", &[], stop, |id, answer| {
+        if answer.status == 200 {
+            acknowledged.lock().unwrap().push(id);
         }
-        let Some(mut http) = connection
-            .take()
-            .or_else(|| Http::try_connect(platform.http).ok())
-        else {
-            continue;
-        };
-        let id = format!("{client}-{number}");
-        if let Ok(answer) = http.try_send("POST", &format!("/effects/?{id}"), &[], b"") {
-            if answer.status == 200 {
-                acknowledged.lock().unwrap().push(id);
-            }
-            connection = Some(http);
-        }
-    }
+    });
 }
 
 /// Kills processes one after the other while clients post, and compares what they were told with the rows.

@@ -17,7 +17,7 @@ mod processes;
 mod roles;
 
 pub(crate) use http::{Http, Response, exchange};
-pub(crate) use load::{await_calls, under_load};
+pub(crate) use load::{await_calls, post_each, under_load};
 pub(crate) use ordinary::as_ordinary_user;
 pub(crate) use processes::{Process, ROLES, descendants};
 pub(crate) use roles::{Roles, register};

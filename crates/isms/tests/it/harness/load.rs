@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use super::{Http, Platform, eventually};
+use super::{Http, Platform, Response, eventually};
 
 /// Eight clients that call without pause, each call answered well, while `meanwhile` runs; it is given the number
 /// of calls that they have made.
@@ -34,4 +34,33 @@ pub(crate) fn await_calls(calls: &AtomicU32, more: u32) {
     eventually("calls under load", || {
         (calls.load(Relaxed) >= until).then_some(())
     });
+}
+
+/// Posts one call after the other below a path, each with an id of its own as its query, until it is stopped; says how
+/// those were answered that were. Who answers may die meanwhile.
+pub(crate) fn post_each(
+    platform: &Platform,
+    client: usize,
+    path: &str,
+    fields: &[(&str, &str)],
+    stop: &AtomicBool,
+    answered: impl Fn(String, &Response),
+) {
+    let mut connection = None;
+    for number in 0.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        let Some(mut http) = connection
+            .take()
+            .or_else(|| Http::try_connect(platform.http).ok())
+        else {
+            continue;
+        };
+        let id = format!("{client}-{number}");
+        if let Ok(answer) = http.try_send("POST", &format!("{path}?{id}"), fields, b"") {
+            answered(id, &answer);
+            connection = Some(http);
+        }
+    }
 }
