@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     environment,
     service::Doer,
-    worker_handler::{DoeeLimits, Event},
+    worker_handler::{DoeeLimits, Event, Reserved},
 };
 
 /// Bytes of binaries that no loaded version uses and that are kept all the same.
@@ -74,6 +74,7 @@ pub(crate) async fn load(doer: Rc<Doer>, version: DoeeVersion) {
             workers_min: doee.spec.workers_min,
             workers_max: doee.spec.workers_max,
             concurrency: doee.spec.concurrency,
+            reserved: Reserved(doee.spec.reserved),
         };
         doer.state.borrow_mut().doees.insert(version, Rc::new(doee));
         Ok(limits)

@@ -120,7 +120,8 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
         stream,
         responder,
     } = request;
-    let (version, streams) = (message.header.target_doee, stream.is_some());
+    let (version, class) = (message.header.target_doee, message.header.class);
+    let streams = stream.is_some();
     let caller = if durable::is_durable(&message.header) {
         match doer.admit_durable(responder, stream.as_ref()).await {
             Some(durable) => Caller::Durable(durable),
@@ -138,6 +139,7 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
     doer.dispatch(Event::Accepted {
         task,
         version,
+        class,
         streams,
     });
     let mut call = Call {

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use isms_protocol::DoeeVersion;
+use isms_protocol::{Class, DoeeVersion};
 
 use crate::worker::WorkerId;
 
@@ -29,6 +29,7 @@ pub(crate) enum Place {
 #[derive(Debug)]
 struct Task {
     version: DoeeVersion,
+    class: Class,
     place: Place,
     /// Its request goes on as a stream, which cannot be taken back.
     streams: bool,
@@ -46,10 +47,11 @@ pub(crate) struct DoerAdmin {
 }
 
 impl DoerAdmin {
-    /// Accepts a task; it waits.
-    pub(crate) fn accept(&mut self, task: TaskId, version: DoeeVersion, streams: bool) {
+    /// Accepts a task; it waits behind those of its class and of higher ones.
+    pub(crate) fn accept(&mut self, task: TaskId, version: DoeeVersion, class: Class, streams: bool) {
         let record = Task {
             version,
+            class,
             place: Place::Waiting,
             streams,
             cancelled: false,
@@ -57,10 +59,13 @@ impl DoerAdmin {
         };
         let previous = self.tasks.insert(task, record);
         assert!(previous.is_none(), "task numbers are never used twice");
-        self.waiting.entry(version).or_default().push_back(task);
+        let tasks = &self.tasks;
+        let queue = self.waiting.entry(version).or_default();
+        let after = queue.iter().rev().take_while(|other| tasks[other].class > class);
+        queue.insert(queue.len() - after.count(), task);
     }
 
-    /// Moves the longest waiting task of a version to a worker. `None` when there is none, or when it must wait
+    /// Moves the next waiting task of a version to a worker. `None` when there is none, or when it must wait
     /// for an idle worker and this one is not.
     pub(crate) fn send_next(&mut self, version: DoeeVersion, worker: WorkerId, idle: bool) -> Option<TaskId> {
         let queue = self.waiting.get_mut(&version)?;
@@ -77,16 +82,21 @@ impl DoerAdmin {
         Some(task)
     }
 
-    /// Puts a task that its worker has not begun in front of those that wait; false when it was not sent.
+    /// Puts a task that its worker has not begun in front of those of its class that wait; false when it was not sent.
     pub(crate) fn requeue(&mut self, task: TaskId) -> bool {
-        match self.tasks.get_mut(&task) {
-            Some(record) if record.place != Place::Waiting => {
-                record.place = Place::Waiting;
-                self.waiting.entry(record.version).or_default().push_front(task);
-                true
-            }
-            _ => false,
+        let Some(record) = self.tasks.get_mut(&task) else {
+            return false;
+        };
+        if record.place == Place::Waiting {
+            return false;
         }
+        record.place = Place::Waiting;
+        let (version, class) = (record.version, record.class);
+        let tasks = &self.tasks;
+        let queue = self.waiting.entry(version).or_default();
+        let before = queue.iter().take_while(|other| tasks[other].class < class);
+        queue.insert(before.count(), task);
+        true
     }
 
     /// Notes that a task's caller no longer wants its answer.
@@ -119,6 +129,16 @@ impl DoerAdmin {
     /// Where a task is.
     pub(crate) fn place_of(&self, task: TaskId) -> Option<Place> {
         self.tasks.get(&task).map(|record| record.place)
+    }
+
+    /// Its class.
+    pub(crate) fn class_of(&self, task: TaskId) -> Option<Class> {
+        self.tasks.get(&task).map(|record| record.class)
+    }
+
+    /// The class of the task of a version that is the next to be sent.
+    pub(crate) fn next_class(&self, version: DoeeVersion) -> Option<Class> {
+        self.class_of(*self.waiting.get(&version)?.front()?)
     }
 
     /// Takes a task out, wherever it is.
@@ -171,7 +191,7 @@ mod tests {
     fn waiting(tasks: &[u64]) -> DoerAdmin {
         let mut admin = DoerAdmin::default();
         for task in tasks {
-            admin.accept(TaskId(*task), VERSION, false);
+            admin.accept(TaskId(*task), VERSION, Class::Normal, false);
         }
         admin
     }
@@ -199,10 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn urgent_tasks_pass_others_and_a_recalled_one_is_the_first_of_its_class() {
+        let mut admin = waiting(&[1, 2]);
+        admin.accept(TaskId(3), VERSION, Class::High, false);
+        admin.accept(TaskId(4), VERSION, Class::Batch, false);
+        admin.accept(TaskId(5), VERSION, Class::High, false);
+        assert_eq!(admin.next_class(VERSION), Some(Class::High));
+        let sent = [(); 3].map(|()| admin.send_next(VERSION, WORKER, true));
+        assert_eq!(sent, [3, 5, 1].map(|task| Some(TaskId(task))));
+        assert!(admin.requeue(TaskId(1)) && admin.requeue(TaskId(5)));
+        let order: Vec<_> = std::iter::from_fn(|| admin.send_next(VERSION, WORKER, true)).collect();
+        assert_eq!(order, [5, 1, 2, 4].map(TaskId));
+    }
+
+    #[test]
     fn a_task_with_a_stream_goes_to_idle_workers_only_and_nothing_passes_it() {
         let mut admin = DoerAdmin::default();
-        admin.accept(TaskId(1), VERSION, true);
-        admin.accept(TaskId(2), VERSION, false);
+        admin.accept(TaskId(1), VERSION, Class::Normal, true);
+        admin.accept(TaskId(2), VERSION, Class::Normal, false);
         assert_eq!(admin.send_next(VERSION, WORKER, false), None);
         assert_eq!(admin.send_next(VERSION, WORKER, true), Some(TaskId(1)));
         assert_eq!(admin.send_next(VERSION, WORKER, false), Some(TaskId(2)));

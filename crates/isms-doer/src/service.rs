@@ -14,7 +14,7 @@ use isms_ipc::{Inbound, InboundRequest, Inbox, Link, LinkOptions, Registration};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, WireError,
     doer::{Isolation, Operation},
-    kernel::{Demand, Slots},
+    kernel::Demand,
     limits::DRAIN_TIMEOUT,
     worker::Control,
 };
@@ -415,14 +415,14 @@ impl Doer {
             Action::Load { version } => {
                 spawn_local(binaries::load(Rc::clone(self), version));
             }
-            Action::Publish { version, capacity } => {
+            Action::Publish { version, slots } => {
                 let mut header = Header::new(Kind::Slots, Service::Doer, Service::Kernel);
                 header.target_doee = version;
                 // A Kernel that is not there learns all capacities once it has been told of the durable calls.
                 if let Some(kernel) = &*self.introduced.borrow() {
-                    let _ = kernel.send(Message::with_body(header, &Slots { capacity }));
+                    let _ = kernel.send(Message::with_body(header, &slots));
                 }
-                if capacity == 0 && self.state.borrow().handler.is_unknown(version) {
+                if slots.capacity == 0 && self.state.borrow().handler.is_unknown(version) {
                     self.state.borrow_mut().doees.remove(&version);
                 }
             }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_protocol::{DoeeVersion, WireError};
+use isms_protocol::{Class, DoeeVersion, WireError, kernel::Slots};
 use isms_sandbox::spawner::Environment;
 
 use crate::{
@@ -21,12 +21,14 @@ use crate::{
 mod calls;
 mod pools;
 mod prefetch;
+mod reserved;
 mod supervision;
 
 use pools::Pools;
 pub(crate) use pools::TrialId;
 pub(crate) use prefetch::CALLS_MAX as WORKER_CALLS_MAX;
 use prefetch::RunTime;
+pub(crate) use reserved::Reserved;
 
 /// Time for a Doee to load and initialize.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +52,7 @@ pub(crate) struct DoeeLimits {
     pub(crate) workers_max: u32,
     /// Calls at the same time; 0 for as many as its workers run.
     pub(crate) concurrency: u32,
+    pub(crate) reserved: Reserved,
     /// What its workers consist of.
     pub(crate) environment: Environment,
 }
@@ -94,6 +97,7 @@ pub(crate) enum Event {
     Accepted {
         task: TaskId,
         version: DoeeVersion,
+        class: Class,
         /// Its request goes on as a stream.
         streams: bool,
     },
@@ -145,8 +149,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Learn a version's limits and fetch its binary.
     Load { version: DoeeVersion },
-    /// Tell the Kernel the capacity of a version.
-    Publish { version: DoeeVersion, capacity: u32 },
+    /// Tell the Kernel how many calls of a version are taken.
+    Publish { version: DoeeVersion, slots: Slots },
     /// Ask the spawner for a sandbox.
     Spawn {
         worker: WorkerId,
@@ -195,8 +199,8 @@ struct Doee {
     /// Calls that wait in the Kernel for slots, as last heard, and since when there are any.
     queued: u32,
     queued_since: Option<Instant>,
-    /// Capacity that the Kernel knows.
-    published: u32,
+    /// What the Kernel knows.
+    published: Slots,
     /// Starts that failed one after the other.
     failures: u32,
     /// Workers without a call; the one used last is taken first, since its caches are warm.
@@ -254,8 +258,9 @@ impl WorkerHandler {
             Event::Accepted {
                 task,
                 version,
+                class,
                 streams,
-            } => self.accepted(task, version, streams, now, actions),
+            } => self.accepted(task, version, (class, streams), now, actions),
             Event::Cancelled { task } => self.cancelled(task, now, actions),
             Event::Abandoned { task } => self.abandoned(task),
             Event::Empty { worker } => self.empty(worker, now, actions),
@@ -305,7 +310,7 @@ impl WorkerHandler {
         for (version, doee) in &self.doees {
             actions.push(Action::Publish {
                 version: *version,
-                capacity: doee.published,
+                slots: doee.published,
             });
         }
     }
@@ -436,20 +441,23 @@ impl WorkerHandler {
         self.publish(version, actions);
     }
 
-    /// Publishes a version's capacity if the Kernel knows another one.
+    /// Publishes how many calls a version takes if the Kernel knows something else.
     fn publish(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) {
-        let room = self.room(version);
+        let serving = self.serving(version);
         let Some(doee) = self.doees.get_mut(&version) else {
             return;
         };
-        let capacity = match doee.readiness {
-            Readiness::Loading => 0,
-            Readiness::Ready => room.min(doee.limits.map_or(u32::MAX, |limits| limits.calls_max())),
-            Readiness::Failed { .. } => FAILED_CAPACITY,
+        let slots = match doee.readiness {
+            Readiness::Loading => Slots::all(0),
+            Readiness::Ready => {
+                let started = (doee.idle.len() + doee.busy.len()) as u32;
+                doee.slots(started, serving.saturating_sub(started))
+            }
+            Readiness::Failed { .. } => Slots::all(FAILED_CAPACITY),
         };
-        if doee.published != capacity {
-            doee.published = capacity;
-            actions.push(Action::Publish { version, capacity });
+        if doee.published != slots {
+            doee.published = slots;
+            actions.push(Action::Publish { version, slots });
         }
     }
 
@@ -462,16 +470,6 @@ impl WorkerHandler {
         u32::try_from(serving.count()).unwrap_or(u32::MAX)
     }
 
-    /// Calls that the workers of a version take: one each until it is known how short they are.
-    fn room(&self, version: DoeeVersion) -> u32 {
-        let Some(doee) = self.doees.get(&version) else {
-            return 0;
-        };
-        let started = (doee.idle.len() + doee.busy.len()) as u32;
-        let starting = self.serving(version).saturating_sub(started);
-        starting + started.saturating_mul(doee.run_time.depth())
-    }
-
     fn doee(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) -> &mut Doee {
         self.doees.entry(version).or_insert_with(|| {
             actions.push(Action::Load { version });
@@ -480,7 +478,7 @@ impl WorkerHandler {
                 limits: None,
                 queued: 0,
                 queued_since: None,
-                published: 0,
+                published: Slots::all(0),
                 failures: 0,
                 idle: Vec::new(),
                 busy: Vec::new(),

@@ -99,7 +99,7 @@ fn ready(capacity: u32) -> Core {
     };
     core.handle(
         Moment(0),
-        message(DOER, Message::with_body(header, &Slots { capacity })),
+        message(DOER, Message::with_body(header, &Slots::all(capacity))),
     );
     core.drain_actions();
     core

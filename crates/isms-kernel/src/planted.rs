@@ -25,6 +25,8 @@ pub(crate) enum Bug {
     LeaksSlot,
     /// One call more than a project's limit runs.
     OverLimit,
+    /// An urgent call waits behind lower ones for which there is no room, though there is room for it.
+    WaitsBehindLower,
     /// A queue that a project's limit holds up is not looked at again.
     LeavesHeldUp,
     /// A Doer that registers anew is not told what waits.

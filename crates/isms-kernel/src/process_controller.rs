@@ -79,7 +79,7 @@ impl Core {
     /// The Doer says how many calls of a Doee version it takes.
     pub(crate) fn slots(&mut self, sender: Service, message: &Message) {
         let doee = message.header.target_doee;
-        let Ok(Slots { capacity }) = message.decode_body() else {
+        let Ok(Slots { capacity, lower }) = message.decode_body() else {
             return self.violation(sender, "sent slots that cannot be decoded");
         };
         if sender != Service::Doer || doee.is_none() {
@@ -91,8 +91,8 @@ impl Core {
         }) else {
             return self.violation(sender, "sent slots for too many Doee versions");
         };
-        self.scheduler
-            .set_capacity(queue, capacity.min(limits::REQUEST_CREDIT_MAX));
+        let capacity = capacity.min(limits::REQUEST_CREDIT_MAX);
+        self.scheduler.set_capacity(queue, Slots { capacity, lower });
         self.ready.push(queue);
     }
 

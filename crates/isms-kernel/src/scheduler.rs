@@ -1,6 +1,6 @@
 //! The Scheduler: one queue per (service, Doee version), and which call runs next.
 //!
-//! Invariants: a queue never has more calls running than its capacity, what a service registered or
+//! Invariants: a queue never has more calls running than it has room for, as a service registered or
 //! the Doer published as slots; within a queue the order is class, then the project that has had least for
 //! its weight, then virtual deadline, then arrival, except that every so often a call that has waited too
 //! long goes first; the queues together are bounded in calls and in bytes, and a full one makes room at the
@@ -21,6 +21,7 @@ mod places;
 mod projects;
 mod rate;
 mod rates;
+mod room;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use std::{collections::HashMap, rc::Rc};
 
 use isms_protocol::{
     Class, DoeeVersion, ProjectId, Service,
-    kernel::{DoeeRates, ProjectSettings},
+    kernel::{DoeeRates, ProjectSettings, Slots},
     limits,
 };
 
@@ -46,6 +47,7 @@ pub(crate) use measures::{Ended, Outcome};
 use measures::{Measures, RowIndex};
 use projects::{Projects, RateReached, TooManyProjects};
 use rates::Rates;
+use room::Room;
 use shares::Shares;
 pub(crate) use tree::Ticket;
 use tree::{Waiting, WaitingTree};
@@ -78,8 +80,7 @@ struct Queue {
     waiting: WaitingTree,
     /// Places that are taken for calls that do not wait yet.
     reserved: usize,
-    capacity: u32,
-    running: u32,
+    room: Room,
     /// Dispatches until an aged call may go first again.
     until_aged: u32,
     /// What the Doer was last told of this queue.
@@ -175,8 +176,7 @@ impl Scheduler {
             name,
             waiting: WaitingTree::new(),
             reserved: 0,
-            capacity: 0,
-            running: 0,
+            room: Room::default(),
             until_aged: 0,
             demand_told: 0,
             demand_dirty: false,
@@ -197,7 +197,7 @@ impl Scheduler {
             return;
         };
         let is_empty = queue.waiting.len() == 0 && queue.reserved == 0;
-        if is_empty && queue.running == 0 && queue.capacity == 0 && queue.demand_told == 0 {
+        if is_empty && queue.room.is_shut() && queue.demand_told == 0 {
             self.by_name.remove(&queue.name);
             if let Some(row) = queue.measured {
                 self.measures.let_go(row);
@@ -207,7 +207,8 @@ impl Scheduler {
         }
     }
 
-    /// Occupies capacity for a call that need not wait, if there is some and nothing waits before it.
+    /// Occupies capacity for a call that need not wait, if there is some and nothing waits before it. Lower ones may
+    /// wait for room that is not theirs.
     pub(crate) fn start_at_once(
         &mut self,
         index: QueueIndex,
@@ -216,7 +217,8 @@ impl Scheduler {
         now: Moment,
     ) -> Option<Occupied> {
         let queue = self.queue(index);
-        if queue.waiting.len() > 0 || queue.running >= queue.capacity {
+        let passes_all = |first: &Waiting| class < first.ticket.class && !planted(Bug::WaitsBehindLower);
+        if !queue.room.admits(class) || !queue.waiting.first().is_none_or(passes_all) {
             return None;
         }
         let occupied = self.occupy(index, class, project, now)?;
@@ -228,13 +230,14 @@ impl Scheduler {
     pub(crate) fn take(&mut self, index: QueueIndex, now: Moment) -> Option<(ProcessKey, Occupied)> {
         let aging_max_us = self.aging_max_us;
         let queue = self.queues[index.0 as usize].as_mut()?;
-        let capacity = queue.capacity + u32::from(planted(Bug::OverCapacity) && queue.capacity > 0);
-        if queue.running >= capacity {
+        let first = queue.waiting.first()?.ticket;
+        if !queue.room.admits(first.class) {
             return None;
         }
-        let first = queue.waiting.first()?.ticket;
         let oldest = queue.waiting.oldest()?;
-        let aged = queue.until_aged == 0 && now.us_since(oldest.since) >= aging_max_us;
+        let aged = queue.until_aged == 0
+            && now.us_since(oldest.since) >= aging_max_us
+            && queue.room.admits(oldest.ticket.class);
         let ticket = if aged { oldest.ticket } else { first };
         let until_aged = if ticket != first {
             AGED_ONE_IN - 1
@@ -288,8 +291,7 @@ impl Scheduler {
         } = occupied;
         self.measure_run(index, class, now.us_since(since), now);
         let queue = self.queue_mut(index);
-        assert!(queue.running > 0, "only what runs is released");
-        queue.running -= 1;
+        queue.room.end(class);
         if let Some(Charge { expected_us, weight }) = charge {
             let shares = queue.waiting.shares_mut(class);
             shares.end(project, weight, expected_us, now.us_since(since));
@@ -384,9 +386,9 @@ impl Scheduler {
         self.rates.set(project, rates, now)
     }
 
-    /// Sets how many calls of a queue may run in all.
-    pub(crate) fn set_capacity(&mut self, index: QueueIndex, capacity: u32) {
-        self.queue_mut(index).capacity = capacity;
+    /// Sets how many calls of a queue may run.
+    pub(crate) fn set_capacity(&mut self, index: QueueIndex, slots: Slots) {
+        self.queue_mut(index).room.set(slots);
     }
 
     /// Forgets capacity and running calls of a service whose connection was lost; what waits stays.
@@ -396,7 +398,7 @@ impl Scheduler {
         }
         for index in self.queues_of(service) {
             let queue = self.queue_mut(index);
-            (queue.capacity, queue.running) = (0, 0);
+            queue.room.forget();
             queue.waiting.all_shares_mut().for_each(Shares::forget_running);
             queue.demand_told = 0;
             if planted(Bug::LosesQueue) {
@@ -423,7 +425,10 @@ impl Scheduler {
         let queues = self.queues_of(service);
         let each = queues.iter().map(|&index| self.queue(index));
         each.fold((0, 0), |(running, queued), queue| {
-            (running + queue.running, queued + queue.waiting.len() as u32)
+            (
+                running + queue.room.running(),
+                queued + queue.waiting.len() as u32,
+            )
         })
     }
 
@@ -436,6 +441,20 @@ impl Scheduler {
     #[cfg(test)]
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
+    }
+
+    /// A queue in which a call waits though there is room for it. Limits of projects are left out: while there is one,
+    /// none is named.
+    #[cfg(test)]
+    pub(crate) fn overlooked(&self) -> Option<&QueueName> {
+        let overlooks = |queue: &&Queue| {
+            let first = queue.waiting.first();
+            first.is_some_and(|first| queue.room.admits(first.ticket.class))
+        };
+        let found = self.queues.iter().flatten().find(overlooks);
+        found
+            .filter(|_| !self.projects.limit_some())
+            .map(|queue| &queue.name)
     }
 
     /// Queues that exist.
@@ -474,7 +493,7 @@ impl Queue {
     }
 
     fn occupy(&mut self, class: Class, project: ProjectId, weight: Option<u32>, since: Moment) -> Occupied {
-        self.running += 1;
+        self.room.begin(class);
         let charge = weight.map(|weight| Charge {
             expected_us: self.waiting.shares_mut(class).begin(project, weight),
             weight,

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use isms_protocol::{
     Generation, Header, Incarnation, Kind, Message, Service,
-    kernel::{Register, Registered},
+    kernel::{Register, Registered, Slots},
     limits,
 };
 use sha2::{Digest, Sha256};
@@ -206,7 +206,7 @@ impl Core {
             doee: isms_protocol::DoeeVersion::NONE,
         };
         if let Ok(queue) = self.scheduler.open(name) {
-            self.scheduler.set_capacity(queue, concurrency);
+            self.scheduler.set_capacity(queue, Slots::all(concurrency));
             self.ready.push(queue);
         }
         if service == Service::Doer {

@@ -89,6 +89,7 @@ fn the_simulator_finds_each_planted_bug() {
         Bug::LeaksSlot,
         Bug::ForgetsDemand,
         Bug::OverLimit,
+        Bug::WaitsBehindLower,
         Bug::LeavesHeldUp,
         Bug::TellsAnybody,
         Bug::DiesWithCaller,

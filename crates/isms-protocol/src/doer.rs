@@ -209,6 +209,9 @@ pub struct DoeeSpec {
     /// Calls of it that run at the same time; 0 for as many as its workers run.
     #[serde(default)]
     pub concurrency: u32,
+    /// Workers reserved for its calls of class realtime, of high and above, of normal and above.
+    #[serde(default)]
+    pub reserved: [u32; 3],
 }
 
 /// What a worker consists of, as a manifest asks for it. Body of [`Operation::TryEnvironment`].

@@ -148,10 +148,28 @@ pub struct Registered {
 /// Doer → Kernel (`Kind::Slots`, version in `target_doee`): how many calls of this version the Doer
 /// takes in all, those it is working on included. An absolute number, so that a repeated or late
 /// message does no harm; the Kernel subtracts what it has dispatched and not seen answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
     /// Calls in all.
     pub capacity: u32,
+    /// Of these at most so many of class high and below, normal and below, batch. The rest is kept for what is more
+    /// urgent.
+    #[serde(default = "whatever_class")]
+    pub lower: [u32; 3],
+}
+
+const fn whatever_class() -> [u32; 3] {
+    [u32::MAX; 3]
+}
+
+impl Slots {
+    /// So many calls, whatever their classes.
+    pub const fn all(capacity: u32) -> Slots {
+        Slots {
+            capacity,
+            lower: whatever_class(),
+        }
+    }
 }
 
 /// Kernel → Doer (`Kind::Demand`, version in `target_doee`): what waits for slots. Sent when it

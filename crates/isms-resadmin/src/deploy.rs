@@ -245,6 +245,7 @@ fn compose(
             binary_len: *binary_len,
             environment: environment.clone(),
             concurrency: doee.concurrency,
+            reserved: doee.reserved,
         };
         let grants = Grants {
             databases: doee.sql.clone(),

@@ -68,6 +68,8 @@ pub(crate) struct Doee {
     pub(crate) workers_max: u32,
     /// Calls at the same time; 0 for as many as its workers run.
     pub(crate) concurrency: u32,
+    /// Workers kept for calls of class realtime, of high and above, of normal and above.
+    pub(crate) reserved: [u32; 3],
     /// Calls that are accepted in a second, if that has a limit.
     pub(crate) rate: Option<CallRate>,
     /// What becomes of asynchronous calls, if not the usual.
@@ -211,6 +213,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
             "deadline_ms",
             "workers",
             "concurrency",
+            "reserve",
             "rate",
             "durable",
             "retry",
@@ -225,6 +228,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     let code = code(section)?;
     let (workers_min, workers_max) = workers(section)?;
     let concurrency = concurrency(section, workers_min)?;
+    let reserved = reserved(section, workers_max, concurrency)?;
     let class = class(section, Class::Normal)?;
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
@@ -243,6 +247,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         workers_min,
         workers_max,
         concurrency,
+        reserved,
         rate: rate(section)?,
         durability: durability(section)?,
         sql: sql(allow.as_ref(), databases)?,
@@ -313,6 +318,29 @@ fn concurrency(section: &Section<'_>, workers_min: u32) -> Result<u32, ManifestE
         return Err(item.error(&message));
     }
     Ok(concurrency)
+}
+
+fn reserved(section: &Section<'_>, workers_max: u32, concurrency: u32) -> Result<[u32; 3], ManifestError> {
+    let Some(item) = section.optional("reserve") else {
+        return Ok([0; 3]);
+    };
+    let reserve = item.section()?;
+    let keys = ["realtime", "high", "normal"];
+    reserve.check_keys(&keys, &[])?;
+    let mut reserved = [0; 3];
+    for (count, key) in reserved.iter_mut().zip(keys) {
+        *count = reserve.integer(key, 0, WORKERS_DEFAULT as i64, 0)? as u32;
+    }
+    let sum: u32 = reserved.iter().sum();
+    let (bound, most) = match concurrency {
+        1.. if concurrency < workers_max => ("concurrency", concurrency),
+        _ => ("workers.max", workers_max),
+    };
+    if sum >= most {
+        let message = format!("keeps {sum} workers, which must be less than {bound}, which is {most}");
+        return Err(item.error(&message));
+    }
+    Ok(reserved)
 }
 
 fn rate(section: &Section<'_>) -> Result<Option<CallRate>, ManifestError> {

@@ -254,6 +254,7 @@ fn spec(workers_max: u32) -> DoeeSpec {
         binary_len: BINARY.len() as u64,
         environment: isms_protocol::doer::Environment::default(),
         concurrency: 0,
+        reserved: [0; 3],
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isms_protocol::{DoeeVersion, ErrorCode, WireError, limits::CANCEL_GRACE};
+use isms_protocol::{Class, DoeeVersion, ErrorCode, WireError, limits::CANCEL_GRACE};
 
 use super::{Action, Readiness, SCALE_UP_AFTER, WorkerHandler, prefetch::STALLED_AFTER};
 use crate::{
@@ -15,7 +15,7 @@ impl WorkerHandler {
         &mut self,
         task: TaskId,
         version: DoeeVersion,
-        streams: bool,
+        (class, streams): (Class, bool),
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -31,7 +31,7 @@ impl WorkerHandler {
         if let Some(environment) = environment {
             self.pools.note_use(environment, now);
         }
-        self.admin.accept(task, version, streams);
+        self.admin.accept(task, version, class, streams);
         self.feed(version, now, actions);
         if self.admin.waiting_len(version) > 0 {
             self.scale(version, now, actions);
@@ -209,19 +209,27 @@ impl WorkerHandler {
     /// The worker that takes the next call of a version, and whether it is idle.
     fn next_worker(&self, version: DoeeVersion, now: Instant) -> Option<(WorkerId, bool)> {
         let doee = self.doees.get(&version)?;
-        if let Some(worker) = doee.idle.last() {
+        let must_hold = self.must_hold(version, doee);
+        if let Some(worker) = doee.idle.last()
+            && must_hold.is_none()
+        {
             return Some((*worker, true));
         }
         let depth = doee.run_time.depth() as usize;
         if depth == 1 {
             return None;
         }
+        // What is reserved takes what it is reserved for first.
+        let class = self.admin.next_class(version).filter(|_| doee.reserves());
         let room = |worker: &WorkerId| {
             let record = self.workers.get(worker)?;
-            let open = record.calls_held.len() < depth && !is_stalled(record, now);
-            open.then_some((record.calls_held.len(), *worker))
+            let open = record.calls_held.len() < depth
+                && !is_stalled(record, now)
+                && must_hold.is_none_or(|class| self.lowest_held(*worker) >= Some(class));
+            let shared = class.is_some() && self.lowest_held(*worker) > class;
+            open.then_some((shared, record.calls_held.len(), *worker))
         };
-        let (_, worker) = doee.busy.iter().filter_map(room).min()?;
+        let (.., worker) = doee.busy.iter().filter_map(room).min()?;
         Some((worker, false))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isms_protocol::{DoeeVersion, ErrorCode, WireError};
+use isms_protocol::{DoeeVersion, ErrorCode, WireError, kernel::Slots};
 
 use super::{
     Action, BACKOFF, DRAIN_GRACE, INITIALIZE_TIMEOUT, Readiness, WorkerHandler, calls::cancelled_error,
@@ -293,8 +293,11 @@ impl WorkerHandler {
 
     fn forget(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) {
         let known = self.doees.remove(&version);
-        if known.is_some_and(|doee| doee.published != 0) {
-            actions.push(Action::Publish { version, capacity: 0 });
+        if known.is_some_and(|doee| doee.published != Slots::all(0)) {
+            actions.push(Action::Publish {
+                version,
+                slots: Slots::all(0),
+            });
         }
     }
 

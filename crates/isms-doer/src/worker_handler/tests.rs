@@ -6,6 +6,7 @@ use super::{calls::cancelled_error, *};
 
 mod pools;
 mod random;
+mod reserved;
 mod sent_ahead;
 
 const VERSION: DoeeVersion = DoeeVersion::from_bytes([1; 16]);
@@ -15,6 +16,7 @@ const LIMITS: DoeeLimits = DoeeLimits {
     workers_min: 0,
     workers_max: 4,
     concurrency: 0,
+    reserved: Reserved([0; 3]),
     environment: Environment::WORKER,
 };
 
@@ -89,6 +91,7 @@ fn accepted(task: u64) -> Event {
     Event::Accepted {
         task: TaskId(task),
         version: VERSION,
+        class: Class::Normal,
         streams: false,
     }
 }
@@ -147,7 +150,7 @@ fn spawn(worker: u64) -> Action {
 fn publish(capacity: u32) -> Action {
     Action::Publish {
         version: VERSION,
-        capacity,
+        slots: Slots::all(capacity),
     }
 }
 
@@ -237,7 +240,7 @@ fn a_doee_with_a_concurrency_gets_neither_more_calls_nor_more_workers() {
         .filter(|action| matches!(action, Action::Spawn { .. }));
     assert!(spawned.count() <= 2, "{actions:?}");
     let published = actions.iter().filter_map(|action| match action {
-        Action::Publish { capacity, .. } => Some(*capacity),
+        Action::Publish { slots, .. } => Some(slots.capacity),
         _ => None,
     });
     assert_eq!(published.max(), Some(2), "{actions:?}");
@@ -507,7 +510,7 @@ fn workers_that_are_kept_take_nobodys_place_and_a_retired_version_keeps_none() {
     scene.on(exited("exited", &[]));
     let other = Action::Publish {
         version: OTHER,
-        capacity: 2,
+        slots: Slots::all(2),
     };
     scene.expect(Event::Tick, &[spawn(2), spawn(3), other]);
     scene.on(Event::Retire { version: OTHER });
@@ -550,7 +553,7 @@ fn a_full_house_gives_up_the_worker_of_another_version_that_idled_longest() {
             spawn(2),
             Action::Publish {
                 version: OTHER,
-                capacity: 1,
+                slots: Slots::all(1),
             },
         ],
     );

@@ -54,14 +54,17 @@ impl Scheduler {
             doee,
         };
         let queue = self.by_name.get(&name).map(|&index| self.queue(index));
-        queue.map_or((0, 0), |queue| (queue.waiting.len() as u32, queue.running))
+        queue.map_or((0, 0), |queue| (queue.waiting.len() as u32, queue.room.running()))
     }
 
     fn load_of_the_rest(&self) -> (u32, u32) {
         let queues = self.queues.iter().flatten();
         let rest = queues.filter(|queue| queue.measured.is_some_and(|row| row.is_the_rest()));
         rest.fold((0, 0), |(queued, running), queue| {
-            (queued + queue.waiting.len() as u32, running + queue.running)
+            (
+                queued + queue.waiting.len() as u32,
+                running + queue.room.running(),
+            )
         })
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings, limits};
+use isms_protocol::{
+    Class, DoeeVersion, ProjectId, Service,
+    kernel::{ProjectSettings, Slots},
+    limits,
+};
 use proptest::prelude::*;
 
 use super::{AGED_ONE_IN, Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler, Ticket};
@@ -38,7 +42,7 @@ enum Move {
     },
     Capacity {
         queue: usize,
-        capacity: u32,
+        slots: Slots,
     },
     Weight {
         project: u8,
@@ -90,7 +94,7 @@ struct Model {
     /// What may run of the owner's Doees at the same time, and the number of that limit.
     limit: Option<(u32, u64)>,
     limits_set: u64,
-    capacity: [u32; QUEUES],
+    slots: [Slots; QUEUES],
     running: [Vec<Run>; QUEUES],
     until_aged: [u32; QUEUES],
     sequence: u64,
@@ -226,8 +230,21 @@ impl Model {
 
     /// Whether a call could be taken out of a queue.
     fn has_next(&self, queue: usize) -> bool {
-        let has_room = self.running[queue].len() < self.capacity[queue] as usize;
-        has_room && self.of(queue).next().is_some() && !self.is_held_up(queue)
+        let first = self.of(queue).min_by_key(|entry| self.order(entry));
+        first.is_some_and(|first| self.has_room(queue, first.ticket.class)) && !self.is_held_up(queue)
+    }
+
+    /// Whether a call of a class may begin, but for the limit of its project.
+    fn has_room(&self, queue: usize, class: Class) -> bool {
+        let Slots { capacity, lower } = self.slots[queue];
+        let from = |lowest: Class| {
+            let running = self.running[queue].iter().filter(|run| run.class >= lowest);
+            running.count()
+        };
+        let lower = [Class::High, Class::Normal, Class::Batch].into_iter().zip(lower);
+        let mut bounds = lower.filter(|(bounded, _)| *bounded <= class);
+        self.running[queue].len() < capacity as usize
+            && bounds.all(|(bounded, most)| from(bounded) < most as usize)
     }
 
     fn set_limit(&mut self, concurrency_max: u32) {
@@ -336,7 +353,9 @@ impl Model {
         }
         let first = self.of(queue).min_by_key(|entry| self.order(entry))?.clone();
         let oldest = self.of(queue).min_by_key(|entry| entry.ticket.sequence)?.clone();
-        let aged = self.until_aged[queue] == 0 && now.us_since(oldest.since) >= AGING_US;
+        let aged = self.until_aged[queue] == 0
+            && now.us_since(oldest.since) >= AGING_US
+            && self.has_room(queue, oldest.ticket.class);
         let next = if aged { oldest } else { first.clone() };
         self.until_aged[queue] = match next.ticket == first.ticket {
             true => self.until_aged[queue].saturating_sub(1),
@@ -360,7 +379,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         4 => queue.clone().prop_map(|queue| Move::Take { queue }),
         1 => any::<usize>().prop_map(|nth| Move::Remove { nth }),
         2 => (queue.clone(), any::<usize>()).prop_map(|(queue, nth)| Move::Release { queue, nth }),
-        1 => (queue, 0..4u32).prop_map(|(queue, capacity)| Move::Capacity { queue, capacity }),
+        1 => (queue, 0..4u32, prop::array::uniform3(0..4u32)).prop_map(|(queue, capacity, lower)| {
+            Move::Capacity { queue, slots: Slots { capacity, lower } }
+        }),
         1 => (0..PROJECTS, 1..1000u32).prop_map(|(project, weight)| Move::Weight { project, weight }),
         1 => (0..4u32).prop_map(|concurrency_max| Move::Limit { concurrency_max }),
         2 => (0..900u64).prop_map(|us| Move::Pass { us }),
@@ -427,9 +448,9 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             }
             Move::Take { queue } => {
                 let taken = scheduler.take(queues[queue], now);
+                let first = model.of(queue).min_by_key(|entry| model.order(entry));
                 held_up[queue] = model.is_held_up(queue)
-                    && model.running[queue].len() < model.capacity[queue] as usize
-                    && model.of(queue).next().is_some();
+                    && first.is_some_and(|first| model.has_room(queue, first.ticket.class));
                 prop_assert_eq!(taken.map(|(process, _)| process), model.take(queue, now));
                 occupied[queue].extend(taken.map(|(_, occupied)| occupied));
             }
@@ -447,9 +468,9 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 model.release(queue, nth, now);
                 scheduler.release(queues[queue], occupied[queue].remove(nth), now);
             }
-            Move::Capacity { queue, capacity } => {
-                model.capacity[queue] = capacity;
-                scheduler.set_capacity(queues[queue], capacity);
+            Move::Capacity { queue, slots } => {
+                model.slots[queue] = slots;
+                scheduler.set_capacity(queues[queue], slots);
             }
             Move::Weight { project, weight } => {
                 let project = ProjectId::from_bytes([project; 16]);

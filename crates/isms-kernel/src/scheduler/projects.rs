@@ -109,6 +109,12 @@ impl Projects {
         limited.begin(known.settings.concurrency_max, queue).map(Some)
     }
 
+    /// Whether any project's calls may run in a limited number only.
+    #[cfg(test)]
+    pub(super) fn limit_some(&self) -> bool {
+        self.known.values().any(|known| known.limited.is_some())
+    }
+
     /// A call of a project has ended that began under this limit; what waits for that comes to `freed`.
     pub(super) fn end(&mut self, project: ProjectId, limit: u64, freed: &mut Vec<QueueIndex>) {
         let known = self.known.get_mut(&project);

@@ -1,6 +1,9 @@
 //! What fairness comes to: who gets how much of a queue that all want more of than there is.
 
-use isms_protocol::{Class, DoeeVersion, ProjectId, Service, kernel::ProjectSettings};
+use isms_protocol::{
+    Class, DoeeVersion, ProjectId, Service,
+    kernel::{ProjectSettings, Slots},
+};
 
 use super::{Arrival, Full, Occupied, QueueIndex, QueueName, Scheduler};
 use crate::{clock::Moment, config::Config, process_controller::ProcessKey};
@@ -25,7 +28,7 @@ impl Scene {
             doee: DoeeVersion::NONE,
         };
         let queue = scheduler.open(name).unwrap();
-        scheduler.set_capacity(queue, 1);
+        scheduler.set_capacity(queue, Slots::all(1));
         Scene {
             scheduler,
             queue,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use isms_protocol::{
     DoeeVersion, Flags, Header, Incarnation, Kind, Message, Service,
-    kernel::{ProcessQuestion, StreamCredit},
+    kernel::{ProcessQuestion, Slots, StreamCredit},
     limits::{CHUNK_LEN_MAX, STREAM_WINDOW},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Actor {
     pub(super) calls: BTreeMap<u64, Asked>,
     pub(super) work: BTreeMap<u64, Work>,
     pub(super) next_call: u64,
-    pub(super) slots: BTreeMap<DoeeVersion, u32>,
+    pub(super) slots: BTreeMap<DoeeVersion, Slots>,
     /// True once it has broken a rule on this connection, and may be cut for it.
     pub(super) hostile: bool,
     /// What it has sent before, for hostile repetition.

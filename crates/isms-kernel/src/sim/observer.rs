@@ -58,6 +58,7 @@ struct Accepted {
 struct Running {
     span: Span,
     doee: DoeeVersion,
+    class: Class,
     project: ProjectId,
     replied: bool,
     /// Whose call it is, and the limit of its project under which it began.
@@ -79,7 +80,7 @@ pub(super) struct Observer {
     /// Of calls whose streams begin or end in the Kernel.
     own_streams: BTreeSet<Span>,
     running: BTreeMap<(Service, u64), Running>,
-    capacity: BTreeMap<(Service, DoeeVersion), u32>,
+    slots: BTreeMap<(Service, DoeeVersion), Slots>,
     cancelled: BTreeSet<Span>,
     /// Calls that waited when their project was deleted.
     doomed: BTreeSet<Span>,
@@ -121,7 +122,7 @@ impl Observer {
             unheard: Vec::new(),
             own_streams: BTreeSet::new(),
             running: BTreeMap::new(),
-            capacity: BTreeMap::new(),
+            slots: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             doomed: BTreeSet::new(),
             unwanted: BTreeSet::new(),
@@ -168,7 +169,8 @@ impl Observer {
     }
 
     pub(super) fn registered(&mut self, service: Service, concurrency: u32) {
-        self.capacity.insert((service, DoeeVersion::NONE), concurrency);
+        self.slots
+            .insert((service, DoeeVersion::NONE), Slots::all(concurrency));
     }
 
     /// A connection has ended, by whichever side.
@@ -184,7 +186,7 @@ impl Observer {
             .collect();
         self.parents_done.extend(gone);
         self.running.retain(|(callee, _), _| *callee != service);
-        self.capacity.retain(|(of, _), _| *of != service);
+        self.slots.retain(|(of, _), _| *of != service);
         if service == Service::Doer {
             self.demand.clear();
         }
@@ -232,7 +234,7 @@ impl Observer {
             }
             Kind::Slots if sender == Service::Doer => {
                 if let Ok(slots) = message.decode_body::<Slots>() {
-                    self.capacity.insert((sender, header.target_doee), slots.capacity);
+                    self.slots.insert((sender, header.target_doee), slots);
                 }
             }
             _ => {}
@@ -334,22 +336,34 @@ impl Observer {
             Running {
                 span,
                 doee,
+                class,
                 project: header.project,
                 replied: false,
                 limit,
             },
         );
-        let running = self
-            .running
-            .iter()
-            .filter(|((callee, _), run)| *callee == to && run.doee == doee);
-        let capacity = self.capacity.get(&(to, doee)).copied().unwrap_or(0);
-        assert!(
-            running.count() <= capacity as usize,
-            "{to} was given more than its capacity of {capacity}"
-        );
+        self.check_room(to, doee, class);
         if let Some((project, _)) = limit {
             self.check_limit(project);
+        }
+    }
+
+    /// Holds when a call of a class begins: more may run of what began before there was less room.
+    fn check_room(&self, to: Service, doee: DoeeVersion, class: Class) {
+        let slots = self.slots.get(&(to, doee)).copied().unwrap_or(Slots::all(0));
+        let lower = [Class::High, Class::Normal, Class::Batch]
+            .into_iter()
+            .zip(slots.lower);
+        let bounds = [(Class::Realtime, slots.capacity)].into_iter().chain(lower);
+        for (bounded, most) in bounds.filter(|(bounded, _)| *bounded <= class) {
+            let running = self
+                .running
+                .iter()
+                .filter(|((callee, _), run)| *callee == to && run.doee == doee && run.class >= bounded);
+            assert!(
+                running.count() <= most as usize,
+                "{to} was given more of class {bounded:?} and below than its capacity of {most}"
+            );
         }
     }
 

@@ -124,6 +124,8 @@ impl World {
             self.core.table.len() <= alive + self.core.results.len_and_bytes().0,
             "the table holds processes that nobody knows of"
         );
+        let overlooked = self.core.scheduler.overlooked();
+        assert_eq!(overlooked, None, "a call waits though there is room for it");
     }
 
     /// Everybody behaves until nothing is left to do; then nothing may be left.
@@ -245,7 +247,7 @@ impl World {
         let doees = self.actors[doer_index()]
             .slots
             .values()
-            .filter(|&&slots| slots > 0)
+            .filter(|slots| slots.capacity > 0)
             .count();
         assert_eq!(
             self.core.scheduler.queue_count(),
@@ -344,27 +346,32 @@ impl World {
     fn change_slots(&mut self) {
         let doee = self.random.below(3);
         let capacity = self.random.below(4) as u32;
-        self.tell_slots(version(doee), capacity);
+        let mut slots = Slots::all(capacity);
+        if self.random.below(2) == 0 {
+            for most in &mut slots.lower {
+                *most = self.random.below(4) as u32;
+            }
+        }
+        self.tell_slots(version(doee), slots);
     }
 
     fn open_all_slots(&mut self) {
         for doee in 0..3 {
-            if self.actors[doer_index()].slots.get(&version(doee)) != Some(&2) {
-                self.tell_slots(version(doee), 2);
+            if self.actors[doer_index()].slots.get(&version(doee)) != Some(&Slots::all(2)) {
+                self.tell_slots(version(doee), Slots::all(2));
             }
         }
     }
 
-    fn tell_slots(&mut self, target_doee: DoeeVersion, capacity: u32) {
+    fn tell_slots(&mut self, target_doee: DoeeVersion, slots: Slots) {
         let doer = &mut self.actors[doer_index()];
         if doer.peer.is_some() {
-            doer.slots.insert(target_doee, capacity);
+            doer.slots.insert(target_doee, slots);
             let header = Header {
                 target_doee,
                 ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
             };
-            doer.outbox
-                .push_back(Message::with_body(header, &Slots { capacity }));
+            doer.outbox.push_back(Message::with_body(header, &slots));
         }
     }
 

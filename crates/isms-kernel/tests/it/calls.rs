@@ -43,7 +43,7 @@ pub(crate) fn slots(capacity: u32) -> Message {
         target_doee: DOEE,
         ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
     };
-    Message::with_body(header, &Slots { capacity })
+    Message::with_body(header, &Slots::all(capacity))
 }
 
 /// A Kernel with an edge and a Doer that works on one call.

@@ -194,17 +194,14 @@ fn a_build_of_an_older_sender_has_no_folder() {
 #[test]
 fn a_body_may_also_be_a_map_by_field_name() {
     let map = b"\x81\xa8capacity\x05";
-    assert_eq!(
-        decode::<kernel::Slots>(map).unwrap(),
-        kernel::Slots { capacity: 5 }
-    );
+    assert_eq!(decode::<kernel::Slots>(map).unwrap(), kernel::Slots::all(5));
 }
 
 #[test]
 fn bytes_after_a_body_are_ignored() {
     assert_eq!(
         decode::<kernel::Slots>(&[0x91, 5, 0xc1, 0xff]).unwrap(),
-        kernel::Slots { capacity: 5 }
+        kernel::Slots::all(5)
     );
 }
 

@@ -35,9 +35,13 @@ fn without_last(body: &impl Serialize, last: &impl Serialize) -> Vec<u8> {
 fn bodies_from_before_images_are_read_as_asking_for_none() {
     let spec = doer::DoeeSpec {
         concurrency: 0,
+        reserved: [0; 3],
         ..samples::doee_spec()
     };
-    let unlimited = without_last(&spec, &spec.concurrency);
+    let unreserved = without_last(&spec, &spec.reserved);
+    assert_eq!(decode::<doer::DoeeSpec>(&unreserved).unwrap(), spec);
+    let mut unlimited = unreserved[..unreserved.len() - encode(&spec.concurrency).len()].to_vec();
+    unlimited[0] -= 1;
     assert_eq!(decode::<doer::DoeeSpec>(&unlimited).unwrap(), spec);
     let environment = encode(&spec.environment);
     let mut older = unlimited[..unlimited.len() - environment.len()].to_vec();

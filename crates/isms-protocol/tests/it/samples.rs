@@ -119,7 +119,13 @@ fn kernel_bodies() -> Vec<Sample> {
                 request_credit: 16_384,
             },
         ),
-        sample("kernel/slots", &kernel::Slots { capacity: 300 }),
+        sample(
+            "kernel/slots",
+            &kernel::Slots {
+                capacity: 300,
+                lower: [300, 299, 1],
+            },
+        ),
         sample(
             "kernel/demand",
             &kernel::Demand {
@@ -303,6 +309,7 @@ pub(crate) fn doee_spec() -> doer::DoeeSpec {
         binary_len: 20_480,
         environment: environment(),
         concurrency: 4,
+        reserved: [1, 0, 2],
     }
 }
 

@@ -61,6 +61,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         workers_min: 0,
         workers_max: 8,
         concurrency: 0,
+        reserved: [0; 3],
         rate: None,
         durability: None,
         sql: vec!["readings".into()],
@@ -162,6 +163,37 @@ fn a_doees_concurrency_is_read_and_is_not_less_than_the_workers_that_are_kept() 
         concurrency("concurrency = 0"),
         Err("project.toml:5: doee.a.concurrency: is 0; allowed: 1 to 256".into())
     );
+}
+
+#[test]
+fn workers_are_reserved_for_urgent_calls_but_never_all_of_them() {
+    let reserved = |keys: &str| {
+        let text = format!("[project]\nname = \"p\"\n[doee.a]\nbinary = \"a.so\"\n{keys}\n");
+        let manifest = parse(&text).map_err(|error| error.to_string());
+        manifest.map(|mut manifest| manifest.doees.remove(0).reserved)
+    };
+    let refused = |line: u32, message: &str| Err(format!("project.toml:{line}: doee.a.reserve{message}"));
+    assert_eq!(reserved(""), Ok([0; 3]));
+    assert_eq!(reserved("reserve = { normal = 3, realtime = 4 }"), Ok([4, 0, 3]));
+    assert_eq!(
+        reserved("workers = { max = 2 }\nreserve = { high = 2 }"),
+        refused(
+            6,
+            ": keeps 2 workers, which must be less than workers.max, which is 2"
+        )
+    );
+    assert_eq!(
+        reserved("concurrency = 1\nreserve = { high = 1 }"),
+        refused(
+            6,
+            ": keeps 1 workers, which must be less than concurrency, which is 1"
+        )
+    );
+    assert_eq!(
+        reserved("reserve = { high = -1 }"),
+        refused(5, ".high: is -1; allowed: 0 to 256")
+    );
+    assert!(reserved("reserve = { batch = 1 }").is_err());
 }
 
 #[test]

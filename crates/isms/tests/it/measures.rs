@@ -13,7 +13,8 @@ const EXECUTE: &str = "if (query_is(call, \"fail\")) return ISMS_INVALID; \
     while (len) { isms_result r = isms_body_read(call, piece, sizeof piece, &len); if (r != ISMS_OK) return r; } \
     return say(call, \"ok\");";
 
-fn top(platform: &Platform) -> Value {
+/// What `isms top` says.
+pub(crate) fn top(platform: &Platform) -> Value {
     let output = platform.isms(&["top", "--json"]);
     assert!(
         output.status.success(),

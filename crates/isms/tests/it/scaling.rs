@@ -2,8 +2,14 @@
 
 use crate::{
     harness::{Http, Platform, await_calls, eventually, under_load},
-    project::Project,
+    measures::top,
+    project::{Project, c_doee, manifest},
 };
+
+/// Answers when it has read the whole body.
+const READ_ALL: &str = "char piece[4096]; size_t len = 1; \
+    while (len) { isms_result r = isms_body_read(call, piece, sizeof piece, &len); if (r != ISMS_OK) return r; } \
+    return say(call, \"ok\");";
 
 #[test]
 fn demand_that_lasts_starts_workers_up_to_the_maximum_and_idle_ones_go() {
@@ -109,10 +115,7 @@ fn the_pool_is_filled_before_the_first_call_and_refilled_after_it() {
 #[test]
 fn a_long_call_does_not_hold_up_the_short_ones_that_were_sent_behind_it() {
     let Some(platform) = Platform::start() else { return };
-    let read_all = "char piece[4096]; size_t len = 1; \
-        while (len) { isms_result r = isms_body_read(call, piece, sizeof piece, &len); if (r != ISMS_OK) return r; } \
-        return say(call, \"ok\");";
-    platform.deploy(Project::c_with("mixed", "workers = { min = 1, max = 2 }", read_all).path());
+    platform.deploy(Project::c_with("mixed", "workers = { min = 1, max = 2 }", READ_ALL).path());
     under_load(&platform, "/mixed/", |calls| {
         for _ in 0..5 {
             await_calls(calls, 100);
@@ -143,4 +146,39 @@ fn a_crash_among_many_calls_of_one_doee_is_the_crash_of_one_call() {
         }
         await_calls(calls, 100);
     });
+}
+
+#[test]
+fn batch_calls_leave_the_workers_alone_that_are_kept_for_urgent_ones() {
+    let Some(platform) = Platform::start() else { return };
+    let keys = "class = \"batch\"\nworkers = { min = 2, max = 2 }\nreserve = { high = 1 }";
+    let manifest = manifest("kept", keys).replace("\"GET /\"", "\"GET /\"\nclass = \"high\"");
+    let project = Project::new(&manifest).file("doees/main/main.c", c_doee(READ_ALL));
+    platform.deploy(project.path());
+    // Each of them would keep its worker until its body comes.
+    let head = "POST /kept/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n";
+    let batch: Vec<_> = (0..3)
+        .map(|_| {
+            let mut one = Http::connect(platform.http);
+            one.write(head.as_bytes()).unwrap();
+            one
+        })
+        .collect();
+    let row = || {
+        let listed = top(&platform);
+        listed["calls"].as_array().unwrap().first().cloned()
+    };
+    eventually("a batch call that runs and two that wait", || {
+        let row = row()?;
+        (row["running"] == 1 && row["queued"] == 2).then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(platform.get("/kept/").status, 200);
+    }
+    eventually("one worker that is free again", || {
+        let workers = platform.workers("kept");
+        let count = |state: &str| workers.iter().filter(|worker| worker["state"] == state).count();
+        ((count("idle"), count("busy")) == (1, 1)).then_some(())
+    });
+    drop(batch);
 }

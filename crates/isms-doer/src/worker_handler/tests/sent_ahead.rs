@@ -61,6 +61,7 @@ fn a_request_with_a_stream_waits_for_an_idle_worker() {
     let streaming = Event::Accepted {
         task: TaskId(2),
         version: VERSION,
+        class: Class::Normal,
         streams: true,
     };
     scene.expect(streaming, &[]);
@@ -73,6 +74,7 @@ fn calls_that_wait_here_behind_a_long_one_get_another_worker_though_none_waits_i
     scene.on(Event::Accepted {
         task: TaskId(2),
         version: VERSION,
+        class: Class::Normal,
         streams: true,
     });
     scene.expect(answered(1), &[run(1, 2)]);
@@ -154,6 +156,7 @@ fn a_streaming_call_under_which_a_worker_dies_before_it_begins_fails_and_says_wh
     scene.on(Event::Accepted {
         task: TaskId(1),
         version: VERSION,
+        class: Class::Normal,
         streams: true,
     });
     let why = "the worker was killed before it began the call, whose stream cannot be sent again";

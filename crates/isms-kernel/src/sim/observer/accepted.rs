@@ -106,6 +106,7 @@ impl Observer {
         let running = Running {
             span: header.trace.span.0,
             doee: header.target_doee,
+            class: header.class,
             project: header.project,
             replied: false,
             limit: None,

@@ -15,7 +15,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
         "memory_mb = 64",
         "memory = 64",
         "project.toml:7: doee.anomaly.memory: is not a known key; allowed: language, source, binary, memory_mb, \
-         timeout_ms, deadline_ms, workers, concurrency, rate, durable, retry, class, isolation, image, allow, params",
+         timeout_ms, deadline_ms, workers, concurrency, reserve, rate, durable, retry, class, isolation, image, allow, params",
     );
     bad(
         "[project]\n",

@@ -84,7 +84,7 @@ pub(super) fn slots(version: DoeeVersion) -> Message {
         target_doee: version,
         ..Header::new(Kind::Slots, Service::Doer, Service::Kernel)
     };
-    Message::with_body(header, &Slots { capacity: 1 })
+    Message::with_body(header, &Slots::all(1))
 }
 
 /// A call of a project's Doee, as an edge asks for it.
