@@ -11,7 +11,7 @@ use isms_http::{
 };
 use isms_ipc::Link;
 use isms_protocol::{
-    ErrorCode, Flags, Header, Kind, Message, PrincipalId, Service,
+    ErrorCode, Flags, Header, Kind, Message, PrincipalId, Service, TraceContext,
     commserver::Auth,
     doer::{Operation, Trigger},
     limits::ASYNC_BODY_LEN_MAX,
@@ -91,18 +91,21 @@ impl Edge {
             len_max,
             deadline,
         };
+        let (trace, asked) = self.trace_ids.context(traceparent(&parts));
         let call = Call {
+            trace,
             parts: &parts,
             path: &path,
             route: &route,
             principal: principal.as_deref(),
             deadline,
-            kept,
+            meant: kept.with(asked),
             key,
         };
         let exchange = upload
-            .call(&self.link, |len| call.message(len, &self.trace_ids))
-            .await?;
+            .call(&self.link, |len| call.message(len))
+            .await
+            .map_err(|problem| problem.in_trace(trace.trace))?;
         if respond_async {
             let process = exchange.message().header.process;
             return Ok(accepted(process, &process::location(&path, process)));
@@ -164,29 +167,30 @@ pub(crate) fn other_method(method: &Method, allow: &str, detail: &str) -> Result
 }
 
 struct Call<'a> {
+    trace: TraceContext,
     parts: &'a Parts,
     path: &'a RequestPath<'a>,
     route: &'a Route,
     principal: Option<&'a Principal>,
     deadline: Instant,
-    /// Says that the Kernel is to keep the call.
-    kept: Flags,
+    /// Says whether the Kernel is to keep the call, and to trace it.
+    meant: Flags,
     key: Option<IdempotencyKey>,
 }
 
 impl Call<'_> {
-    fn message(&self, payload_len: Option<u64>, trace_ids: &TraceIds) -> Result<Message, Problem> {
+    fn message(&self, payload_len: Option<u64>) -> Result<Message, Problem> {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let header = Header {
             operation: Operation::Invoke as u16,
-            flags: self.kept,
+            flags: self.meant,
             class: self.route.class,
             // 0 would mean "no deadline".
             remaining_us: (remaining.as_micros() as u64).max(1),
             project: self.route.project,
             target_doee: self.route.version,
             principal: self.principal.map_or(PrincipalId::NONE, |principal| principal.id),
-            trace: trace_ids.context(traceparent(self.parts)),
+            trace: self.trace,
             ..Header::new(Kind::Request, Service::Commserver, Service::Doer)
         };
         let authorization = match self.route.auth {

@@ -66,7 +66,7 @@ impl Edge {
             header: Header {
                 project,
                 principal: self.principal(parts).await?,
-                trace: self.trace_ids.context(traceparent(parts)),
+                trace: self.trace_ids.context(traceparent(parts)).0,
                 ..Header::new(Kind::Request, Service::Commserver, Service::Kernel)
             },
             process,

@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Instant};
 
 use isms_ipc::{Answer, InboundRequest, PendingAnswer, StreamReceiver, StreamSender};
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, Service, WireError,
+    ErrorCode, Header, Kind, Message, Service, SpanId, TraceContext, WireError,
     doer::{InvocationReply, Operation},
     worker::{LogLevel, LogLine},
 };
@@ -20,6 +20,7 @@ use crate::{
     connection::WorkerConnection,
     doer_admin::TaskId,
     durable::{self, Durable},
+    runs::Noted,
     service::Doer,
     worker_handler::Event,
 };
@@ -55,11 +56,14 @@ pub(crate) struct CallSlot {
     outbound: RefCell<Outbound>,
     verdicts: RefCell<VecDeque<Verdict>>,
     ruled: Notify,
+    /// What is noted of it if it is traced.
+    noted: Option<Noted>,
 }
 
 impl CallSlot {
     pub(crate) fn new(outbound: Outbound) -> CallSlot {
         CallSlot {
+            noted: Noted::of(&outbound.message.header),
             outbound: RefCell::new(outbound),
             verdicts: RefCell::default(),
             ruled: Notify::new(),
@@ -80,6 +84,11 @@ impl CallSlot {
             pending,
             upload,
         }));
+    }
+
+    /// What is noted of it if it is traced.
+    pub(crate) fn noted(&self) -> Option<&Noted> {
+        self.noted.as_ref()
     }
 
     pub(crate) fn rule(&self, verdict: Verdict) {
@@ -151,6 +160,9 @@ pub(crate) async fn serve(doer: Rc<Doer>, request: InboundRequest) {
         running_on: None,
     };
     call.run(caller).await;
+    if let Some(run) = slot.noted().and_then(|noted| noted.run(&slot.asked().0)) {
+        doer.state.borrow_mut().runs.push(&doer.link, run);
+    }
     let left_on = call
         .running_on
         .take()
@@ -252,10 +264,14 @@ impl Call<'_> {
 
     fn ended(&mut self, connection: &WorkerConnection) {
         self.running_on = None;
+        let run_time = connection.end_call(self.task);
+        if let Some(noted) = self.slot.noted() {
+            noted.note_ended(run_time);
+        }
         self.doer.dispatch(Event::Answered {
             worker: connection.worker,
             task: self.task,
-            run_time: connection.end_call(self.task),
+            run_time,
         });
     }
 
@@ -453,7 +469,11 @@ fn start(connection: &WorkerConnection, outbound: &mut Outbound) -> (PendingAnsw
         class,
         project,
         principal,
-        trace,
+        // What the Doee asks of others is part of this attempt.
+        trace: TraceContext {
+            span: SpanId::of(process, attempt),
+            ..trace
+        },
         target_doee,
         ..header
     };

@@ -7,7 +7,7 @@
 //!   `heard`: what a worker says, judged; `host_call`: what a Doee asks of other services; `binaries`: what a version is;
 //!   `durable`: calls that outlive a Kernel; `resume`: what the next one is told of them;
 //!   `environment`: what a manifest asks for as the spawner takes it; `builder`: source to shared object; `spawner`,
-//!   `logs`: the channels beside.
+//!   `logs`, `runs`: the channels beside.
 //!
 //! Invariants: calls queue in the Kernel, never here; a worker is believed nothing that the Doer has
 //! not itself asked for; one that breaks the contract is cut off, and nobody else notices. Not here:
@@ -28,6 +28,7 @@ mod heard;
 mod host_call;
 mod logs;
 mod resume;
+mod runs;
 mod service;
 mod spawner;
 mod status;

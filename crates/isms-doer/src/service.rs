@@ -35,13 +35,14 @@ use crate::{
     environment::{self, Trials},
     logs::LogBatch,
     resume,
+    runs::RunBatch,
     spawner::Spawner,
     status,
     worker::WorkerId,
     worker_handler::{Action, BUSY_TICK, Event, WorkerHandler},
 };
 
-/// How often gathered log lines are sent.
+/// How often gathered log lines and runs are sent.
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 
 /// All that the Doer has.
@@ -76,6 +77,7 @@ pub(crate) struct State {
     pub(crate) builders: Builders,
     pub(crate) trials: Trials,
     pub(crate) logs: LogBatch,
+    pub(crate) runs: RunBatch,
     pub(crate) isolation: Isolation,
     task_next: u64,
 }
@@ -107,6 +109,7 @@ impl Doer {
             builders: Builders::new(config.builds_max),
             trials: Trials::default(),
             logs: LogBatch::default(),
+            runs: RunBatch::default(),
             isolation: Isolation::default(),
             task_next: 1,
         };
@@ -153,7 +156,7 @@ impl Doer {
             Ok(()) => self.drain().await,
             Err(_) => self.fail_all_workers(),
         }
-        self.state.borrow_mut().logs.flush(&self.link);
+        self.flush();
         self.link.close().await;
         clock.abort();
         logs.abort();
@@ -212,8 +215,15 @@ impl Doer {
         let mut interval = tokio::time::interval(LOG_INTERVAL);
         loop {
             interval.tick().await;
-            self.state.borrow_mut().logs.flush(&self.link);
+            self.flush();
         }
+    }
+
+    /// Sends what has gathered for Control Gate.
+    fn flush(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.logs.flush(&self.link);
+        state.runs.flush(&self.link);
     }
 
     pub(crate) fn kernel_said(self: &Rc<Self>, inbound: Inbound) {
@@ -538,7 +548,11 @@ impl Doer {
 
     /// Sends a call to its worker.
     fn send_call(&self, task: TaskId, connection: Rc<WorkerConnection>) {
-        if let Some(slot) = self.state.borrow().calls.get(&task) {
+        let state = self.state.borrow();
+        if let Some(slot) = state.calls.get(&task) {
+            if let Some(noted) = slot.noted() {
+                noted.note_sent(state.handler.start_of(connection.worker, task));
+            }
             slot.send(task, connection);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, time::Instant};
 
-use isms_protocol::DoeeVersion;
+use isms_protocol::{DoeeVersion, gate::Start};
 use isms_sandbox::spawner::Environment;
 
 use crate::{doer_admin::TaskId, worker_handler::TrialId};
@@ -70,6 +70,8 @@ pub(crate) struct Worker {
     pub(crate) calls_held: VecDeque<TaskId>,
     /// Calls that it has answered.
     pub(crate) calls: u64,
+    /// How its first call finds it.
+    pub(crate) start: Start,
     /// Its process is gone; what it said last is still being read.
     pub(crate) gone: bool,
 }
@@ -85,6 +87,7 @@ impl Worker {
             started: now,
             calls_held: VecDeque::new(),
             calls: 0,
+            start: Start::Cold,
             gone: false,
         }
     }

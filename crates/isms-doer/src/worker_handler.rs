@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_protocol::{Class, DoeeVersion, WireError, kernel::Slots};
+use isms_protocol::{Class, DoeeVersion, WireError, gate::Start, kernel::Slots};
 use isms_sandbox::spawner::Environment;
 
 use crate::{
@@ -330,6 +330,13 @@ impl WorkerHandler {
         self.workers.get(&worker).is_some_and(Worker::is_pooled)
     }
 
+    /// What a worker is for a call that it has just been given.
+    pub(crate) fn start_of(&self, worker: WorkerId, task: TaskId) -> Start {
+        let is_first = |worker: &&Worker| worker.calls == 0 && worker.calls_held.front() == Some(&task);
+        let first = self.workers.get(&worker).filter(is_first);
+        first.map_or(Start::Warm, |worker| worker.start)
+    }
+
     /// True when nothing is known of a version, any more or yet.
     pub(crate) fn is_unknown(&self, version: DoeeVersion) -> bool {
         !self.doees.contains_key(&version)
@@ -392,6 +399,10 @@ impl WorkerHandler {
                     .get_mut(&version)
                     .expect("an assigned worker's Doee is known");
                 doee.failures = 0;
+                if doee.queued == 0 && self.admin.waiting_len(version) == 0 {
+                    // Nobody waits for it.
+                    record.start = Start::Warm;
+                }
                 self.set_idle(worker, version, now, actions);
                 self.publish(version, actions);
             }

@@ -10,6 +10,7 @@ mod platform;
 mod process;
 mod projects;
 mod tokens;
+mod traces;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use isms_http::{Authenticator, Body, Incoming, Problem, TraceIds, check_right};
 use isms_ipc::Link;
 use isms_protocol::{
-    ErrorCode, Header, Kind, Message, ProjectId, Service,
+    ErrorCode, Flags, Header, Kind, Message, ProjectId, Service, TraceContext,
     resadmin::{self, DescribeProject, Principal, Project},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -30,6 +31,7 @@ use crate::{
     names::NameCache,
     page,
     routes::{self, Access, Action, Match},
+    trace_store::TraceStore,
 };
 
 /// How long a service may take for what is not a call or a deployment.
@@ -41,6 +43,7 @@ pub(crate) struct Gate {
     link: Link,
     authenticator: Authenticator,
     logs: Arc<LogStore>,
+    traces: Arc<TraceStore>,
     names: NameCache,
     followers: Arc<Semaphore>,
     hosts: HostPolicy,
@@ -88,11 +91,11 @@ fn secure(headers: &mut HeaderMap) {
 }
 
 impl Gate {
-    /// Makes the API of a link and a log store that are kept elsewhere.
+    /// Makes the API of a link and of stores that are kept elsewhere.
     pub(crate) fn new(
         config: Config,
         link: Link,
-        logs: Arc<LogStore>,
+        (logs, traces): (Arc<LogStore>, Arc<TraceStore>),
         hosts: HostPolicy,
         shutdown: watch::Receiver<bool>,
     ) -> Gate {
@@ -104,6 +107,7 @@ impl Gate {
             config,
             link,
             logs,
+            traces,
             hosts,
             shutdown,
         }
@@ -175,6 +179,10 @@ impl Call<'_> {
             Action::ReplayDead => self.replay_dead().await,
             Action::DiscardDead => self.discard_dead().await,
             Action::Logs => self.logs().await,
+            Action::ListTraces => self.list_traces(None).await,
+            Action::ListTracesOfProject => self.list_traces(Some(self.parameter(0))).await,
+            Action::ShowTrace => self.show_trace(None, self.parameter(0)).await,
+            Action::ShowTraceOfProject => self.show_trace(Some(self.parameter(0)), self.parameter(1)).await,
             Action::ListTokens => self.list_tokens().await,
             Action::CreateToken => self.create_token(body).await,
             Action::RevokeToken => self.revoke_token().await,
@@ -193,19 +201,23 @@ impl Call<'_> {
 
     /// The header of a request to another service, in the caller's name.
     fn header(&self, target: Service, operation: u16, project: ProjectId, within: Duration) -> Header {
-        let mut traceparents = self.parts.headers.get_all("traceparent").iter();
-        let traceparent = traceparents.next().filter(|_| traceparents.next().is_none());
         Header {
             operation,
             project,
             principal: self.caller.id,
             remaining_us: within.as_micros() as u64,
-            trace: self
-                .gate
-                .trace_ids
-                .context(traceparent.map(HeaderValue::as_bytes)),
+            trace: self.trace().0,
             ..Header::new(Kind::Request, Service::Gate, target)
         }
+    }
+
+    /// The caller's trace, and whether he wants to see it.
+    fn trace(&self) -> (TraceContext, Flags) {
+        let mut traceparents = self.parts.headers.get_all("traceparent").iter();
+        let traceparent = traceparents.next().filter(|_| traceparents.next().is_none());
+        self.gate
+            .trace_ids
+            .context(traceparent.map(HeaderValue::as_bytes))
     }
 
     /// Asks another service and decodes its answer.

@@ -25,6 +25,22 @@ pub struct Config {
     pub deploy_timeout_s: u64,
     /// Limits of the log memory.
     pub logs: LogLimits,
+    /// Limits of the memory of traces.
+    pub traces: TraceLimits,
+}
+
+/// Limits of the memory of traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TraceLimits {
+    /// Bytes in all.
+    pub len_max: usize,
+}
+
+impl Default for TraceLimits {
+    fn default() -> TraceLimits {
+        TraceLimits { len_max: 16 << 20 }
+    }
 }
 
 /// Limits of the log memory.
@@ -51,6 +67,7 @@ impl Default for Config {
             image_timeout_s: 3600,
             deploy_timeout_s: 900,
             logs: LogLimits::default(),
+            traces: TraceLimits::default(),
         }
     }
 }

@@ -1,17 +1,17 @@
-//! What the Kernel brings: log lines of Doees.
+//! What the Kernel brings: log lines of Doees, and what there is to know of traced calls.
 
 use std::sync::Arc;
 
 use isms_ipc::{Inbound, Inbox};
 use isms_protocol::{
-    ErrorCode, Kind, Message, WireError,
-    gate::{LogRecords, Operation},
+    ErrorCode, Kind, Message, Service, WireError,
+    gate::{LogRecords, Operation, Runs, Spans},
 };
 
-use crate::log_store::LogStore;
+use crate::{log_store::LogStore, trace_store::TraceStore};
 
 /// Runs until the link is closed.
-pub(crate) async fn read(mut inbox: Inbox, logs: Arc<LogStore>) {
+pub(crate) async fn read(mut inbox: Inbox, logs: Arc<LogStore>, traces: Arc<TraceStore>) {
     while let Some(inbound) = inbox.next().await {
         match inbound {
             Inbound::Registered(generation) => {
@@ -23,19 +23,28 @@ pub(crate) async fn read(mut inbox: Inbox, logs: Arc<LogStore>) {
                     .responder
                     .error(WireError::new(ErrorCode::Invalid, "gate takes events only"));
             }
-            Inbound::Other(message) => take(&message, &logs),
+            Inbound::Other(message) => take(&message, &logs, &traces),
         }
     }
 }
 
-fn take(message: &Message, logs: &LogStore) {
-    let operation = Operation::from_u16(message.header.operation);
-    if message.header.kind != Kind::Event || operation != Some(Operation::Log) {
-        tracing::debug!(kind = ?message.header.kind, "ignored a message");
-        return;
-    }
-    match message.decode_body::<LogRecords>() {
-        Ok(records) => logs.append(records.records),
-        Err(error) => tracing::warn!(sender = %message.header.sender, %error, "ignored malformed log lines"),
+/// Takes in an event, of whom it may come from. The Kernel vouches for the sender.
+fn take(message: &Message, logs: &LogStore, traces: &TraceStore) {
+    let (kind, sender) = (message.header.kind, message.header.sender);
+    let operation = Operation::from_u16(message.header.operation).filter(|_| kind == Kind::Event);
+    let taken = match (operation, sender) {
+        (Some(Operation::Log), _) => message
+            .decode_body::<LogRecords>()
+            .map(|records| logs.append(records.records)),
+        (Some(Operation::Spans), Service::Kernel) => {
+            message.decode_body::<Spans>().map(|spans| traces.spans(spans))
+        }
+        (Some(Operation::Runs), Service::Doer) => {
+            message.decode_body::<Runs>().map(|runs| traces.runs(runs.runs))
+        }
+        _ => return tracing::debug!(?kind, %sender, "ignored a message"),
+    };
+    if let Err(error) = taken {
+        tracing::warn!(%sender, ?operation, %error, "ignored a malformed event");
     }
 }

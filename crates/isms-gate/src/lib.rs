@@ -1,8 +1,8 @@
 //! Control Gate: the management API below `/api/v1`, and a page that says what this is.
 //!
 //! Gate holds no authority of its own: it authenticates the caller's bearer token, checks its rights
-//! and project, and asks the service that owns the resource through the Kernel. Its only state is a
-//! bounded memory of the Doees' latest log lines.
+//! and project, and asks the service that owns the resource through the Kernel. Its only state are
+//! bounded memories of the Doees' latest log lines and of traces.
 //!
 //! Invariants: every route but the page and the OpenAPI document needs a right (the route table is
 //! the one place that says which); a project's token never learns of another project; the `Host`
@@ -19,6 +19,8 @@ mod metrics;
 mod names;
 mod page;
 mod routes;
+mod trace_store;
+mod trace_view;
 mod view;
 
 use std::{net::TcpListener, sync::Arc};
@@ -26,10 +28,10 @@ use std::{net::TcpListener, sync::Arc};
 use isms_ipc::{Link, LinkOptions};
 use tokio::sync::watch;
 
-pub use config::Config;
+pub use config::{Config, TraceLimits};
 pub use error::RunError;
 
-use crate::{api::Gate, host::HostPolicy, log_store::LogStore};
+use crate::{api::Gate, host::HostPolicy, log_store::LogStore, trace_store::TraceStore};
 
 /// Requests of other services that Gate takes at the same time; it has no operations but events.
 pub const CONCURRENCY: u32 = 1;
@@ -47,9 +49,16 @@ pub async fn run(
     let hosts = HostPolicy::new(address, &config.hosts);
     let (link, inbox) = Link::open(link);
     let logs = Arc::new(LogStore::new(config.logs));
-    let reader = tokio::spawn(inbox::read(inbox, logs.clone()));
+    let traces = Arc::new(TraceStore::new(config.traces));
+    let reader = tokio::spawn(inbox::read(inbox, logs.clone(), traces.clone()));
     let http = config.http;
-    let gate = Arc::new(Gate::new(config, link.clone(), logs, hosts, shutdown.clone()));
+    let gate = Arc::new(Gate::new(
+        config,
+        link.clone(),
+        (logs, traces),
+        hosts,
+        shutdown.clone(),
+    ));
     let handler = move |request| api::handle(gate.clone(), request);
     let served = isms_http::serve(listener, http, handler, shutdown).await;
     // The inbox ends with the link, and its reader with the inbox.

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write};
 
 use isms_protocol::kernel::{BUCKETS_US, ClassCalls, DoeeCalls, Histogram, ServiceStatus, Status};
 
-use crate::{log_store::Usage, names::Names};
+use crate::{log_store::Usage, names::Names, trace_store::TraceUsage};
 
 /// The format, as its readers ask for it.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,6 +19,14 @@ pub(crate) struct Measured {
     pub(crate) calls: DoeeCalls,
 }
 
+/// What only who sees all projects gets.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    pub(crate) status: Status,
+    pub(crate) logs: Usage,
+    pub(crate) traces: TraceUsage,
+}
+
 /// What the sum of all Doees that have no row of their own is called. No Doee is without a project.
 pub(crate) const REST: &str = "other";
 
@@ -28,17 +36,18 @@ type Family<T> = (&'static str, &'static str, fn(&T) -> u32);
 type Times = (&'static str, &'static str, fn(&ClassCalls) -> &Histogram);
 
 /// Everything, as text.
-pub(crate) fn text(measured: &[Measured], platform: Option<(&Status, &Usage)>) -> String {
+pub(crate) fn text(measured: &[Measured], platform: Option<&Platform>) -> String {
     let mut text = String::new();
-    if let Some((status, logs)) = platform {
-        write_platform(&mut text, status, logs);
+    if let Some(platform) = platform {
+        write_platform(&mut text, &platform.status);
+        write_single(&mut text, platform);
     }
     write_loads(&mut text, measured);
     write_classes(&mut text, measured);
     text
 }
 
-fn write_platform(text: &mut String, status: &Status, logs: &Usage) {
+fn write_platform(text: &mut String, status: &Status) {
     family(text, "isms_info", "gauge", "The platform's version.");
     line(
         text,
@@ -85,6 +94,10 @@ fn write_platform(text: &mut String, status: &Status, logs: &Usage) {
     {
         line(text, name, &Labels::default().and("outcome", outcome), count);
     }
+}
+
+fn write_single(text: &mut String, platform: &Platform) {
+    let Platform { status, logs, traces } = platform;
     let single = [
         (
             "isms_events_dropped_total",
@@ -103,6 +116,24 @@ fn write_platform(text: &mut String, status: &Status, logs: &Usage) {
             "gauge",
             "Log lines of Doees that are kept.",
             logs.len as u64,
+        ),
+        (
+            "isms_trace_bytes",
+            "gauge",
+            "Traced calls that are kept.",
+            traces.len as u64,
+        ),
+        (
+            "isms_traces_evicted_total",
+            "counter",
+            "Traced calls that were forgotten to make room for others.",
+            traces.evicted,
+        ),
+        (
+            "isms_trace_spans_dropped_total",
+            "counter",
+            "Spans of traced calls that were lost.",
+            traces.dropped,
         ),
     ];
     for (name, kind, help, value) in single {

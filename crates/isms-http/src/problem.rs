@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use isms_protocol::{ErrorCode, ProcessId, WireError};
+use isms_protocol::{ErrorCode, ProcessId, TraceId, WireError};
 use serde::Serialize;
 
-use crate::Body;
+use crate::{Body, reply::TRACE};
 
 /// What `type` starts with; the code's name follows.
 const TYPE_BASE: &str = "https://isms.invalid/errors/";
@@ -62,6 +62,14 @@ impl Problem {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
         self.headers.push((name, value));
         self
+    }
+
+    /// Names the trace of the call that has failed, by which it can be looked up: `isms-trace`.
+    pub fn in_trace(self, trace: TraceId) -> Problem {
+        match HeaderValue::from_str(&trace.to_string()) {
+            Ok(value) => self.with_header(TRACE, value),
+            Err(_) => self,
+        }
     }
 
     /// The response's status.

@@ -8,6 +8,9 @@ use crate::{Problem, limits::HEADERS_MAX};
 /// Carries the id of the process that made a response.
 pub(crate) const PROCESS: HeaderName = HeaderName::from_static("isms-process");
 
+/// Carries the trace of a call that has failed.
+pub(crate) const TRACE: HeaderName = HeaderName::from_static("isms-trace");
+
 /// True for fields that concern one connection and are never passed on (RFC 9110 §7.6.1), in
 /// either direction.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {

@@ -5,7 +5,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use isms_protocol::{SpanId, TraceContext, TraceId};
+use isms_protocol::{Flags, SpanId, TraceContext, TraceId};
+
+/// The flag of a `traceparent` by which who calls says that it keeps the trace.
+const SAMPLED: u8 = 1;
 
 /// Makes trace ids that do not repeat and that nobody can foretell: a keyed hash over a counter.
 #[derive(Default)]
@@ -15,34 +18,33 @@ pub struct TraceIds {
 }
 
 impl TraceIds {
-    /// The context that a `traceparent` field carries, or a fresh one when there is none or when it
-    /// is malformed: the standard asks to start a new trace then.
-    pub fn context(&self, traceparent: Option<&[u8]>) -> TraceContext {
+    /// The context that a `traceparent` field carries, and [`Flags::TRACED`] where it says *sampled*; or a fresh one
+    /// when there is none or when it is malformed: the standard asks to start a new trace then.
+    pub fn context(&self, traceparent: Option<&[u8]>) -> (TraceContext, Flags) {
         traceparent
             .and_then(parse_traceparent)
-            .unwrap_or_else(|| self.fresh())
+            .unwrap_or_else(|| (self.fresh(), Flags::NONE))
     }
 
+    /// A trace of no client's: it has no span yet.
     fn fresh(&self) -> TraceContext {
-        // Three numbers a context; `| 1` keeps an id from being all zero, which is invalid.
-        let number = self.counter.fetch_add(3, Ordering::Relaxed);
+        // Two numbers a context; `| 1` keeps an id from being all zero, which is invalid.
+        let number = self.counter.fetch_add(2, Ordering::Relaxed);
         let word = |offset| self.key.hash_one(number + offset).to_be_bytes();
         let mut trace = [0; 16];
         trace[..8].copy_from_slice(&word(0));
         trace[8..].copy_from_slice(&word(1));
-        let mut span = word(2);
         trace[15] |= 1;
-        span[7] |= 1;
         TraceContext {
             trace: TraceId(trace),
-            span: SpanId(span),
+            span: SpanId::default(),
         }
     }
 }
 
 /// Reads `VERSION-TRACE-SPAN-FLAGS` (W3C Trace Context §3.2): lower-case hex, version not `ff`, ids
 /// not all zero; a version above 00 may go on after the flags.
-fn parse_traceparent(value: &[u8]) -> Option<TraceContext> {
+fn parse_traceparent(value: &[u8]) -> Option<(TraceContext, Flags)> {
     let [version]: [u8; 1] = hex(value.get(..2)?)?;
     let long = value.len() > 55;
     if version == 0xff || (long && (version == 0 || value[55] != b'-')) {
@@ -51,16 +53,18 @@ fn parse_traceparent(value: &[u8]) -> Option<TraceContext> {
     if [2, 35, 52].iter().any(|&dash| value.get(dash) != Some(&b'-')) {
         return None;
     }
-    let [_flags]: [u8; 1] = hex(value.get(53..55)?)?;
+    let [flags]: [u8; 1] = hex(value.get(53..55)?)?;
     let trace: [u8; 16] = hex(&value[3..35])?;
     let span: [u8; 8] = hex(&value[36..52])?;
     if trace == [0; 16] || span == [0; 8] {
         return None;
     }
-    Some(TraceContext {
+    let context = TraceContext {
         trace: TraceId(trace),
         span: SpanId(span),
-    })
+    };
+    let sampled = flags & SAMPLED != 0;
+    Some((context, if sampled { Flags::TRACED } else { Flags::NONE }))
 }
 
 fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
@@ -84,9 +88,19 @@ mod tests {
 
     #[test]
     fn a_valid_traceparent_is_taken_over() {
-        let context = TraceIds::default().context(Some(VALID));
+        let (context, flags) = TraceIds::default().context(Some(VALID));
+        assert_eq!(flags, Flags::TRACED);
         assert_eq!(context.trace.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(context.span.to_string(), "b7ad6b7169203331");
+    }
+
+    #[test]
+    fn what_its_client_does_not_keep_is_not_asked_for() {
+        for (flags, asked) in [("00", Flags::NONE), ("02", Flags::NONE), ("03", Flags::TRACED)] {
+            let value = [&VALID[..53], flags.as_bytes()].concat();
+            assert_eq!(TraceIds::default().context(Some(&value)).1, asked, "{flags}");
+        }
+        assert_eq!(TraceIds::default().context(None).1, Flags::NONE);
     }
 
     #[test]
@@ -114,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn fresh_contexts_differ_and_are_never_zero() {
+    fn fresh_traces_differ_are_never_zero_and_have_no_span_of_a_client() {
         let ids = TraceIds::default();
-        let (first, second) = (ids.context(None), ids.context(None));
+        let (first, second) = (ids.context(None).0, ids.context(None).0);
         assert_ne!(first, second);
         assert_ne!(first.trace, TraceId::default());
-        assert_ne!(first.span, SpanId::default());
+        assert!(first.span.is_none());
     }
 }

@@ -46,6 +46,11 @@ impl Calendar {
         Unix(moment.0.saturating_add_signed(self.ahead_us))
     }
 
+    /// Its lead over the monotonic clock in µs.
+    pub(crate) fn ahead_us(self) -> i64 {
+        self.ahead_us
+    }
+
     pub(crate) fn moment(self, unix: Unix) -> Moment {
         Moment(unix.0.saturating_add_signed(self.ahead_us.saturating_neg()))
     }

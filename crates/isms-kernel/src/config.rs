@@ -44,6 +44,10 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// The most that the journal takes of the disk, in MiB.
     pub journal_mb_max: u32,
+    /// Calls that are traced in a second as they come in, and as many more that end badly or slowly; 0 for none.
+    pub traces_per_s: u32,
+    /// How long a call takes that is slow, in ms.
+    pub slow_ms: u32,
     /// Users whose processes may connect (`SO_PEERCRED`); empty where all roles share one.
     pub peer_uids: Vec<u32>,
 }
@@ -63,6 +67,8 @@ impl Default for Config {
             dead_keep_s: limits::DEAD_KEEP_S_DEFAULT,
             journal: None,
             journal_mb_max: JOURNAL_MB_DEFAULT,
+            traces_per_s: 0,
+            slow_ms: limits::SLOW_MS_DEFAULT,
             peer_uids: Vec::new(),
         }
     }
@@ -130,6 +136,7 @@ impl Config {
                 self.journal_mb_max.into(),
                 JOURNAL_MB_MAX.into(),
             ),
+            ("slow_ms", self.slow_ms.into(), limits::SLOW_MS_MAX.into()),
         ];
         if self.journal_mb_max < JOURNAL_MB_MIN {
             return Err(ConfigError {
@@ -137,6 +144,14 @@ impl Config {
                 value: self.journal_mb_max.into(),
                 min: JOURNAL_MB_MIN.into(),
                 max: JOURNAL_MB_MAX.into(),
+            });
+        }
+        if self.traces_per_s > limits::TRACES_PER_S_MAX {
+            return Err(ConfigError {
+                name: "traces_per_s",
+                value: self.traces_per_s.into(),
+                min: 0,
+                max: limits::TRACES_PER_S_MAX.into(),
             });
         }
         for (name, value, max) in bounds {

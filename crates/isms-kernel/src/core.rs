@@ -21,6 +21,7 @@ use crate::{
         Services,
         rights::{Rights, RightsError},
     },
+    traces::Traces,
 };
 
 /// How long the Kernel waits before it tries again to write what the journal had no room for.
@@ -44,6 +45,7 @@ pub struct Core {
     pub(crate) log: Option<Log>,
     pub(crate) calendar: Calendar,
     pub(crate) questions: Questions,
+    pub(crate) traces: Traces,
     pub(crate) counters: Counters,
     pub(crate) actions: Vec<Action>,
     /// Queues in which something may have become able to run; looked at when the event is done.
@@ -73,6 +75,7 @@ impl Core {
             log: None,
             calendar: Calendar::default(),
             questions: Questions::default(),
+            traces: Traces::new(&config),
             config,
             now,
             ids,
@@ -116,8 +119,12 @@ impl Core {
     /// When a [`Event::Tick`] is due at the latest.
     pub fn next_wake(&self) -> Moment {
         let timer = self.timers.first().map_or(Moment(u64::MAX), |&(at, _)| at);
-        let of_results = [self.results.next_expiry(), self.questions.next_wake()];
-        let earliest = of_results.into_iter().flatten().fold(timer, Moment::min);
+        let sometimes = [
+            self.results.next_expiry(),
+            self.questions.next_wake(),
+            self.traces.next_wake(),
+        ];
+        let earliest = sometimes.into_iter().flatten().fold(timer, Moment::min);
         let behind = self.log.as_ref().is_some_and(Log::is_behind);
         let earliest = match behind {
             true => earliest.min(self.now.after(JOURNAL_PAUSE)),
@@ -183,6 +190,7 @@ impl Core {
         self.keep_up_journal();
         self.follow_up();
         self.tell_demand();
+        self.flush_spans();
     }
 
     /// Dispatches and stops what the event has made ready or orphaned. Ends: a stopped process has

@@ -17,6 +17,7 @@ mod scheduler;
 mod services_controller;
 #[cfg(test)]
 mod sim;
+mod traces;
 
 pub use action::{Action, CloseReason, Event, PeerId, RegisterRefusal};
 pub use clock::{Moment, Unix};

@@ -24,6 +24,7 @@ mod retries;
 mod stop;
 mod streams;
 mod table;
+mod traced;
 
 use bytes::Bytes;
 use isms_protocol::{
@@ -194,7 +195,7 @@ impl Core {
                 Err(Answered) => return,
             };
         }
-        let durable = match is_durable {
+        let mut durable = match is_durable {
             true => match self.durable_of(&header, deadline, &mut message) {
                 Ok(durable) => Some(durable),
                 Err(Answered) => return,
@@ -216,10 +217,12 @@ impl Core {
                 .scheduler
                 .start_at_once(queue, header.class, header.project, self.now),
         };
+        let traced = self.trace(&mut header, parent);
         // The body of a call has to come by its deadline; when it has come, only an attempt that began late is late.
         let first_look = deadline;
-        if let Some(durable) = &durable {
+        if let Some(durable) = &mut durable {
             deadline = Some(durable.until);
+            durable.trace(header.flags);
         }
         let key = self.table.insert(Process {
             header,
@@ -241,6 +244,7 @@ impl Core {
             },
             request: Stream::new(header.flags.contains(Flags::STREAM)),
             reply: Stream::new(false),
+            traced,
         });
         if let Some(registration) = self.services.registration_mut(header.sender) {
             registration.unanswered += 1;
@@ -341,6 +345,7 @@ impl Core {
             Err(Full) => return self.give_up(key, ErrorCode::Busy),
         };
         let Message { body, raw, .. } = message;
+        let now = self.now;
         let process = self.table.get_mut(key).expect("a process that was just made");
         process.state = State::Queued {
             ticket,
@@ -348,6 +353,9 @@ impl Core {
             raw,
             request_ended: None,
         };
+        if let Some(traced) = &mut process.traced {
+            traced.note_queued(now);
+        }
         if self.services.registration(target).is_none() {
             let grace_ends = self.now.after_us(self.config.reconnect_grace_us());
             self.set_timer(key, earliest(deadline, grace_ends));
@@ -378,6 +386,9 @@ impl Core {
         process.header.remaining_us = process
             .deadline
             .map_or(0, |deadline| deadline.us_since(now).max(1));
+        if let Some(traced) = &mut process.traced {
+            traced.note_dispatched(now);
+        }
         let header = process.towards_callee(key, Kind::Request, process.header.flags);
         let kept = process.kept;
         self.send_to(target, Message { header, body, raw });

@@ -101,6 +101,13 @@ pub(crate) struct Occupied {
     limit: Option<u64>,
 }
 
+impl Occupied {
+    /// Since when it is occupied.
+    pub(crate) fn since(&self) -> Moment {
+        self.since
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Charge {
     expected_us: u64,

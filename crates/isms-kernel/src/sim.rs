@@ -39,6 +39,7 @@ struct Tally {
     kept: u64,
     survived: u64,
     resumed: u64,
+    traced: u64,
 }
 
 #[test]
@@ -54,6 +55,7 @@ fn every_seed_keeps_every_invariant() {
         sum.kept += tally.kept;
         sum.survived += tally.survived;
         sum.resumed += tally.resumed;
+        sum.traced += tally.traced;
     });
     println!("exercised: {sum:?}");
     if seeds(SEEDS).count() as u64 >= SEEDS {
@@ -66,6 +68,7 @@ fn every_seed_keeps_every_invariant() {
             sum.waited,
             sum.kept,
             sum.survived,
+            sum.traced,
         ];
         assert!(
             exercised.iter().all(|&count| count > SEEDS),

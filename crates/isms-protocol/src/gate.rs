@@ -1,12 +1,20 @@
 //! What Control Gate receives.
 
+mod traces;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{DoeeVersion, ProcessId, ProjectId, worker::LogLevel};
 
+pub use traces::{Outcome, Run, Runs, Span, Spans, Start};
+
 crate::service::operations! {
     /// Event: [`LogRecords`] of Doees.
     Log = 1, "log";
+    /// Event of the Kernel: [`Spans`] of traced processes.
+    Spans = 2, "spans";
+    /// Event of the Doer: [`Runs`] of traced calls.
+    Runs = 3, "runs";
 }
 
 /// Lines of logs, several in one event.

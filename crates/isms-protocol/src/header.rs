@@ -99,11 +99,13 @@ impl Flags {
     /// On a durable request: the raw frame begins, behind the key if it has one, with the time at which it runs, as
     /// 8 bytes: µs since 1970, little-endian. The Kernel takes them off, and keeps the call until then.
     pub const LATER: Flags = Flags(64);
+    /// On an edge's request for a root process: whoever called wants it to be traced. On what the Kernel sends: the
+    /// process is traced. A claim by anybody else is cleared.
+    pub const TRACED: Flags = Flags(128);
 
     /// All by which a caller says how its request is meant.
-    pub const MEANT: Flags = Flags(Flags::ASYNC.0 | Flags::DURABLE.0 | Flags::KEYED.0 | Flags::LATER.0);
-
-    const DEFINED: u8 = 127;
+    pub const MEANT: Flags =
+        Flags(Flags::ASYNC.0 | Flags::DURABLE.0 | Flags::KEYED.0 | Flags::LATER.0 | Flags::TRACED.0);
 
     /// True when all bits of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {
@@ -244,11 +246,9 @@ impl Header {
             field,
             value: value.into(),
         };
-        if bytes[3] & !Flags::DEFINED != 0 {
-            return Err(undefined("flags", bytes[3]));
-        }
         Ok(Header {
             kind: Kind::from_u8(bytes[2]).ok_or_else(|| undefined("kind", bytes[2]))?,
+            // Every bit is defined.
             flags: Flags(bytes[3]),
             class: Class::from_u8(bytes[4]).ok_or_else(|| undefined("class", bytes[4]))?,
             sender: Service::from_u8(bytes[5]).ok_or_else(|| undefined("sender", bytes[5]))?,

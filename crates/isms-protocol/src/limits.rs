@@ -109,6 +109,19 @@ pub const RESUMED_MAX: usize = 1_000;
 /// How long one question waits for the end of an asynchronous call.
 pub const RESULT_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Spans, or runs, in one event: some 200 bytes each.
+pub const SPANS_MAX: usize = 200;
+/// Processes on behalf of one traced call that are traced as well.
+pub const SPANS_PER_CALL_MAX: u32 = 256;
+/// Calls that are traced in a second, unless the administrator says otherwise.
+pub const TRACES_PER_S_DEFAULT: u32 = 200;
+/// The most of them that he may ask for.
+pub const TRACES_PER_S_MAX: u32 = 10_000;
+/// How long a call takes that is slow, unless the administrator says otherwise, in ms.
+pub const SLOW_MS_DEFAULT: u32 = 1_000;
+/// The longest that he may allow, in ms.
+pub const SLOW_MS_MAX: u32 = 60 * 60 * 1000;
+
 /// Workers of one Doer, unless its administrator says otherwise.
 pub const WORKERS_DEFAULT: usize = 256;
 /// The most workers of one Doer that an administrator may allow.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isms_protocol::{DoeeVersion, ErrorCode, WireError};
+use isms_protocol::{DoeeVersion, ErrorCode, WireError, gate::Start};
 use isms_sandbox::spawner::Environment;
 
 use super::{Action, WorkerHandler};
@@ -94,6 +94,7 @@ impl WorkerHandler {
     ) -> bool {
         if let Some((worker, record)) = self.unassigned(&environment, State::Empty) {
             record.version = Some(version);
+            record.start = Start::Pooled;
             record.enter(State::Assigned, now);
             actions.push(Action::Assign { worker, version });
             return true;

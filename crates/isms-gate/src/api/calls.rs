@@ -11,7 +11,7 @@ use isms_protocol::{
 
 use super::{ASK_TIMEOUT, Answer, Call, json};
 use crate::{
-    metrics::{self, Measured},
+    metrics::{self, Measured, Platform},
     view,
 };
 
@@ -24,12 +24,15 @@ impl Call<'_> {
     /// A project's token gets the calls of its own Doees only, and nothing of the platform.
     pub(super) async fn metrics(&self) -> Answer {
         let measured = self.measured().await?;
-        let status = match self.caller.project {
-            None => Some(self.ask_kernel::<Status>(kernel::Operation::Status).await?),
+        let platform = match self.caller.project {
+            None => Some(Platform {
+                status: self.ask_kernel::<Status>(kernel::Operation::Status).await?,
+                logs: self.gate.logs.usage(),
+                traces: self.gate.traces.usage(),
+            }),
             Some(_) => None,
         };
-        let platform = status.as_ref().map(|status| (status, self.gate.logs.usage()));
-        let text = metrics::text(&measured, platform.as_ref().map(|(status, logs)| (*status, logs)));
+        let text = metrics::text(&measured, platform.as_ref());
         let mut response = Response::new(Body::full(text));
         let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);

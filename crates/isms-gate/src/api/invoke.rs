@@ -40,20 +40,23 @@ impl Call<'_> {
             len_max,
             deadline,
         };
+        let (trace, asked) = self.trace();
         let request = |payload_len| {
             let remaining = deadline.saturating_duration_since(Instant::now());
             // No time at all would mean "no deadline".
             let remaining = remaining.max(Duration::from_micros(1));
             let mut header = self.header(Service::Doer, Operation::Invoke as u16, project.id, remaining);
             header.target_doee = doee.version;
-            header.flags = kept;
+            header.trace = trace;
+            header.flags = kept.with(asked);
             let message = Message::with_body(header, &self.invocation(payload_len));
             Ok(match &key {
                 Some(key) => key.put_on(message, KeyScope::Doee { name }),
                 None => message,
             })
         };
-        let exchange = upload.call(&self.gate.link, request).await?;
+        let called = upload.call(&self.gate.link, request).await;
+        let exchange = called.map_err(|problem| problem.in_trace(trace.trace))?;
         if respond_async {
             let id = exchange.message().header.process;
             return Ok(accepted(id, &process::location(id)));

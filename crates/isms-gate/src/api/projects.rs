@@ -87,6 +87,7 @@ impl Call<'_> {
         self.gate.names.forget(&project.name);
         told?;
         self.gate.logs.forget(project.id);
+        self.gate.traces.forget(project.id);
         tracing::info!(project = project.name, by = self.caller.name, "deleted a project");
         no_content()
     }

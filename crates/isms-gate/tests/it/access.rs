@@ -31,7 +31,7 @@ async fn documented(gate: &Gate) -> Vec<(String, Option<String>)> {
 async fn every_documented_operation_wants_a_token_with_its_right() {
     let gate = Gate::start().await;
     let operations = documented(&gate).await;
-    assert_eq!(operations.len(), 26);
+    assert_eq!(operations.len(), 30);
     for (request, right) in operations {
         let anonymous = gate.fetch("", &request).await;
         let Some(right) = right else {

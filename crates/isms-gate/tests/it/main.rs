@@ -14,3 +14,4 @@ mod logs;
 mod platform;
 mod projects;
 mod tokens;
+mod traces;

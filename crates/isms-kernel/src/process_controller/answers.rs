@@ -129,6 +129,7 @@ impl Core {
             return;
         }
         if let Some(process) = self.table.remove(key) {
+            self.tell_traced(&process);
             if process.durable && process.kept {
                 self.attempt_over(&process);
             }

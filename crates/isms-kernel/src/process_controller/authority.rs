@@ -55,7 +55,7 @@ impl Core {
         }
         let durable = if is_durable { Flags::DURABLE } else { Flags::NONE };
         let asked = Header {
-            flags: Flags(header.flags.0 & Flags::STREAM.0).with(durable),
+            flags: Flags(header.flags.0 & (Flags::STREAM.0 | Flags::TRACED.0)).with(durable),
             sender,
             sender_generation: self.generation(sender),
             attempt: 1,

@@ -10,7 +10,7 @@
 //! ended.
 
 use isms_protocol::{
-    ErrorCode, Header, Message, ProcessId, WireError,
+    ErrorCode, Flags, Header, Message, ProcessId, WireError,
     kernel::{Progress, Retry},
 };
 
@@ -23,6 +23,7 @@ use super::{
     repeats::fingerprint,
     results::Ended,
     retries::backoff_us,
+    traced::Traced,
 };
 use crate::{
     clock::Moment,
@@ -82,6 +83,13 @@ impl Durable {
             ending: None,
             askers: Vec::new(),
         }
+    }
+
+    /// Takes over whether the call is traced, so that its attempts are, also after a restart.
+    pub(super) fn trace(&mut self, flags: Flags) {
+        let header = &mut self.request.header;
+        let others = Flags(header.flags.0 & !Flags::TRACED.0);
+        header.flags = others.with(Flags(flags.0 & Flags::TRACED.0));
     }
 }
 
@@ -178,7 +186,11 @@ impl Core {
             durable.until,
         );
         let ticket = self.scheduler.place(queue, &arrival);
+        let now = self.now;
         let process = self.table.get_mut(key).expect("looked at above");
+        if let Some(traced) = &mut process.traced {
+            traced.note_queued(now);
+        }
         process.request = Stream::new(streams);
         process.state = State::Queued {
             ticket,
@@ -347,6 +359,7 @@ impl Core {
         let queue = self.scheduler.open_for_acknowledged(queue_name(&header));
         let record = self.results.get_mut(header.process).expect("it has a record");
         let durable = record.durable.as_mut().expect("only durable calls come back");
+        let traced = header.flags.contains(Flags::TRACED);
         let key = self.table.insert(Process {
             header,
             caller_waits: true,
@@ -364,6 +377,7 @@ impl Core {
             state,
             request: Stream::new(false),
             reply: Stream::new(false),
+            traced: traced.then(|| Traced::root(header.process, self.now)),
         });
         record.key = key;
         let arrival = self.arrival(key);

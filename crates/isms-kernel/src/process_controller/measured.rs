@@ -44,6 +44,7 @@ impl Core {
         if let Some(ended) = ended(process, outcome) {
             self.scheduler.ended(Some(process.queue), &ended, self.now);
         }
+        self.trace_ended(key, outcome);
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use isms_protocol::{ErrorCode, Flags, Header, Kind, Service, limits::STREAM_LEN_MAX, limits::STREAM_WINDOW};
 
-use super::ProcessKey;
+use super::{ProcessKey, traced::Traced};
 use crate::{
     clock::Moment,
     scheduler::{Occupied, QueueIndex, Ticket},
@@ -36,6 +36,8 @@ pub(crate) struct Process {
     pub(crate) request: Stream,
     /// Bytes from the callee to the caller.
     pub(crate) reply: Stream,
+    /// What is noted of it if it is traced.
+    pub(crate) traced: Option<Box<Traced>>,
 }
 
 /// How far a process is.

@@ -148,6 +148,9 @@ impl Core {
             replied: false,
             stop: None,
         };
+        if let Some(traced) = &mut process.traced {
+            traced.note_dispatched(now);
+        }
         let until = process.deadline;
         self.set_timer(key, until);
         let record = self.results.get_mut(call.process).expect("looked at above");

@@ -14,6 +14,7 @@ use isms_protocol::{
 };
 
 mod accepted;
+mod spans;
 
 use super::Tally;
 use crate::clock::Moment;
@@ -254,6 +255,7 @@ impl Observer {
         match header.kind {
             Kind::Request => self.dispatched(to, header, now),
             Kind::Reply | Kind::Error => self.answered(to, message, now),
+            Kind::Event if header.sender == Service::Kernel => self.spans_told(to, message, now),
             Kind::Cancel => {
                 self.cancelled.insert(span);
             }

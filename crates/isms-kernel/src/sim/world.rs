@@ -57,6 +57,8 @@ impl World {
             results_max: 40,
             results_bytes_max: 1024 * 1024,
             results_keep_s: KEEP_S,
+            traces_per_s: 50,
+            slow_ms: 500,
             ..Config::default()
         };
         let observer = Observer::new(config.aging_max_us());

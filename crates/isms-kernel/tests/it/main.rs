@@ -16,3 +16,4 @@ mod measures;
 mod registration;
 mod settings;
 mod streams;
+mod traces;

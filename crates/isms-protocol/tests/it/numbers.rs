@@ -110,6 +110,7 @@ fn flags_keep_their_bits_and_the_protocol_its_version() {
         (Flags::ASYNC.0, Flags::DURABLE.0, Flags::KEYED.0, Flags::LATER.0),
         (8, 16, 32, 64)
     );
+    assert_eq!(Flags::TRACED.0, 128);
     assert_eq!((VERSION, HEADER_LEN), (1, 160));
 }
 
@@ -136,7 +137,7 @@ fn operations_keep_their_numbers_and_names() {
         5 Isolation "isolation", 6 TryEnvironment "try-environment", 7 Keep "keep");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
     assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
-    assert_operations!(gate: 1 Log "log");
+    assert_operations!(gate: 1 Log "log", 2 Spans "spans", 3 Runs "runs");
     assert_operations!(worker: 1 Log "log");
     assert_operations!(resadmin: 1 Authenticate "authenticate", 2 Projects "projects", 3 Routes "routes",
         4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
@@ -156,6 +157,70 @@ fn backends_keep_their_numbers_and_names() {
         assert_eq!((u8::from(backend), backend.name()), (number, name));
     }
     assert!(doer::Backend::try_from(2).is_err());
+}
+
+#[test]
+fn outcomes_and_starts_keep_their_numbers_and_names() {
+    let names = |all: &[gate::Outcome]| all.iter().map(|outcome| outcome.name()).collect::<Vec<_>>();
+    let metrics = kernel::Outcomes::default().named().map(|(name, _)| name);
+    assert_eq!(names(gate::Outcome::ALL), metrics);
+    for (number, &outcome) in (0_u8..).zip(gate::Outcome::ALL) {
+        assert_eq!(
+            (u8::from(outcome), gate::Outcome::try_from(number).unwrap()),
+            (number, outcome)
+        );
+    }
+    for (number, start) in (0_u8..).zip([gate::Start::Cold, gate::Start::Pooled, gate::Start::Warm]) {
+        assert_eq!(
+            (u8::from(start), gate::Start::try_from(number).unwrap()),
+            (number, start)
+        );
+    }
+    assert!(gate::Outcome::try_from(9).is_err() && gate::Start::try_from(3).is_err());
+}
+
+#[test]
+fn a_full_batch_of_spans_fits_a_message() {
+    let sample = |name: &str| {
+        let sample = crate::samples::all()
+            .into_iter()
+            .find(|sample| sample.name == name);
+        sample.unwrap().bytes
+    };
+    let spans: gate::Spans = isms_protocol::decode(&sample("gate/spans")).unwrap();
+    let span = gate::Span {
+        attempt: u32::MAX,
+        parent_attempt: u32::MAX,
+        operation: u16::MAX,
+        target: Service::Commserver,
+        queued_us: u64::MAX,
+        dispatched_us: Some(u64::MAX),
+        replied_us: u64::MAX,
+        ended_us: u64::MAX,
+        omitted: u32::MAX,
+        class: Class::Realtime,
+        ..spans.spans[0].clone()
+    };
+    let full = gate::Spans {
+        spans: vec![span; limits::SPANS_MAX],
+        dropped: u64::MAX,
+    };
+    assert!(HEADER_LEN + encode(&full).len() <= limits::MESSAGE_LEN_MAX);
+    let runs: gate::Runs = isms_protocol::decode(&sample("gate/runs")).unwrap();
+    let full = gate::Runs {
+        runs: vec![runs.runs[0].clone(); limits::SPANS_MAX],
+    };
+    assert!(HEADER_LEN + encode(&full).len() <= limits::MESSAGE_LEN_MAX);
+}
+
+#[test]
+fn the_span_of_an_attempt_is_its_own() {
+    let process = ProcessId::generate();
+    let span = isms_protocol::SpanId::of;
+    assert_eq!(span(process, 1), span(process, 1));
+    assert_ne!(span(process, 1), span(process, 2));
+    assert_ne!(span(process, 1), span(ProcessId::generate(), 1));
+    assert!(!span(ProcessId::NONE, 0).is_none());
 }
 
 #[test]

@@ -475,7 +475,55 @@ fn commserver_and_gate_bodies() -> Vec<Sample> {
                 records: vec![record],
             },
         ),
+        sample(
+            "gate/spans",
+            &gate::Spans {
+                spans: vec![span()],
+                dropped: 3,
+            },
+        ),
+        sample(
+            "gate/runs",
+            &gate::Runs {
+                runs: vec![gate::Run {
+                    process: ProcessId::from_bytes([0x21; 16]),
+                    attempt: 1,
+                    trace: TraceId([0x22; 16]),
+                    project: project(),
+                    doee: version(),
+                    begun_at_us: 1_700_000_000_000_150,
+                    ran_us: 700,
+                    start: gate::Start::Pooled,
+                }],
+            },
+        ),
     ]
+}
+
+fn span() -> gate::Span {
+    gate::Span {
+        process: ProcessId::from_bytes([0x21; 16]),
+        attempt: 1,
+        parent: ProcessId::NONE,
+        parent_attempt: 0,
+        root: ProcessId::from_bytes([0x21; 16]),
+        trace: TraceId([0x22; 16]),
+        client: SpanId([0x23; 8]),
+        project: project(),
+        target: Service::Doer,
+        operation: doer::Operation::Invoke as u16,
+        doee: version(),
+        class: Class::High,
+        asynchronous: true,
+        durable: false,
+        at_us: 1_700_000_000_000_000,
+        queued_us: 40,
+        dispatched_us: Some(120),
+        replied_us: 900,
+        ended_us: 950,
+        outcome: gate::Outcome::Failed,
+        omitted: 2,
+    }
 }
 
 fn resadmin_questions() -> Vec<Sample> {

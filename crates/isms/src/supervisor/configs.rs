@@ -31,6 +31,8 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
             journal: Some(directory.join("journal")),
             journal_mb_max: settings.journal.mb_max,
             results_max: settings.results.count_max as usize,
+            traces_per_s: settings.traces.per_s,
+            slow_ms: settings.traces.slow_ms,
             results_bytes_max: mebibytes(settings.results.memory_mb_max) as usize,
             ..isms_kernel::Config::default()
         }),
@@ -58,6 +60,9 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
         }),
         Service::Gate => encode(&isms_gate::Config {
             hosts: settings.gate_hosts.clone(),
+            traces: isms_gate::TraceLimits {
+                len_max: mebibytes(settings.traces.memory_mb_max) as usize,
+            },
             image_len_max: mebibytes(settings.image_mb_max),
             ..isms_gate::Config::default()
         }),

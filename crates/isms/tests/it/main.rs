@@ -27,3 +27,4 @@ mod project;
 mod scaling;
 mod schedules;
 mod shares;
+mod traces;

@@ -355,3 +355,45 @@ fn a_trial_waits_for_room_as_long_as_somebody_waits_for_it() {
     scene.on(gone(2));
     scene.expect(Event::Tick, &[spawn(10)]);
 }
+
+#[test]
+fn a_call_finds_its_worker_cold_pooled_or_warm() {
+    let start = |scene: &Scene, task| scene.handler.start_of(WorkerId(1), TaskId(task));
+    // Started since a call waits in the Kernel, which comes when the worker is ready.
+    let mut scene = Scene::serving(0);
+    scene.on(accepted(1));
+    assert_eq!(start(&scene, 1), Start::Cold);
+    scene.on(answered(1));
+    scene.on(accepted(2));
+    assert_eq!(start(&scene, 2), Start::Warm, "it has run another one");
+
+    // Taken from the pool, for a call that comes while the Doee is loaded.
+    let mut scene = Scene::new(1);
+    scene.on(Event::Tick);
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 1,
+    });
+    scene.on(loaded(LIMITS));
+    scene.on(accepted(1));
+    scene.on(Event::Demand {
+        version: VERSION,
+        queued: 0,
+    });
+    scene.on(Event::Initialized { worker: WorkerId(1) });
+    assert_eq!(start(&scene, 1), Start::Pooled);
+
+    // Kept, whether it is called or not.
+    let mut scene = Scene::new(0);
+    scene.on(Event::Keep { version: VERSION });
+    let kept = DoeeLimits {
+        workers_min: 1,
+        ..LIMITS
+    };
+    scene.on(loaded(kept));
+    scene.on(Event::Empty { worker: WorkerId(1) });
+    scene.on(Event::Initialized { worker: WorkerId(1) });
+    scene.on(accepted(1));
+    assert_eq!(start(&scene, 1), Start::Warm);
+}
