@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Ps(PlatformArgs),
     /// Show how calls go, by function and class: live on a terminal.
     Top(TopArgs),
+    /// Show where a call has spent its time, or which calls were traced.
+    Trace(TraceArgs),
     /// Check isolation and the machine; says what is missing and what to do.
     Doctor(PlatformArgs),
     /// Make a folder with a project that deploys as it is.
@@ -107,6 +109,38 @@ pub(crate) struct TopArgs {
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Of a process, from `isms-process` of a response, or of a trace, from `isms-trace` or the client's own
+    /// `traceparent`; without one the latest calls are listed.
+    #[arg(value_parser = trace_id)]
+    pub(crate) id: Option<String>,
+    /// Only in this project.
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// Of this function only.
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    pub(crate) doee: Option<String>,
+    /// Those first that took longest.
+    #[arg(long, conflicts_with = "id")]
+    pub(crate) slowest: bool,
+    /// Calls at most.
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "id",
+        value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) count: u32,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+/// An id of hexadecimal digits, with hyphens or without; the platform knows which it is.
+fn trace_id(text: &str) -> Result<String, String> {
+    let is_id = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    match is_id && (text.len() == 32 || text.len() == 36) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("it is the id neither of a process nor of a trace".into()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -299,6 +333,23 @@ mod tests {
         let parse = |flags: &[&str]| Cli::try_parse_from([&["isms", "invoke", "shop/d"], flags].concat());
         assert!(parse(&["--key", "k"]).is_err());
         assert!(parse(&["--key", "k", "--async"]).is_ok());
+    }
+
+    #[test]
+    fn a_trace_is_named_by_an_id_or_listed_by_filters_and_not_both() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["isms", "trace"], words].concat()).is_ok();
+        let (process, trace) = (
+            "01a20f2a-a31c-70fc-83f6-40fb7a8e18de",
+            "0af7651916cd43dd8448eb211c80319c",
+        );
+        assert!(parse(&[]) && parse(&[process]) && parse(&[trace, "--json", "--project", "shop"]));
+        assert!(parse(&["--doee", "d", "--slowest", "--count", "200"]));
+        assert!(
+            !parse(&[trace, "--slowest"]) && !parse(&[trace, "--doee", "d"]) && !parse(&["--count", "201"])
+        );
+        for id in ["7", "../../projects", &trace[1..]] {
+            assert!(!parse(&[id]), "{id}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod ps;
 mod status;
 mod token;
 mod top;
+mod trace;
 mod up;
 
 /// Runs what the user typed.
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => on_runtime(status::run(&args)),
         Command::Ps(args) => on_runtime(ps::run(&args)),
         Command::Top(args) => on_runtime(top::run(&args)),
+        Command::Trace(args) => on_runtime(trace::run(&args)),
         Command::Doctor(args) => on_runtime(doctor::run(&args)),
         Command::New(args) => new::run(&args),
         Command::Deploy(args) => on_runtime(deploy::run(&args)),

@@ -292,3 +292,34 @@ fn a_durable_call_shows_each_of_its_attempts() {
     );
     assert_eq!(shown["calls"][0]["outcome"], "done");
 }
+
+#[test]
+fn the_command_draws_a_call_and_lists_the_latest() {
+    let Some(platform) = Platform::start() else { return };
+    platform.deploy(with_database("drawn", "", TWO_STATEMENTS).path());
+    let id = process(&platform.get("/drawn/"));
+    trace(&platform, &id, 3);
+    let run = |arguments: &[&str]| {
+        let output = platform.isms(&[&["trace"], arguments].concat());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let drawn = run(&[&id]);
+    assert!(drawn.starts_with(&format!("process {id}  trace ")), "{drawn}");
+    assert!(!drawn.contains('\x1b'), "colours are for terminals: {drawn:?}");
+    let labels: Vec<_> = drawn.lines().map(str::trim_start).collect();
+    let count = |label: &str| labels.iter().filter(|line| line.starts_with(label)).count();
+    assert_eq!(
+        [count("drawn/main "), count("dbriver transaction "), count("run ")],
+        [1, 2, 1],
+        "{drawn}"
+    );
+    let json: Value = serde_json::from_str(&run(&[&id, "--json"])).unwrap();
+    assert_eq!(json["calls"][0]["process"], id.as_str());
+    let listed = run(&["--project", "drawn", "--doee", "main"]);
+    let row: Vec<_> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..3], [id.as_str(), "drawn/main", "done"], "{listed}");
+    let unknown = platform.isms(&["trace", "00000000-0000-7000-8000-000000000001"]);
+    assert_eq!(unknown.status.code(), Some(3));
+}
