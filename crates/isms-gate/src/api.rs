@@ -29,6 +29,7 @@ use crate::{
     host::HostPolicy,
     log_store::LogStore,
     names::NameCache,
+    otlp::Counts,
     page,
     routes::{self, Access, Action, Match},
     trace_store::TraceStore,
@@ -44,11 +45,21 @@ pub(crate) struct Gate {
     authenticator: Authenticator,
     logs: Arc<LogStore>,
     traces: Arc<TraceStore>,
-    names: NameCache,
+    names: Arc<NameCache>,
+    exported: Option<Arc<Counts>>,
     followers: Arc<Semaphore>,
     hosts: HostPolicy,
     trace_ids: TraceIds,
     shutdown: watch::Receiver<bool>,
+}
+
+/// What Gate keeps in memory, and what it has passed on.
+pub(crate) struct Stores {
+    pub(crate) logs: Arc<LogStore>,
+    pub(crate) traces: Arc<TraceStore>,
+    pub(crate) names: Arc<NameCache>,
+    /// Of traces, where they are passed on.
+    pub(crate) exported: Option<Arc<Counts>>,
 }
 
 /// One request of an authenticated caller.
@@ -95,19 +106,20 @@ impl Gate {
     pub(crate) fn new(
         config: Config,
         link: Link,
-        (logs, traces): (Arc<LogStore>, Arc<TraceStore>),
+        stores: Stores,
         hosts: HostPolicy,
         shutdown: watch::Receiver<bool>,
     ) -> Gate {
         Gate {
             authenticator: Authenticator::new(link.clone(), Service::Gate),
             followers: Arc::new(Semaphore::new(config.logs.followers_max)),
-            names: NameCache::default(),
             trace_ids: TraceIds::default(),
             config,
             link,
-            logs,
-            traces,
+            logs: stores.logs,
+            traces: stores.traces,
+            names: stores.names,
+            exported: stores.exported,
             hosts,
             shutdown,
         }

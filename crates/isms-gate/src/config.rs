@@ -6,6 +6,8 @@ use isms_http::HttpLimits;
 use isms_protocol::limits::ARTIFACT_LEN_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::otlp::OtlpConfig;
+
 /// Settings of Control Gate, as the supervisor hands them over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -27,6 +29,8 @@ pub struct Config {
     pub logs: LogLimits,
     /// Limits of the memory of traces.
     pub traces: TraceLimits,
+    /// Where traces are passed on to.
+    pub otlp: Option<OtlpConfig>,
 }
 
 /// Limits of the memory of traces.
@@ -68,6 +72,7 @@ impl Default for Config {
             deploy_timeout_s: 900,
             logs: LogLimits::default(),
             traces: TraceLimits::default(),
+            otlp: None,
         }
     }
 }

@@ -17,8 +17,15 @@ pub enum RunError {
         #[source]
         source: isms_http::ServeError,
     },
+    /// The collector of traces cannot be used.
+    #[error("cannot pass on traces")]
+    Otlp {
+        /// Why.
+        #[source]
+        source: crate::OtlpError,
+    },
     /// The task that reads the inbox ended in a panic.
-    #[error("the reader of the inbox failed")]
+    #[error("the reader of the inbox failed, or what passes on what it reads")]
     Inbox {
         /// Its end.
         #[source]

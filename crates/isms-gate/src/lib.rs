@@ -17,6 +17,7 @@ mod inbox;
 mod log_store;
 mod metrics;
 mod names;
+mod otlp;
 mod page;
 mod routes;
 mod trace_store;
@@ -30,8 +31,16 @@ use tokio::sync::watch;
 
 pub use config::{Config, TraceLimits};
 pub use error::RunError;
+pub use otlp::{CaError, OtlpConfig, OtlpError};
 
-use crate::{api::Gate, host::HostPolicy, log_store::LogStore, trace_store::TraceStore};
+use crate::{
+    api::{Gate, Stores},
+    host::HostPolicy,
+    inbox::Sinks,
+    log_store::LogStore,
+    names::NameCache,
+    trace_store::TraceStore,
+};
 
 /// Requests of other services that Gate takes at the same time; it has no operations but events.
 pub const CONCURRENCY: u32 = 1;
@@ -50,19 +59,36 @@ pub async fn run(
     let (link, inbox) = Link::open(link);
     let logs = Arc::new(LogStore::new(config.logs));
     let traces = Arc::new(TraceStore::new(config.traces));
-    let reader = tokio::spawn(inbox::read(inbox, logs.clone(), traces.clone()));
+    let names = Arc::new(NameCache::default());
+    let (exporter, export) = match &config.otlp {
+        Some(otlp) => {
+            let started = otlp::start(otlp, link.clone(), names.clone());
+            let (exporter, task) = started.map_err(|source| RunError::Otlp { source })?;
+            (Some(exporter), Some(task))
+        }
+        None => (None, None),
+    };
+    let stores = Stores {
+        logs: logs.clone(),
+        traces: traces.clone(),
+        names,
+        exported: exporter.as_ref().map(otlp::Exporter::counts),
+    };
+    let sinks = Sinks {
+        logs,
+        traces,
+        exporter,
+    };
+    let reader = tokio::spawn(inbox::read(inbox, sinks));
     let http = config.http;
-    let gate = Arc::new(Gate::new(
-        config,
-        link.clone(),
-        (logs, traces),
-        hosts,
-        shutdown.clone(),
-    ));
+    let gate = Arc::new(Gate::new(config, link.clone(), stores, hosts, shutdown.clone()));
     let handler = move |request| api::handle(gate.clone(), request);
     let served = isms_http::serve(listener, http, handler, shutdown).await;
-    // The inbox ends with the link, and its reader with the inbox.
+    // The inbox ends with the link, its reader with the inbox, and with that one what passes on traces.
     link.close().await;
     reader.await.map_err(|source| RunError::Inbox { source })?;
+    if let Some(export) = export {
+        export.await.map_err(|source| RunError::Inbox { source })?;
+    }
     served.map_err(|source| RunError::Serve { source })
 }

@@ -25,6 +25,8 @@ pub(crate) struct Platform {
     pub(crate) status: Status,
     pub(crate) logs: Usage,
     pub(crate) traces: TraceUsage,
+    /// Spans that were passed on, and that were not, where some are.
+    pub(crate) exported: Option<(u64, u64)>,
 }
 
 /// What the sum of all Doees that have no row of their own is called. No Doee is without a project.
@@ -97,8 +99,10 @@ fn write_platform(text: &mut String, status: &Status) {
 }
 
 fn write_single(text: &mut String, platform: &Platform) {
-    let Platform { status, logs, traces } = platform;
-    let single = [
+    let Platform {
+        status, logs, traces, ..
+    } = platform;
+    let mut single = vec![
         (
             "isms_events_dropped_total",
             "counter",
@@ -136,6 +140,20 @@ fn write_single(text: &mut String, platform: &Platform) {
             traces.dropped,
         ),
     ];
+    if let Some((sent, dropped)) = platform.exported {
+        single.push((
+            "isms_trace_exported_total",
+            "counter",
+            "Spans that the collector has taken.",
+            sent,
+        ));
+        single.push((
+            "isms_trace_export_dropped_total",
+            "counter",
+            "Spans that the collector has not taken.",
+            dropped,
+        ));
+    }
     for (name, kind, help, value) in single {
         family(text, name, kind, help);
         line(text, name, &Labels::default(), value);

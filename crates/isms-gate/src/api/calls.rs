@@ -29,6 +29,11 @@ impl Call<'_> {
                 status: self.ask_kernel::<Status>(kernel::Operation::Status).await?,
                 logs: self.gate.logs.usage(),
                 traces: self.gate.traces.usage(),
+                exported: self
+                    .gate
+                    .exported
+                    .as_ref()
+                    .map(|counts| (counts.sent(), counts.dropped())),
             }),
             Some(_) => None,
         };

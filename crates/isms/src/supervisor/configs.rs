@@ -63,6 +63,7 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
             traces: isms_gate::TraceLimits {
                 len_max: mebibytes(settings.traces.memory_mb_max) as usize,
             },
+            otlp: settings.traces.otlp.clone(),
             image_len_max: mebibytes(settings.image_mb_max),
             ..isms_gate::Config::default()
         }),

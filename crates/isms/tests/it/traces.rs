@@ -1,5 +1,7 @@
 //! Traces on a whole platform: where a call has spent its time, who may see it, and where else it goes.
 
+mod otlp;
+
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -269,7 +271,7 @@ fn another_projects_token_does_not_see_it() {
 fn a_durable_call_shows_each_of_its_attempts() {
     let Some(platform) = Platform::start() else { return };
     let execute = "static int calls; if (!calls++) return ISMS_INVALID; return say(call, \"ok\");";
-    let keys = "retry = { attempts = 3, backoff_ms = 200, backoff_max_ms = 200 }";
+    let keys = "workers = { max = 1 }\nretry = { attempts = 3, backoff_ms = 200, backoff_max_ms = 200 }";
     platform.deploy(Project::c_with("again", keys, execute).path());
     let mut client = Http::connect(platform.http);
     let accepted = client.send("POST", "/again/", &[("prefer", "respond-async")], b"");
