@@ -25,6 +25,7 @@ mod contention;
 mod crowd;
 mod durable;
 mod memory;
+mod traces;
 mod wrk;
 
 /// How much is measured.
@@ -110,13 +111,14 @@ impl Figures {
 
 /// What is measured together, by the name under which it can be asked for alone.
 type Part = fn(&Bench<'_>, &mut Figures) -> Result<()>;
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("starts", starts),
     ("calls", rounds),
     ("containers", containers::measure),
     ("contention", contention::measure),
     ("durable", durable::measure),
     ("crowd", crowd::measure),
+    ("traces", traces::measure),
 ];
 
 /// What every part needs.
@@ -400,6 +402,8 @@ fn targets(figures: &Figures) -> Vec<(&'static str, String, f64)> {
         ("idle_1000_p99_ratio", "≤ 2".into(), 2.0),
         ("platform_idle_mb", "≤ 80 MB".into(), 80.0),
         ("ready_ms", "≤ 2 s".into(), 2000.0),
+        ("trace_cost_ratio", "≤ 1.03".into(), 1.03),
+        ("trace_cost_p50_ratio", "≤ 1.03".into(), 1.03),
     ]
 }
 

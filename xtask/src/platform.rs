@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -40,7 +41,9 @@ impl Platform {
     /// Starts the platform of a folder of binaries and waits until all roles serve.
     pub(crate) fn start(binaries: &Path, listen: Listen<'_>, settings: &str) -> Result<Platform> {
         // Not in the target directory, which other users may not be able to reach: roles have their own.
-        let data = std::env::temp_dir().join(format!("isms-xtask-{}", std::process::id()));
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let data = std::env::temp_dir().join(format!("isms-xtask-{}-{number}", std::process::id()));
         let (supervisor, stdout) = spawn(binaries, &data, listen, settings)?;
         let mut platform = Platform {
             http: String::new(),

@@ -35,8 +35,10 @@ const SEEN: usize = 64;
 pub(crate) struct Sampler {
     /// Between two calls at the full rate, in µs; 0 for none at all.
     interval_us: u64,
-    /// What the bucket holds, in µs.
+    /// What the bucket holds, in µs; what of it anybody may use, and what those may who ask for it.
     burst_us: u64,
+    free_us: u64,
+    asked_us: u64,
     /// When the bucket is full again.
     full_at: Moment,
     seen: [Option<(ProjectId, Moment)>; SEEN],
@@ -45,9 +47,12 @@ pub(crate) struct Sampler {
 impl Sampler {
     pub(crate) fn new(per_s: u32) -> Sampler {
         let interval_us = 1_000_000_u64.checked_div(per_s.into()).unwrap_or(0);
+        let burst_us = (BURST_MIN * interval_us).max(1_000_000);
         Sampler {
             interval_us,
-            burst_us: (BURST_MIN * interval_us).max(1_000_000),
+            burst_us,
+            free_us: burst_us - burst_us * RESERVED_PERCENT / 100,
+            asked_us: burst_us - burst_us * QUIET_PERCENT / 100,
             full_at: Moment(0),
             seen: [None; SEEN],
         }
@@ -59,10 +64,9 @@ impl Sampler {
             return false;
         }
         let used = self.full_at.us_since(now) + self.interval_us;
-        let leaves = |percent: u64| used + self.burst_us * percent / 100 <= self.burst_us;
-        let takes = leaves(RESERVED_PERCENT)
-            || asked && leaves(QUIET_PERCENT)
-            || leaves(0) && self.is_quiet(project, now);
+        let takes = used <= self.free_us
+            || asked && used <= self.asked_us
+            || used <= self.burst_us && self.is_quiet(project, now);
         if takes {
             self.full_at = self.full_at.max(now).after_us(self.interval_us);
             self.seen[place(project)] = Some((project, now));
