@@ -6,12 +6,12 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::PathAndQuery,
 };
 use isms_http::{
-    Authenticator, Body, IdempotencyKey, Incoming, KeyScope, Preferences, Problem, TraceIds, Upload,
+    Authenticator, Body, IdempotencyKey, Incoming, KeyScope, Lowered, Preferences, Problem, TraceIds, Upload,
     accepted, check_right,
 };
 use isms_ipc::Link;
 use isms_protocol::{
-    ErrorCode, Flags, Header, Kind, Message, PrincipalId, Service, TraceContext,
+    Class, ErrorCode, Flags, Header, Kind, Message, PrincipalId, Service, TraceContext,
     commserver::Auth,
     doer::{Operation, Trigger},
     limits::ASYNC_BODY_LEN_MAX,
@@ -76,7 +76,8 @@ impl Edge {
         };
         self.check_kernel()?;
         let principal = self.authenticate(&route, &parts.headers).await?;
-        let deadline = received + route.deadline;
+        let lowered = Lowered::of(&parts.headers)?;
+        let deadline = received + lowered.deadline(route.deadline);
         let Preferences { respond_async, .. } = Preferences::of(&parts.headers);
         let (kept, len_max) = match respond_async {
             true => (
@@ -98,6 +99,7 @@ impl Edge {
             path: &path,
             route: &route,
             principal: principal.as_deref(),
+            class: lowered.class(route.class),
             deadline,
             meant: kept.with(asked),
             key,
@@ -172,6 +174,7 @@ struct Call<'a> {
     path: &'a RequestPath<'a>,
     route: &'a Route,
     principal: Option<&'a Principal>,
+    class: Class,
     deadline: Instant,
     /// Says whether the Kernel is to keep the call, and to trace it.
     meant: Flags,
@@ -184,7 +187,7 @@ impl Call<'_> {
         let header = Header {
             operation: Operation::Invoke as u16,
             flags: self.meant,
-            class: self.route.class,
+            class: self.class,
             // 0 would mean "no deadline".
             remaining_us: (remaining.as_micros() as u64).max(1),
             project: self.route.project,

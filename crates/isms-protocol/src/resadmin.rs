@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContentHash, DoeeVersion, PrincipalId, ProjectId, TokenHash, kernel::ProjectSettings};
+use crate::{Class, ContentHash, DoeeVersion, PrincipalId, ProjectId, TokenHash, kernel::ProjectSettings};
 
 crate::service::operations! {
     /// Who a token is: [`Authenticate`] → [`Principal`], or `Unauthenticated`.
@@ -179,6 +179,9 @@ pub struct DoeeSummary {
     pub binary: ContentHash,
     /// The deadline of a direct call.
     pub deadline_ms: u32,
+    /// Its class.
+    #[serde(default)]
+    pub class: Class,
 }
 
 /// Request body of [`Operation::Deploy`].

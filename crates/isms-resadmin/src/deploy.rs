@@ -268,6 +268,7 @@ fn compose(
             binary: *binary,
             settings,
             deadline_ms,
+            class: doee.class,
             image: environment.image,
             rate: doee.rate,
             durability: doee.durability,

@@ -205,6 +205,12 @@ pub(crate) struct InvokeArgs {
     /// Do not wait for the answer: print the id of the process, for `isms process` and `isms cancel`.
     #[arg(long = "async")]
     pub(crate) respond_async: bool,
+    /// A scheduling class: realtime, high, normal or batch. It only lowers the function's own.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<String>,
+    /// Time for the call, waiting included, in ms. It only shortens the function's own.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) deadline_ms: Option<u32>,
     /// With --async: an idempotency key. Repeated with the same one, the call is made once.
     #[arg(long, value_name = "KEY", requires = "respond_async")]
     pub(crate) key: Option<String>,

@@ -210,23 +210,13 @@ impl Client {
         collect(accepted(self.send(method, path, body).await?).await?).await
     }
 
-    /// Sends a call that is not waited for, with its idempotency key if it has one, and decodes what says where it is asked about.
-    pub(crate) async fn accept<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        key: Option<&str>,
-        body: Bytes,
-    ) -> Result<T> {
-        let mut request = Request::builder()
-            .method("POST")
-            .uri(path)
-            .header("prefer", "respond-async");
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
+    /// Calls with these header fields and gives the answer whole.
+    pub(crate) async fn call(&self, path: &str, fields: &[(&str, String)], body: Bytes) -> Result<Bytes> {
+        let mut request = Request::builder().method("POST").uri(path);
+        for (name, value) in fields {
+            request = request.header(*name, value);
         }
-        let answer = accepted(self.exchange(request, Full::new(body)).await?).await?;
-        let answer = collect(answer).await?;
-        serde_json::from_slice(&answer).with_context(|| format!("the answer to {path} cannot be read"))
+        collect(accepted(self.exchange(request, Full::new(body)).await?).await?).await
     }
 
     /// The whole URL of a path.

@@ -214,3 +214,38 @@ async fn html_is_sandboxed() {
         (String::new(), String::new())
     );
 }
+
+#[tokio::test]
+async fn a_client_may_lower_class_and_deadline_of_its_call_and_its_doee_does_not_see_how() {
+    let edge = Edge::start(&["GET /"], |call| async move {
+        let header = call.message.header;
+        let invocation: Invocation = call.message.decode_body().unwrap();
+        assert!(
+            invocation
+                .headers
+                .iter()
+                .all(|(name, _)| !name.starts_with("isms-"))
+        );
+        let text = format!("{} {}", header.class.name(), header.remaining_us > 1_000_000);
+        call.reply(&replies(200, &[]), text);
+    })
+    .await;
+    for (fields, expected) in [
+        (
+            vec![("isms-class", "batch"), ("isms-deadline-ms", "900")],
+            "batch false",
+        ),
+        (
+            vec![("isms-class", "realtime"), ("isms-deadline-ms", "8001")],
+            "high true",
+        ),
+    ] {
+        let response = edge.fetch_with("GET /p", &fields).await;
+        assert_eq!((response.status, &*response.text()), (200, expected));
+    }
+    for field in [("isms-class", "low"), ("isms-deadline-ms", "4294967296")] {
+        let response = edge.fetch_with("GET /p", &[field]).await;
+        assert_eq!(response.status, 400, "{field:?}");
+        assert!(response.header("content-type").contains("problem+json"));
+    }
+}

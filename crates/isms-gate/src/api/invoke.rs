@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, header};
 use isms_http::{
-    Body, Exchange, IdempotencyKey, Incoming, KeyScope, Preferences, Problem, Upload, accepted, reply_head,
+    Body, Exchange, IdempotencyKey, Incoming, KeyScope, Lowered, Preferences, Problem, Upload, accepted,
+    reply_head,
 };
 use isms_protocol::{
     ErrorCode, Flags, Message, Service,
@@ -27,7 +28,8 @@ impl Call<'_> {
         let name = self.parameter(1);
         let doee = project.doees.iter().find(|doee| doee.name == name);
         let doee = doee.ok_or_else(|| Problem::new(ErrorCode::NotFound, "the project has no such doee"))?;
-        let within = Duration::from_millis(doee.deadline_ms.into());
+        let lowered = Lowered::of(&self.parts.headers)?;
+        let within = lowered.deadline(Duration::from_millis(doee.deadline_ms.into()));
         let deadline = Instant::now() + within;
         let Preferences { respond_async, .. } = Preferences::of(&self.parts.headers);
         let (kept, len_max) = match respond_async {
@@ -49,6 +51,7 @@ impl Call<'_> {
             header.target_doee = doee.version;
             header.trace = trace;
             header.flags = kept.with(asked);
+            header.class = lowered.class(doee.class);
             let message = Message::with_body(header, &self.invocation(payload_len));
             Ok(match &key {
                 Some(key) => key.put_on(message, KeyScope::Doee { name }),

@@ -383,6 +383,7 @@ fn project(id: ProjectId, name: &str) -> Project {
         version: VERSION,
         binary: ContentHash([0xcd; 32]),
         deadline_ms: 5_000,
+        class: Class::High,
     };
     Project {
         id,

@@ -1,7 +1,7 @@
 //! Direct calls.
 
 use isms_gate::Config;
-use isms_http::test_support::FakeCall;
+use isms_http::test_support::{Client, FakeCall};
 use isms_protocol::{
     ErrorCode, Service,
     doer::{Invocation, InvocationReply, Operation, Trigger},
@@ -84,4 +84,44 @@ async fn a_crash_is_502() {
         (response.status, &response.json()["detail"]),
         (502, &"signal 11".into())
     );
+}
+
+#[tokio::test]
+async fn a_call_has_the_class_and_deadline_of_its_doee_unless_its_client_asks_for_less() {
+    let gate = Gate::with(Config::default(), |call| async move {
+        let header = call.message.header;
+        let reply = InvocationReply {
+            status: 200,
+            ..InvocationReply::default()
+        };
+        call.reply(
+            &reply,
+            format!("{} {}", header.class.name(), header.remaining_us > 1_000_000),
+        );
+    })
+    .await;
+    let token = ("authorization", "Bearer invoker-a");
+    for (fields, expected) in [
+        (vec![token], "high true"),
+        (
+            vec![token, ("isms-class", "batch"), ("isms-deadline-ms", "900")],
+            "batch false",
+        ),
+        (
+            vec![token, ("isms-class", "realtime"), ("isms-deadline-ms", "99999")],
+            "high true",
+        ),
+    ] {
+        let response = Client::fetch(gate.address, INVOKE, &fields, b"").await;
+        assert_eq!((response.status, &*response.text()), (200, expected));
+    }
+    for field in [("isms-class", "urgent"), ("isms-deadline-ms", "0")] {
+        assert_eq!(
+            Client::fetch(gate.address, INVOKE, &[token, field], b"")
+                .await
+                .status,
+            400,
+            "{field:?}"
+        );
+    }
 }

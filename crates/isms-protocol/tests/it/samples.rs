@@ -602,6 +602,7 @@ fn resadmin_answers() -> Vec<Sample> {
         version: version(),
         binary: ContentHash([0xb1; 32]),
         deadline_ms: 2_000,
+        class: Class::Batch,
     };
     let summary = resadmin::ProjectSummary {
         id: project(),

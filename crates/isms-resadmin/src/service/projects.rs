@@ -61,6 +61,7 @@ impl Core {
             version: doee.version,
             binary: doee.binary,
             deadline_ms: doee.deadline_ms,
+            class: doee.class,
         });
         let routes = deployment
             .routes

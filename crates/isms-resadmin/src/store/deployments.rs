@@ -1,7 +1,7 @@
 //! Projects, the versions of their Doees, and what is deployed of them.
 
 use isms_protocol::{
-    ContentHash, DoeeVersion, ProjectId,
+    Class, ContentHash, DoeeVersion, ProjectId,
     commserver::ProjectRoutes,
     dbriver::Grants,
     doer::DoeeSpec,
@@ -31,6 +31,8 @@ pub(crate) struct DeployedDoee {
     /// Hash of all that makes the version what it is; equal settings keep the version.
     pub(crate) settings: ContentHash,
     pub(crate) deadline_ms: u32,
+    /// As its version has it.
+    pub(crate) class: Class,
     /// The image that its workers run in.
     pub(crate) image: Option<ContentHash>,
     /// How many calls of it are accepted, if that has a limit. It is not among what makes the version.
@@ -138,7 +140,7 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let rows = sqlx::query(
-            "SELECT name, version, binary, settings, deadline_ms, image, rate, durability FROM deployed_doees
+            "SELECT name, version, binary, settings, deadline_ms, image, rate, durability, spec FROM deployed_doees
              JOIN doee_versions USING (version) WHERE deployed_doees.project = ? AND revision = ? ORDER BY name",
         )
         .bind(id(project))
@@ -152,6 +154,7 @@ impl Store {
                 binary: ContentHash(bytes(row, 2, "binary")?),
                 settings: ContentHash(bytes(row, 3, "settings")?),
                 deadline_ms: row.try_get(4)?,
+                class: decoded::<DoeeSpec>(row, 8, "spec")?.class,
                 image: match row.try_get::<Option<Vec<u8>>, _>(5)? {
                     Some(_) => Some(ContentHash(bytes(row, 5, "image")?)),
                     None => None,

@@ -21,13 +21,12 @@ pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
     };
     let path = format!("{}/invoke", super::doee_path(&args.doee)?);
     let client = Client::find_by(&platform, "--data-dir")?;
+    let answer = client.call(&path, &fields(args), Bytes::from(payload)).await?;
     if !args.respond_async {
-        let answer = client.whole("POST", &path, Bytes::from(payload)).await?;
         return print_payload(&answer);
     }
-    let accepted: Value = client
-        .accept(&path, args.key.as_deref(), Bytes::from(payload))
-        .await?;
+    let accepted: Value =
+        serde_json::from_slice(&answer).with_context(|| format!("the answer to {path} cannot be read"))?;
     let process = accepted["process"]
         .as_str()
         .context("the answer names no process")?;
@@ -38,4 +37,21 @@ pub(crate) async fn run(args: &InvokeArgs) -> Result<()> {
         println!("{}", plain(process));
     }
     Ok(())
+}
+
+fn fields(args: &InvokeArgs) -> Vec<(&'static str, String)> {
+    let prefer = args.respond_async.then(|| "respond-async".to_owned());
+    let fields = [
+        ("prefer", prefer),
+        ("idempotency-key", args.key.clone()),
+        ("isms-class", args.class.clone()),
+        (
+            "isms-deadline-ms",
+            args.deadline_ms.map(|deadline| deadline.to_string()),
+        ),
+    ];
+    let given = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    given.collect()
 }
