@@ -24,12 +24,15 @@ impl Core {
             (is_invoke(&process.header) && process.header.project == project).then_some(key)
         };
         let keys: Vec<ProcessKey> = self.table.iter().filter_map(of_project).collect();
+        let mut unheard = Vec::new();
         for key in keys {
             if planted(Bug::SparesDeleted) {
                 break;
             }
-            let commits = |process: &Process| matches!(process.state, State::Committing);
-            if self.table.get(key).is_some_and(commits) {
+            let commits = |process: &&Process| matches!(process.state, State::Committing);
+            if let Some(process) = self.table.get(key).filter(commits) {
+                // Its record goes with it, and what is written of it already must not bring it back.
+                unheard.push(process.header.process);
                 self.leave(key, ErrorCode::NotFound);
             }
             self.stop(key, ErrorCode::NotFound);
@@ -42,7 +45,7 @@ impl Core {
         }
         let gone = self.results.forget_project(project);
         if let Some(log) = &mut self.log {
-            for process in gone {
+            for process in gone.into_iter().chain(unheard) {
                 if log.states(process) {
                     log.follow(&Entry::Gone(process), Statement::Last, Awaited::Nothing);
                 }
