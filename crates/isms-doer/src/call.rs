@@ -7,7 +7,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Instant};
 use isms_ipc::{Answer, InboundRequest, PendingAnswer, StreamReceiver, StreamSender};
 use isms_protocol::{
     ErrorCode, Header, Kind, Message, Service, SpanId, TraceContext, WireError,
-    doer::{InvocationReply, Operation},
+    doer::{Invocation, InvocationReply, Operation},
     worker::{LogLevel, LogLine},
 };
 use tokio::{
@@ -94,6 +94,15 @@ impl CallSlot {
     pub(crate) fn rule(&self, verdict: Verdict) {
         self.verdicts.borrow_mut().push_back(verdict);
         self.ruled.notify_one();
+    }
+
+    /// The name of whoever asked for the call, as it was verified.
+    pub(crate) fn principal(&self) -> Result<String, WireError> {
+        let outbound = self.outbound.borrow();
+        let invocation: Result<Invocation, _> = outbound.message.decode_body();
+        invocation
+            .map(|invocation| invocation.principal)
+            .map_err(|error| WireError::new(ErrorCode::Internal, format!("the call cannot be read: {error}")))
     }
 
     /// What was asked for, and until when.

@@ -52,6 +52,8 @@ struct SentCall {
     id: u64,
     /// The worker has answered it; the rest of its reply is being passed on.
     answered: bool,
+    /// Calls of other Doees that it has made and does not wait for.
+    async_calls: u32,
     log_budget: LogBudget,
 }
 
@@ -132,6 +134,7 @@ impl WorkerConnection {
             attempt,
             id,
             answered: false,
+            async_calls: 0,
             log_budget: LogBudget::new(),
         });
     }
@@ -194,6 +197,16 @@ impl WorkerConnection {
             .iter()
             .filter(|call| call.process == process && call.attempt == attempt);
         of_process.any(|call| self.page.has_begun(call.id))
+    }
+
+    /// The call that makes another one, and the number of that if it is not waited for, else 0.
+    pub(crate) fn caller(&self, process: ProcessId, attempt: u32, is_async: bool) -> Option<(TaskId, u32)> {
+        let mut calls = self.calls.borrow_mut();
+        let mut of_process = calls.iter_mut();
+        let call = of_process.find(|call| call.process == process && call.attempt == attempt)?;
+        // Who has made so many has no other effect than to repeat the last one.
+        call.async_calls = call.async_calls.saturating_add(u32::from(is_async));
+        Some((call.task, if is_async { call.async_calls } else { 0 }))
     }
 
     /// Sends on the control channel; false when the worker does not take it.

@@ -10,7 +10,8 @@ use isms_protocol::{
 use crate::{worker::WorkerId, worker_handler::Event};
 
 /// What the ABI offers; the executor asks nobody for anything else, whatever its Doee wants.
-const OFFERED: [(Service, u16); 2] = [
+const OFFERED: [(Service, u16); 3] = [
+    (Service::Doer, worker::Operation::Call as u16),
     (Service::Dbriver, dbriver::Operation::Transaction as u16),
     (Service::Commserver, commserver::Operation::Fetch as u16),
 ];

@@ -9,19 +9,33 @@ use isms_ipc::{Answer, InboundRequest, Responder, StreamReceiver};
 use isms_protocol::{ErrorCode, Header, Kind, Message, Service, WireError};
 use tokio::task::spawn_local;
 
-use crate::{call::relay_stream, connection::WorkerConnection, heard, service::Doer, worker_handler::Event};
+use crate::{
+    call::relay_stream,
+    connection::WorkerConnection,
+    heard,
+    invoke::{self, Outgoing},
+    service::Doer,
+    worker_handler::Event,
+};
 
 /// Takes a worker's host call, or cuts the worker off.
-pub(crate) fn accept(doer: &Rc<Doer>, connection: &WorkerConnection, request: InboundRequest) {
+pub(crate) fn accept(doer: &Rc<Doer>, connection: &Rc<WorkerConnection>, request: InboundRequest) {
     let header = request.message.header;
     let worker = connection.worker;
     if let Err(what) = heard::host_call(&header, connection.runs(header.parent, header.attempt)) {
         return doer.dispatch(Event::Misbehaved { worker, what });
     }
-    spawn_local(forward(Rc::clone(doer), request));
+    let outgoing = match header.target == Service::Doer {
+        true => match invoke::read(&request.message, connection) {
+            Ok(outgoing) => Some(outgoing),
+            Err(what) => return doer.dispatch(Event::Misbehaved { worker, what }),
+        },
+        false => None,
+    };
+    spawn_local(forward(Rc::clone(doer), request, outgoing));
 }
 
-async fn forward(doer: Rc<Doer>, request: InboundRequest) {
+async fn forward(doer: Rc<Doer>, request: InboundRequest, outgoing: Option<Outgoing>) {
     let InboundRequest {
         message,
         stream,
@@ -30,7 +44,7 @@ async fn forward(doer: Rc<Doer>, request: InboundRequest) {
     } = request;
     let outcome = tokio::select! {
         biased;
-        outcome = ask_of_call(&doer, message, stream) => outcome,
+        outcome = ask_of_call(&doer, message, stream, outgoing) => outcome,
         // The call has ended or its worker is gone: the question goes with it.
         () = responder.cancelled() => return,
     };
@@ -42,9 +56,10 @@ async fn forward(doer: Rc<Doer>, request: InboundRequest) {
 
 /// Asks once the Kernel knows the call that asks: one that has just come may not know a durable one yet.
 async fn ask_of_call(
-    doer: &Doer,
+    doer: &Rc<Doer>,
     message: Message,
     stream: Option<StreamReceiver>,
+    outgoing: Option<Outgoing>,
 ) -> Result<Answer, WireError> {
     let durable = doer.state.borrow().durables.get(message.header.parent);
     if let Some(durable) = durable
@@ -53,7 +68,10 @@ async fn ask_of_call(
         let error = "the kernel is not reachable at the moment, or the call is not wanted any more";
         return Err(WireError::new(ErrorCode::Unavailable, error));
     }
-    ask(doer, message, stream).await
+    match outgoing {
+        Some(outgoing) => invoke::make(doer, outgoing, message, stream).await,
+        None => ask(doer, message, stream).await,
+    }
 }
 
 async fn ask(doer: &Doer, message: Message, stream: Option<StreamReceiver>) -> Result<Answer, WireError> {

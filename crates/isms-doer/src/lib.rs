@@ -16,6 +16,7 @@
 mod binaries;
 mod builder;
 mod call;
+mod callees;
 mod config;
 mod connection;
 mod doer_admin;
@@ -26,6 +27,7 @@ mod error;
 pub mod fuzzing;
 mod heard;
 mod host_call;
+mod invoke;
 mod logs;
 mod resume;
 mod runs;

@@ -29,6 +29,7 @@ use crate::{
     binaries::{self, Binaries, LoadedDoee},
     builder::{self, Builders},
     call::{self, CallSlot, Outbound, Verdict},
+    callees::Callees,
     connection::{self, WorkerConnection},
     doer_admin::TaskId,
     durable::Durables,
@@ -71,6 +72,7 @@ pub(crate) struct State {
     pub(crate) handler: WorkerHandler,
     pub(crate) calls: HashMap<TaskId, Rc<CallSlot>>,
     pub(crate) durables: Durables,
+    pub(crate) callees: Callees,
     pub(crate) workers: HashMap<WorkerId, Rc<WorkerConnection>>,
     pub(crate) doees: HashMap<isms_protocol::DoeeVersion, Rc<LoadedDoee>>,
     pub(crate) binaries: Binaries,
@@ -103,6 +105,7 @@ impl Doer {
             handler: WorkerHandler::new(config.handler()),
             calls: HashMap::new(),
             durables: Durables::new(config.calls_max()),
+            callees: Callees::default(),
             workers: HashMap::new(),
             doees: HashMap::new(),
             binaries: Binaries::default(),
@@ -230,7 +233,11 @@ impl Doer {
         match inbound {
             Inbound::Registered(generation) => {
                 tracing::info!(generation = generation.0, "registered with the kernel");
-                self.state.borrow_mut().handler.forget_demand();
+                let mut state = self.state.borrow_mut();
+                state.handler.forget_demand();
+                // A deployment may not have been heard of meanwhile.
+                state.callees.forget_all();
+                drop(state);
                 if let Ok(registration) = self.link.registration() {
                     spawn_local(resume::introduce(Rc::clone(self), registration));
                 }
@@ -303,6 +310,11 @@ impl Doer {
                 self.dispatch(Event::Keep { version });
                 request.responder.reply_empty();
             }
+            Some(Operation::Deployed) => {
+                let project = request.message.header.project;
+                self.state.borrow_mut().callees.forget_project(project);
+                request.responder.reply_empty();
+            }
             Some(Operation::Isolation) => {
                 let isolation = self.state.borrow().isolation.clone();
                 request.responder.reply(&isolation, bytes::Bytes::new());
@@ -315,6 +327,13 @@ impl Doer {
                 format!("the doer has no operation {}", request.message.header.operation),
             )),
         }
+    }
+
+    /// Who asked for a call that is here.
+    pub(crate) fn principal(&self, task: TaskId) -> Result<String, WireError> {
+        let slot = self.state.borrow().calls.get(&task).cloned();
+        let over = || WireError::new(ErrorCode::Cancelled, "the call that calls has ended");
+        slot.ok_or_else(over)?.principal()
     }
 
     fn retire(self: &Rc<Self>, version: isms_protocol::DoeeVersion) {

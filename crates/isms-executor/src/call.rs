@@ -163,6 +163,7 @@ impl RequestView {
                 Trigger::Http => sys::TRIGGER_HTTP,
                 Trigger::Direct => sys::TRIGGER_DIRECT,
                 Trigger::Schedule => sys::TRIGGER_SCHEDULE,
+                Trigger::Call => sys::TRIGGER_CALL,
             },
             attempt: header.attempt,
             invocation_id: text(&texts[0]),

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)] // pointers of a C ABI
 
 mod http;
+mod invoke;
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -58,6 +59,9 @@ static TABLE: sys::Host = sys::Host {
     http_start: http::start,
     http_answer: http::answer,
     http_read: http::read,
+    invoke_start: invoke::start,
+    invoke_answer: invoke::answer,
+    invoke_read: invoke::read,
 };
 
 /// The state of this process's worker.

@@ -5,7 +5,9 @@ use isms_doee_sys as sys;
 use isms_protocol::kernel::StreamCredit;
 use isms_protocol::{Flags, Header, Kind, Message, WireError};
 
+use crate::body::Body;
 use crate::http;
+use crate::invoke;
 use crate::limits::SQL_ANSWER_LEN_MAX;
 use crate::refusal::Refusal;
 use crate::sql::Results;
@@ -29,6 +31,8 @@ pub(crate) enum Expected {
     Results { number: u32, statement_count: usize },
     /// What a server outside says.
     Http,
+    /// What another Doee says, or that it will run.
+    Invoke { is_async: bool },
 }
 
 #[derive(Debug)]
@@ -37,6 +41,7 @@ enum Answer {
     Collecting(Collector),
     Done(Results),
     Http(http::Answer),
+    Invoke(invoke::Answer),
     Failed(Refusal),
 }
 
@@ -63,6 +68,7 @@ impl HostCall {
             Answer::Waiting | Answer::Collecting(_) => false,
             Answer::Done(_) | Answer::Failed(_) => true,
             Answer::Http(answer) => !answer.body.is_open(),
+            Answer::Invoke(answer) => !answer.body.is_open(),
         }
     }
 
@@ -105,6 +111,11 @@ impl HostCall {
                 Ok(answer) => self.answer = Answer::Http(answer),
                 Err(_) => self.refuse(sys::INTERNAL, "the server's answer cannot be read"),
             }
+        } else if let Expected::Invoke { is_async } = self.expected {
+            match invoke::Answer::decode(message, is_async, streams) {
+                Ok(answer) => self.answer = Answer::Invoke(answer),
+                Err(_) => self.refuse(sys::INTERNAL, "the answer of the called Doee cannot be read"),
+            }
         } else if streams {
             self.answer = Answer::Collecting(Collector::new(SQL_ANSWER_LEN_MAX));
         } else {
@@ -115,7 +126,10 @@ impl HostCall {
     /// Takes the news that it failed.
     pub(crate) fn fail(&mut self, error: WireError) {
         if !self.has_ended() {
-            self.answer = Answer::Failed(error.into());
+            self.answer = Answer::Failed(match self.expected {
+                Expected::Invoke { .. } => invoke::refusal(error),
+                Expected::Results { .. } | Expected::Http => error.into(),
+            });
         }
     }
 
@@ -124,6 +138,7 @@ impl HostCall {
         match &mut self.answer {
             Answer::Collecting(collector) => collector.push(&chunk),
             Answer::Http(answer) => answer.body.push(chunk),
+            Answer::Invoke(answer) => answer.body.push(chunk),
             Answer::Waiting => Err(StreamViolation::OverCredit {
                 len: chunk.len(),
                 credit: 0,
@@ -134,9 +149,9 @@ impl HostCall {
 
     /// Takes the end of the reply's stream.
     pub(crate) fn finish(&mut self, aborted: bool) {
-        if let Answer::Http(answer) = &mut self.answer {
+        if let Some(body) = self.body() {
             // A second end says nothing new.
-            let _ = answer.body.finish(aborted);
+            let _ = body.finish(aborted);
             return;
         }
         let collector = match std::mem::replace(&mut self.answer, Answer::Waiting) {
@@ -179,7 +194,7 @@ impl HostCall {
             Answer::Done(results) => Ok(results),
             Answer::Failed(refusal) => Err(refusal.clone()),
             Answer::Waiting | Answer::Collecting(_) => Err(not_ready()),
-            Answer::Http(_) => Err(Refusal::invalid("this host call is no transaction")),
+            Answer::Http(_) | Answer::Invoke(_) => Err(Refusal::invalid("this host call is no transaction")),
         }
     }
 
@@ -189,29 +204,42 @@ impl HostCall {
             Answer::Http(answer) => Ok(answer),
             Answer::Failed(refusal) => Err(refusal.clone()),
             Answer::Waiting | Answer::Collecting(_) => Err(not_ready()),
-            Answer::Done(_) => Err(Refusal::invalid("this host call is no HTTP request")),
+            Answer::Done(_) | Answer::Invoke(_) => Err(Refusal::invalid("this host call is no HTTP request")),
         }
     }
 
-    /// Reads on in the body of a server's answer; `None` when nothing has come yet. Only what is read is
+    /// The answer of another Doee, or why there is none.
+    pub(crate) fn invoke_answer(&self) -> Result<&invoke::Answer, Refusal> {
+        match &self.answer {
+            Answer::Invoke(answer) => Ok(answer),
+            Answer::Failed(refusal) => Err(refusal.clone()),
+            Answer::Waiting | Answer::Collecting(_) => Err(not_ready()),
+            Answer::Done(_) | Answer::Http(_) => Err(Refusal::invalid("this host call calls no Doee")),
+        }
+    }
+
+    /// The body of an answer that is read in pieces.
+    fn body(&mut self) -> Option<&mut Body> {
+        match &mut self.answer {
+            Answer::Http(answer) => Some(&mut answer.body),
+            Answer::Invoke(answer) => Some(&mut answer.body),
+            Answer::Waiting | Answer::Collecting(_) | Answer::Done(_) | Answer::Failed(_) => None,
+        }
+    }
+
+    /// Reads on in the body of an answer that was looked at; `None` when nothing has come yet. Only what is read is
     /// granted to the sender again, and nothing before the first look.
-    pub(crate) fn http_read(
-        &mut self,
-        buffer: &mut [u8],
-    ) -> Result<(Option<usize>, Option<Message>), Refusal> {
-        self.http_answer()?;
-        let Answer::Http(answer) = &mut self.answer else {
-            return Err(not_ready());
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<(Option<usize>, Option<Message>), Refusal> {
+        let header = Header {
+            kind: Kind::Credit,
+            flags: Flags::NONE,
+            ..self.header
         };
-        let read = answer.body.read(buffer)?;
-        let credit = answer.body.refill().map(|bytes| {
-            let header = Header {
-                kind: Kind::Credit,
-                flags: Flags::NONE,
-                ..self.header
-            };
-            Message::with_body(header, &StreamCredit { bytes })
-        });
+        let body = self.body().ok_or_else(not_ready)?;
+        let read = body.read(buffer)?;
+        let credit = body
+            .refill()
+            .map(|bytes| Message::with_body(header, &StreamCredit { bytes }));
         Ok((read, credit))
     }
 

@@ -17,6 +17,7 @@ mod exit;
 mod host;
 mod host_call;
 mod http;
+mod invoke;
 mod limits;
 mod link;
 mod log;

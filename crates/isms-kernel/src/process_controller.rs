@@ -163,7 +163,11 @@ impl Core {
             let Some(process) = self.table.get(key) else {
                 continue;
             };
-            if process.callee() == service {
+            let caller_lost = process.header.sender == service && process.caller_knows;
+            if caller_lost && !process.is_running() {
+                // Also where it waits for that very service: nobody is left who wants it.
+                self.caller_lost(key);
+            } else if process.callee() == service {
                 match process.state {
                     // Its queue may have gone; it gets one when its body is there.
                     State::Collecting { .. } => {}
@@ -173,7 +177,7 @@ impl Core {
                     State::Running { .. } => self.callee_lost(key),
                     State::Draining => self.discard(key),
                 }
-            } else if process.header.sender == service && process.caller_knows {
+            } else if caller_lost {
                 self.caller_lost(key);
             }
         }
@@ -197,7 +201,10 @@ impl Core {
         }
         let mut durable = match is_durable {
             true => match self.durable_of(&header, deadline, &mut message) {
-                Ok(durable) => Some(durable),
+                Ok(mut durable) => {
+                    durable.depth = depth;
+                    Some(durable)
+                }
                 Err(Answered) => return,
             },
             false => None,
@@ -210,12 +217,13 @@ impl Core {
             self.count_refused(&header, Outcome::Refused);
             return self.refuse(header.sender, &header, &busy());
         };
+        let awaited = is_invoke(&header) && parent.is_some() && !is_async;
         let collects = is_async && header.flags.contains(Flags::STREAM);
         let occupied = match collects || is_durable {
             true => None,
             false => self
                 .scheduler
-                .start_at_once(queue, header.class, header.project, self.now),
+                .start_at_once(queue, header.class, header.project, awaited, self.now),
         };
         let traced = self.trace(&mut header, parent);
         // The body of a call has to come by its deadline; when it has come, only an attempt that began late is late.
@@ -234,7 +242,8 @@ impl Core {
             deadline,
             timer: None,
             depth,
-            parent,
+            // What is asynchronous outlives whoever asked for it.
+            parent: parent.filter(|_| !is_async),
             children: Vec::new(),
             queue,
             occupied,
@@ -250,6 +259,7 @@ impl Core {
             registration.unanswered += 1;
             registration.calls.insert(header.call, key);
         }
+        let parent = parent.filter(|_| !is_async);
         if let Some(parent) = parent.and_then(|parent| self.table.get_mut(parent)) {
             parent.children.push(key);
         }
@@ -334,6 +344,7 @@ impl Core {
             now: self.now,
             bytes: message.len(),
             acknowledged: is_async && !planted(Bug::EvictsAccepted),
+            awaited: is_invoke(&process.header) && process.parent.is_some(),
         };
         let mut evicted = Vec::new();
         let placed = self.scheduler.wait(queue, &arrival, &mut evicted);
@@ -344,6 +355,10 @@ impl Core {
             Ok(ticket) => ticket,
             Err(Full) => return self.give_up(key, ErrorCode::Busy),
         };
+        if arrival.awaited {
+            // It may run while what is before it is held up by a limit.
+            self.ready.push(queue);
+        }
         let Message { body, raw, .. } = message;
         let now = self.now;
         let process = self.table.get_mut(key).expect("a process that was just made");

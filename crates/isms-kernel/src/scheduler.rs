@@ -27,7 +27,10 @@ mod shares;
 mod tests;
 mod tree;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use isms_protocol::{
     Class, DoeeVersion, ProjectId, Service,
@@ -78,6 +81,8 @@ pub(crate) struct Full;
 struct Queue {
     name: QueueName,
     waiting: WaitingTree,
+    /// Of those that wait, the calls that others wait for.
+    awaited: BTreeMap<(Class, Moment, u64), Ticket>,
     /// Places that are taken for calls that do not wait yet.
     reserved: usize,
     room: Room,
@@ -182,6 +187,7 @@ impl Scheduler {
         let queue = Queue {
             name,
             waiting: WaitingTree::new(),
+            awaited: BTreeMap::new(),
             reserved: 0,
             room: Room::default(),
             until_aged: 0,
@@ -221,6 +227,7 @@ impl Scheduler {
         index: QueueIndex,
         class: Class,
         project: ProjectId,
+        awaited: bool,
         now: Moment,
     ) -> Option<Occupied> {
         let queue = self.queue(index);
@@ -228,7 +235,7 @@ impl Scheduler {
         if !queue.room.admits(class) || !queue.waiting.first().is_none_or(passes_all) {
             return None;
         }
-        let occupied = self.occupy(index, class, project, now)?;
+        let occupied = self.occupy(index, class, project, awaited, now)?;
         self.measure_wait(index, class, 0, now);
         Some(occupied)
     }
@@ -255,8 +262,21 @@ impl Scheduler {
             true => queue.waiting.last().map_or(ticket, |last| last.ticket),
             false => ticket,
         };
-        let occupied = self.occupy(index, ticket.class, ticket.project, now)?;
-        self.queue_mut(index).until_aged = until_aged;
+        let Ticket { class, project, .. } = ticket;
+        let (ticket, occupied) = match self.occupy(index, class, project, ticket.awaited, now) {
+            Some(occupied) => {
+                self.queue_mut(index).until_aged = until_aged;
+                (ticket, occupied)
+            }
+            // Its project has as many calls running as may, and these may wait for one behind it.
+            None => {
+                let awaited = *self.queue(index).awaited.first_key_value()?.1;
+                (
+                    awaited,
+                    self.occupy(index, awaited.class, awaited.project, true, now)?,
+                )
+            }
+        };
         let waiting = self.take_out(index, &ticket)?;
         self.measure_wait(index, ticket.class, now.us_since(waiting.since), now);
         Some((waiting.process, occupied))
@@ -268,7 +288,9 @@ impl Scheduler {
     }
 
     fn take_out(&mut self, index: QueueIndex, ticket: &Ticket) -> Option<Rc<Waiting>> {
-        let waiting = self.queue_mut(index).waiting.remove(ticket)?;
+        let queue = self.queue_mut(index);
+        let waiting = queue.waiting.remove(ticket)?;
+        queue.awaited.remove(&ticket.order());
         self.left(ticket.class, ticket.project, waiting.bytes, waiting.acknowledged);
         self.mark_demand(index);
         Some(waiting)
@@ -336,17 +358,19 @@ impl Scheduler {
     }
 
     /// Occupies capacity that is there, unless as many calls of the project run as may. What projects share has their
-    /// weights instead.
+    /// weights instead, and what one of them waits for does not count, since it could wait for ever.
     fn occupy(
         &mut self,
         index: QueueIndex,
         class: Class,
         project: ProjectId,
+        awaited: bool,
         now: Moment,
     ) -> Option<Occupied> {
         let shared = self.queue(index).is_shared();
         let (weight, limit) = match shared {
             true => (Some(self.projects.weight(project)), None),
+            false if awaited => (None, None),
             false => (None, self.projects.begin(project, index).ok()?),
         };
         let occupied = self.queue_mut(index).occupy(class, project, weight, now);
@@ -526,4 +550,6 @@ pub(crate) struct Arrival {
     pub(crate) bytes: usize,
     /// It will be acknowledged as soon as it has its place.
     pub(crate) acknowledged: bool,
+    /// A call of its project waits for its answer.
+    pub(crate) awaited: bool,
 }

@@ -23,6 +23,9 @@ crate::service::operations! {
     TryEnvironment = 6, "try-environment";
     /// Starts the workers that a Doee version (`target_doee`), which is deployed, keeps uncalled. Empty reply, at once.
     Keep = 7, "keep";
+    /// Which versions the names of the header's project stand for may have changed: a deployment serves. Empty reply, at
+    /// once; from then on calls between its Doees go to what serves.
+    Deployed = 8, "deployed";
 }
 
 /// A call of a Doee: what triggered it.
@@ -59,6 +62,8 @@ pub enum Trigger {
     /// A schedule of the manifest. Its planned time and what the manifest says about its times are the header fields
     /// `isms-planned` and `isms-schedule`; the path is `/`, there is no method.
     Schedule,
+    /// Another Doee of the project. The header fields are what that one has passed; the path is `/`, there is no method.
+    Call,
 }
 
 /// The head of a Doee's answer.
@@ -212,6 +217,10 @@ pub struct DoeeSpec {
     /// Workers reserved for its calls of class realtime, of high and above, of normal and above.
     #[serde(default)]
     pub reserved: [u32; 3],
+    /// Doees of its project that it may call, by their names.
+    // Left out where there is none, so that what was recorded before has the same bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
 }
 
 /// What a worker consists of, as a manifest asks for it. Body of [`Operation::TryEnvironment`].

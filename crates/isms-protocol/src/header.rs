@@ -86,10 +86,10 @@ impl Flags {
     /// On a stream end: the stream broke off and what was received is incomplete.
     pub const ABORTED: Flags = Flags(4);
 
-    /// On an edge's request for a root process: it is answered at once with the process's id, goes on without
+    /// On a request to run a Doee, of an edge or on behalf of a call: it is answered at once with the process's id, goes on without
     /// its caller, and the Kernel keeps its result. It is not passed on to the callee.
     pub const ASYNC: Flags = Flags(8);
-    /// On an asynchronous request of an edge: it shall survive the Kernel, and be tried again when an attempt fails.
+    /// On an asynchronous request: it shall survive the Kernel, and be tried again when an attempt fails.
     /// On what the Kernel sends: it belongs to such a call, whose attempts share one process id: the dispatch of an
     /// attempt, and its children. A claim by anybody else is cleared.
     pub const DURABLE: Flags = Flags(16);

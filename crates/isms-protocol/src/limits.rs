@@ -152,6 +152,13 @@ pub const FETCH_HEADERS_MAX: usize = 128;
 /// Redirects that it follows.
 pub const FETCH_REDIRECTS_MAX: u32 = 5;
 
+/// Body of a Doee's call of another one.
+pub const CALL_BODY_LEN_MAX: u64 = 16 * 1024 * 1024;
+/// Names and values of its header fields together: what fits a message beside an inline body.
+pub const CALL_HEAD_LEN_MAX: usize = 12 * 1024;
+/// Its header fields.
+pub const CALL_HEADERS_MAX: usize = 128;
+
 /// Length of a project's, Doee's or database's name: `[a-z][a-z0-9-]*`.
 pub const NAME_LEN_MAX: usize = 63;
 /// Bytes of a Doee's source tree, and of a prebuilt binary.

@@ -41,6 +41,9 @@ crate::service::operations! {
     NameDoees = 16, "name-doees";
     /// Which versions keep workers uncalled: no body → [`Kept`] as raw bytes or stream.
     Kept = 17, "kept";
+    /// What a name stands for that `calling_doee` wants to call: [`FindCallee`] → [`Callee`]. Decided by what that version
+    /// may call.
+    Callee = 18, "callee";
 }
 
 /// Asks who a token is.
@@ -141,6 +144,26 @@ pub struct ChangeProject {
 pub struct Kept {
     /// Versions that are deployed, at most [`crate::limits::WORKERS_MAX`].
     pub versions: Vec<DoeeVersion>,
+}
+
+/// Asks which Doee is to be called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindCallee {
+    /// Its name, in the project of the caller.
+    pub doee: String,
+}
+
+/// Answer of [`Operation::Callee`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callee {
+    /// The version that serves.
+    pub version: DoeeVersion,
+    /// Its class.
+    pub class: Class,
+    /// Its deadline.
+    pub deadline_ms: u32,
+    /// Asynchronous calls of it are durable.
+    pub is_durable: bool,
 }
 
 /// Asks for the names of versions of Doees, at most [`crate::limits::NAMED_DOEES_MAX`].

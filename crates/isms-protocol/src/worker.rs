@@ -4,7 +4,7 @@
 //! [`Control`] down, [`Report`] up. **Data** (ZMTP stream), ordinary messages:
 //! down `Request` (`doer::Operation::Invoke`), `Cancel`, stream kinds, and the answers to host calls;
 //! up `Reply`, `Error`, stream kinds, `Event` (a [`LogLine`]), and host calls: `Request` with
-//! the target service and its operation, `parent` = the process being run, a call id of the worker's.
+//! the target service and its operation (of this module where that is the Doer), `parent` = the process being run, a call id of the worker's.
 //! Requests have their ids, host calls theirs: the same number may be in use in both directions. Beside them
 //! lies the [`StatusPage`], which tells what has begun.
 //!
@@ -13,14 +13,18 @@
 mod status_page;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
-use crate::{DoeeVersion, doer::Parameter};
+use crate::{Class, DoeeVersion, ProcessId, doer::Parameter};
 
 pub use status_page::{STATUS_SLOTS, STATUS_WORDS, StatusPage, share_a_slot};
 
 crate::service::operations! {
     /// Event of a worker to the Doer: a [`LogLine`] of the call in `process`.
     Log = 1, "log";
+    /// Host call to the Doer: calls another Doee of the project. Body [`DoeeCall`], the callee's body raw or as a stream. The
+    /// reply's body is a `doer::InvocationReply`, its payload raw or a stream; of an asynchronous call [`CallAccepted`].
+    Call = 2, "call";
 }
 
 /// Descriptor of the control channel in a new executor.
@@ -88,6 +92,30 @@ pub enum Stage {
     Create,
     /// `initialize`.
     Initialize,
+}
+
+/// A call of another Doee of the project, as a Doee asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoeeCall {
+    /// Its name.
+    pub doee: String,
+    /// Header fields for it: name in lower case, value. None of the connection, and none that begins with `isms-`.
+    pub headers: Vec<(String, ByteBuf)>,
+    /// Length of the body.
+    pub body_len: u64,
+    /// The class, where it is to be lower than the callee's and the call's.
+    pub class: Option<Class>,
+    /// The time, waiting included; 0 for what the callee has.
+    pub deadline_ms: u32,
+    /// It is accepted and goes on by itself.
+    pub is_async: bool,
+}
+
+/// What answers an asynchronous [`DoeeCall`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallAccepted {
+    /// The process that was made.
+    pub process: ProcessId,
 }
 
 /// A line of a Doee's log.

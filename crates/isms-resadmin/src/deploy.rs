@@ -121,10 +121,12 @@ async fn deploy(
         core.schedules_changed.notify_one();
         tell_rates(core, project).await;
         tell_durabilities(core, project).await;
+        tell_doer(core, project, &after).await;
         return Err(DeployError::Routes { source });
     }
     tracing::info!(%project, revision = after.routes.revision, %principal, "project was deployed");
     core.schedules_changed.notify_one();
+    tell_doer(core, project, &before).await;
     for replaced in replaced(&before, &after) {
         core.peers.retire(project, replaced).await;
     }
@@ -157,6 +159,13 @@ fn kept(manifest: &Manifest, after: &Deployment) -> Vec<DoeeVersion> {
 async fn tell_rates(core: &Core, project: ProjectId) {
     if let Err(error) = core.tell_rates(project).await {
         tracing::warn!(%project, %error, "the Kernel did not take the rates of a project's Doees");
+    }
+}
+
+/// Has the Doer ask anew which versions the project's names stand for, if it could know of those that served until now.
+async fn tell_doer(core: &Core, project: ProjectId, before: &Deployment) {
+    if !before.doees.is_empty() {
+        core.peers.deployed(project).await;
     }
 }
 
@@ -246,6 +255,7 @@ fn compose(
             environment: environment.clone(),
             concurrency: doee.concurrency,
             reserved: doee.reserved,
+            calls: doee.calls.clone(),
         };
         let grants = Grants {
             databases: doee.sql.clone(),

@@ -78,6 +78,8 @@ pub(crate) struct Doee {
     pub(crate) sql: Vec<String>,
     /// Servers outside that it may send HTTP requests to.
     pub(crate) http: Vec<String>,
+    /// Doees of the project that it may call.
+    pub(crate) calls: Vec<String>,
     pub(crate) params: Vec<(String, Parameter)>,
     pub(crate) environment: Environment,
 }
@@ -129,10 +131,10 @@ pub(crate) fn parse(text: &str) -> Result<Manifest, ManifestError> {
     let name = project.required("name")?.name()?;
     let databases = named(&root, "database", DATABASES_MAX)?;
     let databases = databases.iter().map(database).collect::<Result<Vec<_>, _>>()?;
-    let doees = named(&root, "doee", DOEES_MAX)?;
-    let doees = doees
+    let sections = named(&root, "doee", DOEES_MAX)?;
+    let doees = sections
         .iter()
-        .map(|section| doee(section, &databases))
+        .map(|section| doee(section, &sections, &databases))
         .collect::<Result<Vec<_>, _>>()?;
     if doees.is_empty() {
         return Err(root.error("doee", "is missing; a project has at least one [doee.NAME]"));
@@ -202,7 +204,7 @@ fn database(section: &Section<'_>) -> Result<Database, ManifestError> {
     })
 }
 
-fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestError> {
+fn doee(section: &Section<'_>, doees: &[Section<'_>], databases: &[Database]) -> Result<Doee, ManifestError> {
     section.check_keys(
         &[
             "language",
@@ -233,7 +235,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
     let allow = section.optional("allow").map(|item| item.section()).transpose()?;
     if let Some(allow) = &allow {
         allow.check_keys(
-            &["sql", "http", "device_nodes", "directories"],
+            &["sql", "http", "call", "device_nodes", "directories"],
             &["publish", "secrets"],
         )?;
     }
@@ -252,6 +254,7 @@ fn doee(section: &Section<'_>, databases: &[Database]) -> Result<Doee, ManifestE
         durability: durability(section)?,
         sql: sql(allow.as_ref(), databases)?,
         http: http(allow.as_ref())?,
+        calls: calls(allow.as_ref(), doees)?,
         params: params(section)?,
         environment: environment::environment(section, allow.as_ref())?,
     })
@@ -397,6 +400,23 @@ fn sql(allow: Option<&Section<'_>>, databases: &[Database]) -> Result<Vec<String
         if !databases.iter().any(|database| database.name == name) {
             let known = databases.iter().map(|database| database.name.as_str());
             return Err(item.unknown_name(name, "database", known));
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn calls(allow: Option<&Section<'_>>, doees: &[Section<'_>]) -> Result<Vec<String>, ManifestError> {
+    let Some(call) = allow.and_then(|allow| allow.optional("call")) else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for item in call.array()? {
+        let name = item.text()?;
+        if !doees.iter().any(|doee| doee.name() == name) {
+            return Err(item.unknown_name(name, "doee", doees.iter().map(Section::name)));
         }
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());

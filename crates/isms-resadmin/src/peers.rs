@@ -159,6 +159,15 @@ impl Peers {
         }
     }
 
+    /// Tells the Doer that names of a project may stand for other versions. One that is not there remembers nothing.
+    pub(crate) async fn deployed(&self, project: ProjectId) {
+        let operation = doer::Operation::Deployed as u16;
+        let header = root_header(project, Service::Doer, operation, RETIRE_TIME_MAX);
+        if let Err(error) = self.ask(Message::bare(header), Bytes::new(), 0).await {
+            tracing::warn!(%project, %error, "the doer was not told of a deployment");
+        }
+    }
+
     /// Tells the Kernel what a project gets. One that is not there is told when it is back.
     pub(crate) async fn set_project(
         &self,

@@ -167,6 +167,7 @@ impl Service {
             Operation::Doee => reply(&core.doee(header.target_doee).await?),
             Operation::Binary => Ok(Reply::Payload(core.binary(header.target_doee).await?)),
             Operation::Kept => Ok(Reply::Payload(encode(&core.kept().await?).into())),
+            Operation::Callee => reply(&core.callee(header, decoded(body)?).await?),
             Operation::Grants => reply(&core.grants(header.project, header.target_doee).await?),
             Operation::Deploy => self.deploy(header, decoded(body)?, payload).await,
             Operation::DeleteProject => {

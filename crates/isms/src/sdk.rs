@@ -24,9 +24,10 @@ pub(crate) const CPP_TEMPLATE: Files =
 pub(crate) const C_TEMPLATE: Files =
     embedded!("/templates/c/": "project.toml", "README.md", "doees/hello/hello.c");
 
-const C_HEADERS: Files = embedded!("/../../sdk/c/include/": "isms_doee.h", "isms_doee_http.h");
+const C_HEADERS: Files =
+    embedded!("/../../sdk/c/include/": "isms_doee.h", "isms_doee_call.h", "isms_doee_http.h");
 const CPP_HEADERS: Files =
-    embedded!("/../../sdk/cpp/include/": "isms/doee.hpp", "isms/http.hpp", "isms/json.hpp");
+    embedded!("/../../sdk/cpp/include/": "isms/call.hpp", "isms/doee.hpp", "isms/http.hpp", "isms/json.hpp");
 
 /// Writes the headers below a folder, for the builders; returns the include directory.
 pub(crate) fn write_headers(folder: &Path) -> Result<PathBuf> {

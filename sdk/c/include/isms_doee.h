@@ -40,8 +40,8 @@ enum {
     ISMS_INVALID = 8,          /* an argument makes no sense, or the call or handle has ended */
     ISMS_UNAVAILABLE = 9,      /* whoever should answer is not there, or broke off */
     ISMS_NOT_FOUND = 10,       /* there is no such thing */
-    ISMS_TIMEOUT = 11,         /* the timeout given to isms_wait passed */
-    ISMS_FAILED = 12,          /* for the Doee's own failures */
+    ISMS_TIMEOUT = 11,         /* the timeout given to isms_wait passed, or the time of a called Doee */
+    ISMS_FAILED = 12,          /* for the Doee's own failures, and those of a called one */
     ISMS_INTERNAL = 13         /* a bug in the platform */
 };
 
@@ -66,7 +66,7 @@ typedef struct isms_value {
 typedef struct isms_param { isms_text name; isms_value value; } isms_param;
 
 /* A schedule has no method, the path / and the header fields isms-planned and isms-schedule. */
-enum { ISMS_TRIGGER_HTTP = 1, ISMS_TRIGGER_DIRECT = 2, ISMS_TRIGGER_SCHEDULE = 3 };
+enum { ISMS_TRIGGER_HTTP = 1, ISMS_TRIGGER_DIRECT = 2, ISMS_TRIGGER_SCHEDULE = 3, ISMS_TRIGGER_CALL = 4 };
 
 /* What triggered an execute. */
 typedef struct isms_request {
@@ -111,6 +111,8 @@ enum { ISMS_LOG_DEBUG = 0, ISMS_LOG_INFO = 1, ISMS_LOG_WARN = 2, ISMS_LOG_ERROR 
 typedef struct isms_call isms_call;
 typedef struct isms_http_request isms_http_request; /* isms_doee_http.h: servers outside */
 typedef struct isms_http_answer isms_http_answer;
+typedef struct isms_invoke_request isms_invoke_request; /* isms_doee_call.h: other Doees */
+typedef struct isms_invoke_answer isms_invoke_answer;
 
 /* What the host offers. Use the functions below rather than the table. */
 typedef struct isms_host {
@@ -137,6 +139,9 @@ typedef struct isms_host {
     isms_result (*http_start)(isms_call *call, const isms_http_request *request, isms_handle *handle);
     isms_result (*http_answer)(isms_call *call, isms_handle handle, const isms_http_answer **answer);
     isms_result (*http_read)(isms_call *call, isms_handle handle, void *buffer, size_t capacity, size_t *len);
+    isms_result (*invoke_start)(isms_call *call, const isms_invoke_request *request, isms_handle *handle);
+    isms_result (*invoke_answer)(isms_call *call, isms_handle handle, const isms_invoke_answer **answer);
+    isms_result (*invoke_read)(isms_call *call, isms_handle handle, void *buffer, size_t capacity, size_t *len);
 } isms_host;
 
 /* One run of a function of the Doee's table. */

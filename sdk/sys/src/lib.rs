@@ -1,4 +1,5 @@
-//! The Doee ABI in Rust: the `repr(C)` twin of `isms_doee.h` and `isms_doee_http.h`.
+//! The Doee ABI in Rust: the `repr(C)` twin of `isms_doee.h`, `isms_doee_http.h` and
+//! `isms_doee_call.h`.
 //!
 //! The headers are the source of truth and hold the rules; `tests/layout.rs` compiles it and compares
 //! sizes, offsets and numbers. Nothing here is a safe interface: these are the shapes alone.
@@ -64,6 +65,21 @@ pub const TRIGGER_HTTP: u32 = 1;
 pub const TRIGGER_DIRECT: u32 = 2;
 /// A schedule of the manifest.
 pub const TRIGGER_SCHEDULE: u32 = 3;
+/// Another Doee of the project.
+pub const TRIGGER_CALL: u32 = 4;
+
+/// Class of a call: as it is.
+pub const CLASS_SAME: u32 = 0;
+/// Class of a call: realtime at most.
+pub const CLASS_REALTIME: u32 = 1;
+/// Class of a call: high at most.
+pub const CLASS_HIGH: u32 = 2;
+/// Class of a call: normal at most.
+pub const CLASS_NORMAL: u32 = 3;
+/// Class of a call: batch.
+pub const CLASS_BATCH: u32 = 4;
+/// Of a call's flags: it runs by itself.
+pub const INVOKE_ASYNC: u32 = 1;
 
 /// Log level: for the developer.
 pub const LOG_DEBUG: u32 = 0;
@@ -248,6 +264,50 @@ pub struct HttpAnswer {
     pub header_count: usize,
 }
 
+/// A call of another Doee.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct InvokeRequest {
+    /// Bytes of this struct that the Doee knows.
+    pub size: usize,
+    /// Its name.
+    pub doee: Text,
+    /// Header fields.
+    pub headers: *const Pair,
+    /// How many.
+    pub header_count: usize,
+    /// The body.
+    pub body: Text,
+    /// One of the `CLASS_` numbers.
+    pub class_max: u32,
+    /// Waiting included; 0 for the callee's own.
+    pub deadline_ms: u32,
+    /// [`INVOKE_ASYNC`] or nothing.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The head of its answer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct InvokeAnswer {
+    /// Bytes of this struct that the host knows.
+    pub size: usize,
+    /// What the callee says.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Id of an asynchronous call.
+    pub process: Text,
+    /// Length of the body, or [`LEN_UNKNOWN`].
+    pub body_len: u64,
+    /// Header fields.
+    pub headers: *const Pair,
+    /// How many.
+    pub header_count: usize,
+}
+
 /// A host call; 0 is none.
 pub type Handle = u64;
 
@@ -302,6 +362,12 @@ pub struct Host {
     pub http_answer: unsafe extern "C" fn(*mut Call, Handle, *mut *const HttpAnswer) -> ResultCode,
     /// Reads on in its body.
     pub http_read: unsafe extern "C" fn(*mut Call, Handle, *mut c_void, usize, *mut usize) -> ResultCode,
+    /// Starts a call of another Doee.
+    pub invoke_start: unsafe extern "C" fn(*mut Call, *const InvokeRequest, *mut Handle) -> ResultCode,
+    /// The head of its answer.
+    pub invoke_answer: unsafe extern "C" fn(*mut Call, Handle, *mut *const InvokeAnswer) -> ResultCode,
+    /// Reads on in its body.
+    pub invoke_read: unsafe extern "C" fn(*mut Call, Handle, *mut c_void, usize, *mut usize) -> ResultCode,
 }
 
 /// What the Doee offers. A function may be missing in a table that a stranger wrote.

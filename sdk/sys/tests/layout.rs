@@ -98,6 +98,32 @@ fn structs(checks: &mut Vec<Check>) {
             header_count
         }
     );
+    layout!(
+        checks,
+        "isms_invoke_request" = InvokeRequest {
+            size,
+            doee,
+            headers,
+            header_count,
+            body,
+            class_max,
+            deadline_ms,
+            flags,
+            reserved
+        }
+    );
+    layout!(
+        checks,
+        "isms_invoke_answer" = InvokeAnswer {
+            size,
+            status,
+            reserved,
+            process,
+            body_len,
+            headers,
+            header_count
+        }
+    );
     layout!(checks, "isms_call" = Call { host });
     layout!(
         checks,
@@ -121,7 +147,10 @@ fn structs(checks: &mut Vec<Check>) {
             release,
             http_start,
             http_answer,
-            http_read
+            http_read,
+            invoke_start,
+            invoke_answer,
+            invoke_read
         }
     );
     layout!(
@@ -168,6 +197,13 @@ fn constants(checks: &mut Vec<Check>) {
         "ISMS_TRIGGER_HTTP" = TRIGGER_HTTP,
         "ISMS_TRIGGER_DIRECT" = TRIGGER_DIRECT,
         "ISMS_TRIGGER_SCHEDULE" = TRIGGER_SCHEDULE,
+        "ISMS_TRIGGER_CALL" = TRIGGER_CALL,
+        "ISMS_CLASS_SAME" = CLASS_SAME,
+        "ISMS_CLASS_REALTIME" = CLASS_REALTIME,
+        "ISMS_CLASS_HIGH" = CLASS_HIGH,
+        "ISMS_CLASS_NORMAL" = CLASS_NORMAL,
+        "ISMS_CLASS_BATCH" = CLASS_BATCH,
+        "ISMS_INVOKE_ASYNC" = INVOKE_ASYNC,
         "ISMS_LOG_DEBUG" = LOG_DEBUG,
         "ISMS_LOG_INFO" = LOG_INFO,
         "ISMS_LOG_WARN" = LOG_WARN,
@@ -180,7 +216,7 @@ fn compile(compiler: &str, flags: &[&str], assertion: &str) {
     let mut checks = Vec::new();
     structs(&mut checks);
     constants(&mut checks);
-    let mut source = String::from("#include \"isms_doee_http.h\"\n");
+    let mut source = String::from("#include \"isms_doee_http.h\"\n#include \"isms_doee_call.h\"\n");
     for Check { expression, expected } in &checks {
         let (left, right) = match i64::try_from(*expected) {
             Ok(expected) => (format!("(long long)({expression})"), format!("{expected}LL")),

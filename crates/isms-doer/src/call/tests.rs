@@ -255,6 +255,7 @@ fn spec(workers_max: u32) -> DoeeSpec {
         environment: isms_protocol::doer::Environment::default(),
         concurrency: 0,
         reserved: [0; 3],
+        calls: Vec::new(),
     }
 }
 

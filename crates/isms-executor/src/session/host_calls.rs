@@ -8,6 +8,7 @@ use isms_protocol::kernel::StreamCredit;
 use isms_protocol::limits::{CHILDREN_MAX, INLINE_LEN_MAX};
 use isms_protocol::{
     ErrorCode, Flags, Header, Kind, Message, ProcessId, Service, WireError, commserver, dbriver, encode,
+    worker,
 };
 
 use super::Session;
@@ -15,6 +16,7 @@ use crate::call::Call;
 use crate::exit::give_up;
 use crate::host_call::{Expected, HostCall};
 use crate::http;
+use crate::invoke;
 use crate::limits::HOST_CALLS_HELD_MAX;
 use crate::link::Link;
 use crate::refusal::Refusal;
@@ -42,13 +44,50 @@ impl Session {
         self.start(Service::Commserver, operation, request.encode()?, Expected::Http)
     }
 
+    /// Asks the Doer for a call of another Doee.
+    pub(crate) fn invoke_start(&mut self, request: &invoke::Request<'_>) -> Result<sys::Handle, Refusal> {
+        self.check_host_calls()?;
+        let operation = worker::Operation::Call as u16;
+        let is_async = request.is_async();
+        self.start(
+            Service::Doer,
+            operation,
+            request.encode()?,
+            Expected::Invoke { is_async },
+        )
+    }
+
+    /// The answer of another Doee, or why there is none. A callee that ran out of time with the running call is that call's
+    /// end.
+    pub(crate) fn invoke_answer(&mut self, handle: sys::Handle) -> Result<*const sys::InvokeAnswer, Refusal> {
+        let answer = self
+            .host_call(handle)?
+            .invoke_answer()
+            .map(invoke::Answer::as_ptr);
+        if answer.as_ref().is_err_and(|refusal| refusal.code == sys::TIMEOUT) {
+            self.check()?;
+        }
+        answer
+    }
+
     /// Reads on in the body of a server's answer: 0 at its end.
     pub(crate) fn http_read(&mut self, handle: sys::Handle, buffer: &mut [u8]) -> Result<usize, Refusal> {
+        self.host_call(handle)?.http_answer()?;
+        self.read(handle, buffer)
+    }
+
+    /// Reads on in the body of another Doee's answer: 0 at its end.
+    pub(crate) fn invoke_read(&mut self, handle: sys::Handle, buffer: &mut [u8]) -> Result<usize, Refusal> {
+        self.host_call(handle)?.invoke_answer()?;
+        self.read(handle, buffer)
+    }
+
+    fn read(&mut self, handle: sys::Handle, buffer: &mut [u8]) -> Result<usize, Refusal> {
         if buffer.is_empty() {
             return Err(Refusal::invalid("the buffer is empty"));
         }
         self.block(None, |session| {
-            let (read, credit) = session.host_call(handle)?.http_read(buffer)?;
+            let (read, credit) = session.host_call(handle)?.read(buffer)?;
             if let Some(credit) = credit {
                 session.link.send(&credit);
             }

@@ -61,6 +61,8 @@ pub(crate) struct Open {
     pub(crate) stream: Bytes,
     /// Since when it is a dead letter, and why.
     pub(crate) dead: Option<(Unix, Message)>,
+    /// Calls above it in the chain of calls that led to it.
+    pub(crate) depth: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,13 @@ struct OpenMeta {
     retry_at: Unix,
     key: Option<Key>,
     dead: Option<Unix>,
+    // Left out where it is 0, so that an older version reads what it could have written.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    depth: u32,
+}
+
+fn is_zero(depth: &u32) -> bool {
+    *depth == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -153,6 +162,7 @@ impl Entry {
                     retry_at: open.retry_at,
                     key: open.key,
                     dead: open.dead.as_ref().map(|(at, _)| *at),
+                    depth: open.depth,
                 });
                 writer.message(&open.request).part(&open.stream);
                 if let Some((_, answer)) = &open.dead {
@@ -220,6 +230,7 @@ impl Entry {
                     request,
                     stream,
                     dead,
+                    depth: meta.depth,
                 }))
             }
             FAILED => {

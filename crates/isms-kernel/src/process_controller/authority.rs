@@ -3,15 +3,15 @@
 //! A root process says itself for which project and principal it runs, as far as the rights table
 //! lets its service assert that. A child inherits both from its parent's record, with the calling
 //! Doee version, and never outranks or outlives it: a higher class or more time than the parent has
-//! is cut to the parent's, another identity is refused.
+//! is cut to the parent's, another identity is refused. An asynchronous call that a process makes outlives it, so its
+//! time is its own; all else it inherits like a child, the depth of the chain as well.
 
 use isms_protocol::{
-    DoeeVersion, ErrorCode, Flags, Header, PrincipalId, ProcessId, ProjectId, Service, TraceId, WireError,
-    doer, limits,
+    DoeeVersion, ErrorCode, Flags, Header, PrincipalId, ProjectId, Service, TraceId, WireError, limits,
 };
 
 use super::{
-    ProcessKey,
+    ProcessKey, is_invoke,
     record::{Process, State},
 };
 use crate::{clock::Moment, core::Core, services_controller::rights::Right};
@@ -21,6 +21,7 @@ pub(super) struct Admitted {
     /// The request's header with everything filled in that the Kernel fills in.
     pub(super) header: Header,
     pub(super) parent: Option<ProcessKey>,
+    /// Processes above it: those on whose behalf it was asked for.
     pub(super) depth: u32,
     pub(super) deadline: Option<Moment>,
     pub(super) is_async: bool,
@@ -31,7 +32,7 @@ impl Core {
     /// Decides whether a service may ask this, and on whose behalf it does.
     pub(super) fn admit(&mut self, sender: Service, header: &Header) -> Result<Admitted, WireError> {
         let right = *self.services.rights.of(sender, header.target);
-        let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
+        let is_invoke = is_invoke(header);
         if is_invoke && header.target_doee.is_none() {
             return Err(WireError::new(
                 ErrorCode::Invalid,
@@ -39,10 +40,10 @@ impl Core {
             ));
         }
         let is_async = header.flags.contains(Flags::ASYNC);
-        if is_async && !(is_invoke && header.parent.is_none()) {
+        if is_async && !is_invoke {
             return Err(WireError::new(
                 ErrorCode::Invalid,
-                "only an edge's invoke may be asynchronous",
+                "only an invoke may be asynchronous",
             ));
         }
         let is_durable = is_async && header.flags.contains(Flags::DURABLE);
@@ -64,7 +65,7 @@ impl Core {
         let deadline = (header.remaining_us != 0).then(|| self.now.after_us(header.remaining_us));
         let mut admitted = match header.parent.is_none() {
             true => root(asked, &right, deadline)?,
-            false => self.child(asked, header.attempt, &right, deadline)?,
+            false => self.child(asked, header.attempt, &right, deadline, is_async)?,
         };
         (admitted.is_async, admitted.is_durable) = (is_async, is_durable);
         admitted.header.process = (self.ids)();
@@ -80,11 +81,13 @@ impl Core {
         attempt: u32,
         right: &Right,
         deadline: Option<Moment>,
+        is_async: bool,
     ) -> Result<Admitted, WireError> {
         if !right.allows_child(asked.operation) {
             return Err(forbidden(&asked, "on behalf of a process"));
         }
-        let (key, parent) = self.parent(asked.sender, asked.parent, attempt)?;
+        let runs_a_doee = is_invoke(&asked);
+        let (key, parent) = self.parent(&asked, attempt, runs_a_doee)?;
         let inherited = Header {
             class: asked.class.capped_by(parent.header.class),
             project: inherit_project(&asked, &parent.header, right)?,
@@ -104,11 +107,15 @@ impl Core {
                 trace: parent.header.trace.trace,
                 span: asked.trace.span,
             },
-            // What is done on behalf of a durable call may be done again.
-            flags: asked.flags.with(Flags(parent.header.flags.0 & Flags::DURABLE.0)),
+            // What is done on behalf of a durable call may be done again. What a callee does is not: it has an id of its own.
+            flags: match runs_a_doee {
+                true => asked.flags,
+                false => asked.flags.with(Flags(parent.header.flags.0 & Flags::DURABLE.0)),
+            },
             ..asked
         };
         let deadline = match (parent.deadline, deadline) {
+            (_, own) if is_async => own,
             (Some(parents), Some(own)) => Some(parents.min(own)),
             (parents, own) => parents.or(own),
         };
@@ -125,9 +132,9 @@ impl Core {
     /// The process on whose behalf a service asks: it must run there, in this attempt.
     fn parent(
         &self,
-        sender: Service,
-        id: ProcessId,
+        asked: &Header,
         attempt: u32,
+        runs_a_doee: bool,
     ) -> Result<(ProcessKey, &Process), WireError> {
         let fenced = || {
             WireError::new(
@@ -135,9 +142,9 @@ impl Core {
                 "the process on whose behalf this is asked has ended",
             )
         };
-        let key = self.table.by_id(id).ok_or_else(fenced)?;
+        let key = self.table.by_id(asked.parent).ok_or_else(fenced)?;
         let parent = self.table.get(key).ok_or_else(fenced)?;
-        if parent.callee() != sender {
+        if parent.callee() != asked.sender {
             return Err(WireError::new(
                 ErrorCode::Forbidden,
                 "this process does not run at the service that asks",
@@ -153,7 +160,8 @@ impl Core {
             }
             _ => return Err(fenced()),
         }
-        if parent.depth + 1 >= limits::CALL_DEPTH_MAX {
+        // The last Doee of a chain may still use what is no Doee.
+        if parent.depth + u32::from(runs_a_doee) >= limits::CALL_DEPTH_MAX {
             let message = format!("calls nest at most {} deep", limits::CALL_DEPTH_MAX);
             return Err(WireError::new(ErrorCode::LimitReached, message));
         }

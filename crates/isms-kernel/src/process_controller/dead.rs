@@ -66,7 +66,7 @@ impl Core {
         durable.failures = 0;
         durable.until = now.after_us(durable.retry.within_us());
         let header = durable.request.header;
-        let key = self.come_back(header, 0, State::Committing);
+        let key = self.come_back(header, State::Committing);
         let arrival = self.arrival(key);
         let queue = self.table.get(key).expect("it was just made").queue;
         // The place was taken regardless; here it may be refused.

@@ -46,6 +46,8 @@ pub(crate) struct Durable {
     pub(super) failures: u32,
     pub(super) retry_at: Moment,
     pub(super) key: Option<Key>,
+    /// Calls above it in the chain of calls that led to it.
+    pub(super) depth: u32,
     /// It was acknowledged.
     pub(super) committed: bool,
     /// Somebody wants it cancelled who came before it was durable.
@@ -77,6 +79,7 @@ impl Durable {
             failures: 0,
             retry_at: Moment(0),
             key: None,
+            depth: 0,
             committed: false,
             cancel_asked: false,
             verdict: None,
@@ -311,7 +314,7 @@ impl Core {
         match durable.verdict.take() {
             Some(Verdict::Failed { answer }) => self.attempt_failed(process, *answer),
             Some(Verdict::Lost) | None => {
-                self.come_back(process.header, process.depth, State::Held);
+                self.come_back(process.header, State::Held);
             }
         }
     }
@@ -341,12 +344,12 @@ impl Core {
             retry_at: self.calendar.at(retry_at),
         };
         self.follow(&Entry::Failed(failed), Statement::Change, Awaited::Nothing);
-        let key = self.come_back(process.header, process.depth, State::Resting);
+        let key = self.come_back(process.header, State::Resting);
         self.set_timer(key, Some(retry_at));
     }
 
     /// Makes the process of a call's next attempt, with a place in its queue.
-    pub(super) fn come_back(&mut self, header: Header, depth: u32, state: State) -> ProcessKey {
+    pub(super) fn come_back(&mut self, header: Header, state: State) -> ProcessKey {
         let attempt = match state {
             State::Held => header.attempt,
             _ => header.attempt + 1,
@@ -369,7 +372,7 @@ impl Core {
             accepted_at: record.accepted_at,
             deadline: Some(durable.until),
             timer: None,
-            depth,
+            depth: durable.depth,
             parent: None,
             children: Vec::new(),
             queue,
@@ -461,6 +464,7 @@ impl Core {
             now: self.now,
             bytes: durable.request.len(),
             acknowledged: !planted(Bug::EvictsAccepted),
+            awaited: false,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Core {
                 at => self.calendar.at(at),
             },
             key: durable.key,
+            depth: durable.depth,
             request: durable.request.clone(),
             stream: record.request.clone().into(),
             dead: dead

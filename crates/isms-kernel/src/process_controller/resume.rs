@@ -53,6 +53,7 @@ impl Core {
         durable.request = open.request;
         durable.failures = open.failures;
         durable.key = open.key;
+        durable.depth = open.depth;
         durable.committed = true;
         let rests = open.retry_at > calendar.at(self.now);
         let retry_at = calendar.moment(open.retry_at);
@@ -63,13 +64,13 @@ impl Core {
         let Some((at, answer)) = open.dead else {
             self.results.open(header.process, record);
             if rests {
-                let key = self.come_back(header, 0, State::Resting);
+                let key = self.come_back(header, State::Resting);
                 let record = self.results.get_mut(header.process).expect("it was just made");
                 let durable = record.durable.as_mut().expect("it was just made");
                 durable.retry_at = retry_at;
                 self.set_timer(key, Some(retry_at));
             } else {
-                self.come_back(header, 0, State::Held);
+                self.come_back(header, State::Held);
             }
             return;
         };

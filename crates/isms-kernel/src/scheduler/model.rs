@@ -326,6 +326,7 @@ impl Model {
             project: call.project,
             virtual_deadline,
             sequence: self.sequence,
+            awaited: call.awaited,
         };
         if queue == SHARED && self.in_lane(SHARED, call.class, call.project) == 0 {
             let floor = self.floor.get(&call.class).copied().unwrap_or(0);
@@ -440,6 +441,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     now,
                     bytes,
                     acknowledged,
+                    awaited: false,
                 };
                 let (mut evicted, mut evicted_in_model) = (Vec::new(), Vec::new());
                 let real = scheduler.wait(queues[queue], &call, &mut evicted);

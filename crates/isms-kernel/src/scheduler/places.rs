@@ -73,9 +73,13 @@ impl Scheduler {
             project: call.project,
             virtual_deadline: due,
             sequence: self.sequence,
+            awaited: call.awaited,
         };
         let queue = self.queue_mut(index);
         queue.reserved -= 1;
+        if ticket.awaited {
+            queue.awaited.insert(ticket.order(), ticket);
+        }
         queue.waiting.insert(Waiting::new(ticket, call));
         self.mark_demand(index);
         ticket

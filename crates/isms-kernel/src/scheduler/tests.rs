@@ -53,6 +53,7 @@ impl Scene {
             now: self.now,
             bytes: 1,
             acknowledged,
+            awaited: false,
         };
         let mut evicted = Vec::new();
         self.scheduler.wait(self.queue, &call, &mut evicted)?;

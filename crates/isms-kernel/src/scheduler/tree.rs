@@ -26,6 +26,15 @@ pub(crate) struct Ticket {
     pub(crate) virtual_deadline: Moment,
     /// Unique, and counts up with each arrival.
     pub(crate) sequence: u64,
+    /// It is a call that another one waits for: its project's limit of running calls does not count it.
+    pub(crate) awaited: bool,
+}
+
+impl Ticket {
+    /// Its place among the calls of its project.
+    pub(super) fn order(&self) -> (Class, Moment, u64) {
+        (self.class, self.virtual_deadline, self.sequence)
+    }
 }
 
 /// One call that waits.

@@ -30,7 +30,9 @@ pub enum RightsError {
         to: Service,
     },
     /// A pair of services that cannot speak with each other, or is listed twice.
-    #[error("the rights table may not list {from} to {to} here; list each pair of different services once")]
+    #[error(
+        "the rights table may not list {from} to {to} here; list each pair of services once, and one service only for children"
+    )]
     Pair {
         /// Who asks.
         from: Service,
@@ -102,7 +104,8 @@ impl Rights {
                 asserts_any_principal: asserts.contains(&Asserted::AnyPrincipal),
             };
             let pair = &mut rights.pairs[from as usize][to as usize];
-            if !Service::REGISTERED.contains(&from) || from == to || *pair != Right::default() {
+            let talks_to_itself = from == to && (right.root | right.events != 0);
+            if !Service::REGISTERED.contains(&from) || talks_to_itself || *pair != Right::default() {
                 return Err(RightsError::Pair { from, to });
             }
             *pair = right;
@@ -212,6 +215,10 @@ mod tests {
         assert!(rights.of(Service::Doer, Service::Commserver).allows_child(fetch));
         assert!(!rights.of(Service::Doer, Service::Commserver).allows_root(fetch));
         assert!(!rights.of(Service::Gate, Service::Commserver).allows_child(fetch));
+        assert!(rights.of(Service::Doer, Service::Doer).allows_child(invoke));
+        assert!(!rights.of(Service::Doer, Service::Doer).allows_root(invoke));
+        let callee = resadmin::Operation::Callee as u16;
+        assert!(!rights.of(Service::Doer, Service::Resadmin).allows_root(callee));
         let numbers = resadmin::Operation::ALL.iter().map(|&operation| operation as u16);
         assert!(numbers.max().unwrap() < 64);
     }
@@ -267,7 +274,16 @@ mod tests {
         );
         assert_eq!(
             check("[[right]]\nfrom = 'worker'\nto = 'doer'\nreason = ''"),
-            "the rights table may not list worker to doer here; list each pair of different services once"
+            "the rights table may not list worker to doer here; list each pair of services once, and one service only for \
+             children"
+        );
+        let itself = |key: &str| {
+            let text = format!("[[right]]\nfrom = 'doer'\nto = 'doer'\n{key} = ['invoke']\nreason = ''");
+            Rights::parse(&text).is_ok()
+        };
+        assert_eq!(
+            (itself("child"), itself("root"), itself("events")),
+            (true, false, false)
         );
         assert_eq!(
             check("[[right]]\nfrom = 'gate'\nto = 'doer'\nroots = []\nreason = ''"),

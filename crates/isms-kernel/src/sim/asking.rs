@@ -41,6 +41,8 @@ impl World {
         let is_invoke = header.target == Service::Doer && header.operation == doer::Operation::Invoke as u16;
         if is_invoke && self.random.percent(45) {
             header.flags = header.flags.with(Flags::ASYNC);
+            // It outlives whoever asked for it.
+            meant.parent = None;
             if self.random.percent(self.durable_percent) {
                 header.flags = header.flags.with(Flags::DURABLE);
             }
@@ -49,7 +51,7 @@ impl World {
             header.flags = header.flags.with(Flags::KEYED);
             let mut key = [self.random.below(3) as u8; KEY_LEN];
             key[..3].copy_from_slice(&[
-                header.project.to_bytes()[0],
+                meant.project.to_bytes()[0],
                 header.principal.to_bytes()[0],
                 header.target_doee.to_bytes()[0],
             ]);
@@ -103,6 +105,7 @@ impl World {
             (Service::Gate, 1) => (Service::Resadmin, resadmin::Operation::Deploy as u16),
             (Service::Gate, _) => (Service::Doer, doer::Operation::Invoke as u16),
             (Service::Doer, 0) => (Service::Resadmin, resadmin::Operation::Binary as u16),
+            (Service::Doer, 1) if self.random.percent(60) => (Service::Doer, doer::Operation::Invoke as u16),
             (Service::Doer, _) => (Service::Dbriver, dbriver::Operation::Transaction as u16),
             (Service::Resadmin, 0) if self.random.percent(75) => {
                 let deletes = self.random.percent(20);
@@ -137,7 +140,7 @@ impl World {
                 header.principal = principal(self.random.below(3));
             }
         }
-        let is_child = sender == Service::Doer && target == Service::Dbriver
+        let is_child = sender == Service::Doer && target != Service::Resadmin
             || sender == Service::Resadmin && target != Service::Kernel && self.random.percent(50);
         match is_child {
             true => self.on_behalf(actor, &mut header, &mut meant)?,
@@ -218,6 +221,10 @@ impl World {
         meant.class = header.class.capped_by(parent.class);
         meant.project = parent.project;
         meant.parent = Some(parent.trace.span.0);
+        if header.target == Service::Doer {
+            // What is inherited may be claimed as well.
+            header.principal = parent.principal;
+        }
         if self.random.percent(5) {
             header.attempt += 1;
             meant.must_fail = true;

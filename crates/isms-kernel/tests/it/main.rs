@@ -7,6 +7,7 @@
 
 mod asynchronous;
 mod attacks;
+mod between;
 mod calls;
 mod deletion;
 mod durable;

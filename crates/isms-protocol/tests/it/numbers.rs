@@ -134,17 +134,17 @@ fn operations_keep_their_numbers_and_names() {
         16 Calls "calls", 17 SetRates "set-rates", 18 ForgetProject "forget-project",
         20 SetRetries "set-retries", 21 Resume "resume", 22 Dead "dead", 23 Replay "replay", 24 Discard "discard");
     assert_operations!(doer: 1 Invoke "invoke", 2 Build "build", 3 Workers "workers", 4 Retire "retire",
-        5 Isolation "isolation", 6 TryEnvironment "try-environment", 7 Keep "keep");
+        5 Isolation "isolation", 6 TryEnvironment "try-environment", 7 Keep "keep", 8 Deployed "deployed");
     assert_operations!(dbriver: 1 Transaction "transaction", 2 Prepare "prepare", 3 Drop "drop");
     assert_operations!(commserver: 1 SetRoutes "set-routes", 2 Fetch "fetch");
     assert_operations!(gate: 1 Log "log", 2 Spans "spans", 3 Runs "runs");
-    assert_operations!(worker: 1 Log "log");
+    assert_operations!(worker: 1 Log "log", 2 Call "call");
     assert_operations!(resadmin: 1 Authenticate "authenticate", 2 Projects "projects", 3 Routes "routes",
         4 Doee "doee", 5 Binary "binary", 6 Grants "grants", 7 Deploy "deploy",
         8 DeleteProject "delete-project", 9 DescribeProject "describe-project",
         10 CreateToken "create-token", 11 ListTokens "list-tokens", 12 RevokeToken "revoke-token",
         13 Image "image", 14 UploadImage "upload-image",
-        15 ChangeProject "change-project", 16 NameDoees "name-doees", 17 Kept "kept");
+        15 ChangeProject "change-project", 16 NameDoees "name-doees", 17 Kept "kept", 18 Callee "callee");
 }
 
 #[test]

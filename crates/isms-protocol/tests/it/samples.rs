@@ -229,6 +229,15 @@ fn doer_bodies() -> Vec<Sample> {
             },
         ),
         sample(
+            "doer/invocation-call",
+            &doer::Invocation {
+                trigger: doer::Trigger::Call,
+                path: text("/"),
+                payload_len: Some(3),
+                ..doer::Invocation::default()
+            },
+        ),
+        sample(
             "doer/invocation-schedule",
             &doer::Invocation {
                 trigger: doer::Trigger::Schedule,
@@ -310,6 +319,7 @@ pub(crate) fn doee_spec() -> doer::DoeeSpec {
         environment: environment(),
         concurrency: 4,
         reserved: [1, 0, 2],
+        calls: Vec::new(),
     }
 }
 
@@ -647,6 +657,19 @@ fn resadmin_answers() -> Vec<Sample> {
             },
         ),
         sample(
+            "resadmin/find-callee",
+            &resadmin::FindCallee { doee: text("other") },
+        ),
+        sample(
+            "resadmin/callee",
+            &resadmin::Callee {
+                version: version(),
+                class: Class::High,
+                deadline_ms: 2_000,
+                is_durable: true,
+            },
+        ),
+        sample(
             "resadmin/image-state",
             &resadmin::ImageState {
                 offset: 65_536,
@@ -721,6 +744,23 @@ fn worker_datagrams() -> Vec<Sample> {
         sample("worker/failed-create", &failed(worker::Stage::Create)),
         sample("worker/failed-initialize", &failed(worker::Stage::Initialize)),
         sample("worker/terminated", &worker::Report::Terminated),
+        sample(
+            "worker/call",
+            &worker::DoeeCall {
+                doee: text("other"),
+                headers: vec![(text("x-mine"), serde_bytes::ByteBuf::from(vec![0xff]))],
+                body_len: 3,
+                class: Some(Class::Batch),
+                deadline_ms: 250,
+                is_async: true,
+            },
+        ),
+        sample(
+            "worker/call-accepted",
+            &worker::CallAccepted {
+                process: ProcessId::from_bytes([0x31; 16]),
+            },
+        ),
         sample("worker/log-debug", &line(worker::LogLevel::Debug)),
         sample("worker/log-info", &line(worker::LogLevel::Info)),
         sample("worker/log-warn", &line(worker::LogLevel::Warn)),

@@ -66,6 +66,7 @@ fn a_whole_manifest_is_read_with_its_defaults() {
         durability: None,
         sql: vec!["readings".into()],
         http: vec![],
+        calls: vec![],
         params: vec![
             ("window".into(), Parameter::Integer(288)),
             ("alpha".into(), Parameter::Real(0.5)),

@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use isms_protocol::{
-    DoeeVersion, ErrorCode, PrincipalId, ProjectId, WireError,
+    DoeeVersion, ErrorCode, Header, PrincipalId, ProjectId, WireError,
     commserver::ProjectRoutes,
     dbriver::Grants,
     doer::DoeeSpec,
+    kernel::Durability,
     limits::{NAMED_DOEES_MAX, WORKERS_MAX},
-    resadmin::{DescribeProject, DoeeSummary, Kept, NameDoees, NamedDoee, NamedDoees, Project},
+    resadmin::{
+        Callee, DescribeProject, DoeeSummary, FindCallee, Kept, NameDoees, NamedDoee, NamedDoees, Project,
+    },
 };
 
 use super::Core;
@@ -49,6 +52,29 @@ impl Core {
             ));
         }
         Ok(found.grants)
+    }
+
+    /// What a name stands for that the calling version, which is the Kernel's word, wants to call.
+    pub(super) async fn callee(&self, header: &Header, find: FindCallee) -> Result<Callee, WireError> {
+        let caller = self.version(header.calling_doee).await?.spec;
+        if caller.project != header.project || !caller.calls.contains(&find.doee) {
+            let text = format!(
+                "`allow.call` of the function {} does not name {:?}",
+                caller.name, find.doee
+            );
+            return Err(WireError::new(ErrorCode::Forbidden, text));
+        }
+        let deployed = self.store.deployed(caller.project, &find.doee).await?;
+        let (spec, deadline_ms, durability) = deployed.ok_or_else(|| {
+            let text = format!("the project has no function {:?} any more", find.doee);
+            WireError::new(ErrorCode::NotFound, text)
+        })?;
+        Ok(Callee {
+            version: spec.version,
+            class: spec.class,
+            deadline_ms,
+            is_durable: durability != Some(Durability::Volatile),
+        })
     }
 
     /// Describes a project that serves.

@@ -13,7 +13,7 @@ pub(super) fn check_sender(sender: Service, operation: Operation) -> Result<(), 
         Operation::Authenticate | Operation::Projects | Operation::Routes | Operation::DescribeProject => {
             &[Service::Commserver, Service::Gate]
         }
-        Operation::Doee | Operation::Binary | Operation::Kept => &[Service::Doer],
+        Operation::Doee | Operation::Binary | Operation::Kept | Operation::Callee => &[Service::Doer],
         Operation::Grants => &[Service::Dbriver, Service::Commserver, Service::Doer],
         Operation::Deploy
         | Operation::DeleteProject

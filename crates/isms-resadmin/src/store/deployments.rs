@@ -180,6 +180,30 @@ impl Store {
         }))
     }
 
+    /// A Doee as the deployment that serves has it: its version, its deadline, and what becomes of asynchronous calls of it.
+    pub(crate) async fn deployed(
+        &self,
+        project: ProjectId,
+        name: &str,
+    ) -> Result<Option<(DoeeSpec, u32, Option<Durability>)>, StoreError> {
+        let mut connection = self.connection.lock().await;
+        let row = sqlx::query(
+            "SELECT spec, deadline_ms, durability FROM deployed_doees JOIN doee_versions USING (version)
+             JOIN projects ON id = deployed_doees.project AND current = revision
+             WHERE id = ? AND deleting = 0 AND deployed_doees.name = ?",
+        )
+        .bind(id(project))
+        .bind(name)
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let durability = match row.try_get::<Option<Vec<u8>>, _>(2)? {
+            Some(_) => Some(decoded(&row, 2, "durability")?),
+            None => None,
+        };
+        Ok(Some((decoded(&row, 0, "spec")?, row.try_get(1)?, durability)))
+    }
+
     /// Records a deployment and makes it the one that serves; returns it with its revision.
     pub(crate) async fn record(&self, new: NewDeployment) -> Result<Deployment, StoreError> {
         let NewDeployment {

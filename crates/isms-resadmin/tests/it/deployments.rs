@@ -206,7 +206,7 @@ async fn an_unchanged_doee_keeps_its_version_and_a_changed_one_is_replaced_and_r
     assert_eq!(versions(&last_routes(&harness)), first);
     assert_eq!(
         harness.asked(),
-        ["prepare stock 8 MB 1.sql 2.sql", "routes shop r2 2"]
+        ["prepare stock 8 MB 1.sql 2.sql", "routes shop r2 2", "deployed"]
     );
 
     assert_eq!(
@@ -225,6 +225,7 @@ async fn an_unchanged_doee_keeps_its_version_and_a_changed_one_is_replaced_and_r
             "build put Cpp in doees/put: put.cpp put.hpp",
             "prepare stock 8 MB 1.sql 2.sql",
             "routes shop r3 2",
+            "deployed",
             &retire
         ],
     );

@@ -213,6 +213,9 @@ impl Peers {
             (Role::Doer, number) if number == doer::Operation::Retire as u16 => {
                 (format!("retire {}", header.target_doee), PeerAnswer::default())
             }
+            (Role::Doer, number) if number == doer::Operation::Deployed as u16 => {
+                ("deployed".to_owned(), PeerAnswer::default())
+            }
             (Role::Doer, number) if number == doer::Operation::Keep as u16 => {
                 (format!("keep {}", header.target_doee), PeerAnswer::default())
             }

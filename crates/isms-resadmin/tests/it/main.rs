@@ -1,5 +1,6 @@
 //! Resadmin through its requests, on real files; the test plays the other services.
 
+mod callees;
 mod deployments;
 mod environments;
 mod harness;

@@ -290,7 +290,7 @@ async fn each_service_may_ask_for_its_own_things_only() {
             }
         }
     }
-    assert_eq!(refused.len(), 6 * 17 - 23, "{refused:?}");
+    assert_eq!(refused.len(), 6 * 18 - 24, "{refused:?}");
     assert!(
         refused.contains(&"worker authenticate".to_owned()) && refused.contains(&"gate binary".to_owned())
     );

@@ -8,6 +8,7 @@ mod bad_doees;
 mod boundaries;
 mod build_network;
 mod call_limits;
+mod calls;
 mod data;
 mod deploy;
 mod disk_full;

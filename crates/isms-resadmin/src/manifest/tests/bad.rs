@@ -30,7 +30,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     bad(
         "publish = []",
         "write = []",
-        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http, device_nodes, directories",
+        "project.toml:12: doee.anomaly.allow.write: is not a known key; allowed: sql, http, call, device_nodes, directories",
     );
     bad(
         "auth = \"none\"",
@@ -81,6 +81,20 @@ fn servers_outside_are_named_exactly_and_once() {
         "http = []",
         &format!("http = {many:?}"),
         "project.toml:12: doee.anomaly.allow.http[33]: is one too many; 32 are allowed",
+    );
+}
+
+#[test]
+fn only_doees_of_the_project_are_called() {
+    bad(
+        "secrets = []",
+        "call = [\"history\", \"anomaly\", \"other\"]",
+        "project.toml:12: doee.anomaly.allow.call[3]: no [doee.other] exists; there are: anomaly, history",
+    );
+    bad(
+        "secrets = []",
+        "call = \"history\"",
+        "project.toml:12: doee.anomaly.allow.call: is text, expected a list",
     );
 }
 

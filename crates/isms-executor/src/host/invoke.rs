@@ -1,0 +1,76 @@
+//! The host functions for calls of other Doees.
+#![allow(unsafe_code)] // pointers of a C ABI
+
+use std::ffi::c_void;
+
+use isms_doee_sys as sys;
+
+use super::{bytes, enter, put, slice, utf8};
+use crate::invoke::{Request, check_headers};
+use crate::refusal::Refusal;
+
+pub(super) unsafe extern "C" fn start(
+    call: *mut sys::Call,
+    request: *const sys::InvokeRequest,
+    handle: *mut sys::Handle,
+) -> sys::ResultCode {
+    enter(call, |worker| {
+        if request.is_null() || !request.is_aligned() {
+            return Err(Refusal::invalid("the request is NULL or not aligned"));
+        }
+        // SAFETY: not null, aligned; every version of the struct begins with its size, by the ABI's rules.
+        if unsafe { request.cast::<usize>().read() } < size_of::<sys::InvokeRequest>() {
+            return Err(Refusal::invalid("the request's size is not set"));
+        }
+        // SAFETY: as above, and it is as long as it says; the rest are the ABI's rules for results and
+        // arguments. Safe code cannot read what a C pointer points to.
+        let request = unsafe {
+            put(handle, 0)?;
+            let request = request.read();
+            check_headers(request.header_count)?;
+            let mut headers = Vec::with_capacity(request.header_count);
+            for pair in slice(request.headers, request.header_count)? {
+                headers.push((bytes(pair.name)?, bytes(pair.value)?));
+            }
+            Request {
+                doee: utf8(request.doee, "the name of the Doee")?,
+                headers,
+                body: bytes(request.body)?,
+                class_max: request.class_max,
+                deadline_ms: request.deadline_ms,
+                flags: request.flags,
+            }
+        };
+        let started = worker.session.invoke_start(&request)?;
+        // SAFETY: as above.
+        unsafe { put(handle, started) }
+    })
+}
+
+pub(super) unsafe extern "C" fn answer(
+    call: *mut sys::Call,
+    handle: sys::Handle,
+    answer: *mut *const sys::InvokeAnswer,
+) -> sys::ResultCode {
+    enter(call, |worker| {
+        let head = worker.session.invoke_answer(handle)?;
+        // SAFETY: the ABI's rules for results.
+        unsafe { put(answer, head) }
+    })
+}
+
+pub(super) unsafe extern "C" fn read(
+    call: *mut sys::Call,
+    handle: sys::Handle,
+    buffer: *mut c_void,
+    capacity: usize,
+    len: *mut usize,
+) -> sys::ResultCode {
+    enter(call, |worker| {
+        // SAFETY: the ABI's rules for results and arguments.
+        let buffer = unsafe { super::buffer(buffer, capacity, len) }?;
+        let read = worker.session.invoke_read(handle, buffer)?;
+        // SAFETY: as above.
+        unsafe { put(len, read) }
+    })
+}
