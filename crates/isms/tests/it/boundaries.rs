@@ -19,6 +19,7 @@ use crate::{
     project::Project,
 };
 
+mod calls;
 mod compromised_doer;
 mod egress;
 mod kernel_socket;

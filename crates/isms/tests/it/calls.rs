@@ -285,11 +285,13 @@ fn an_asynchronous_call_outlives_its_caller_and_is_accepted_once_by_all_attempts
         result.text()
     );
 
+    // Long enough to be a stream at each step.
+    let long = "x".repeat(100 * 1024);
     let accepted = post(
         &platform,
         "/chain/?do=async-fails",
         &[("prefer", "respond-async")],
-        b"once",
+        long.as_bytes(),
     );
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     let parent = accepted.header("isms-process").unwrap();
@@ -301,6 +303,8 @@ fn an_asynchronous_call_outlives_its_caller_and_is_accepted_once_by_all_attempts
     let ids: BTreeSet<&String> = told.iter().collect();
     assert_eq!(ids.len(), 1, "{told:?}");
     assert_eq!(await_end(&platform, "chain", &told[0]), "done");
+    let result = platform.get(&format!("/chain/.processes/{}/result", told[0]));
+    assert_eq!(result.text(), long);
     assert_eq!(counted(&platform, "other", "done"), [("normal".to_owned(), 2)]);
 }
 

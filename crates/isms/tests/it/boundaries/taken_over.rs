@@ -48,6 +48,16 @@ fn tongue() -> String {
             rows_demanded: None,
         }],
     });
+    let forged_call = encode(&worker::DoeeCall {
+        doee: "main".to_owned(),
+        headers: vec![("isms-planned".to_owned(), b"now".to_vec().into())],
+        ..worker::DoeeCall::default()
+    });
+    let endless_call = encode(&worker::DoeeCall {
+        doee: "main".to_owned(),
+        body_len: u64::MAX,
+        ..worker::DoeeCall::default()
+    });
     let constants = [
         ("REQUEST", Kind::Request as u32),
         ("REPLY", Kind::Reply as u32),
@@ -72,6 +82,7 @@ fn tongue() -> String {
         ("LOG_OF_OTHERS", gate::Operation::Log as u32),
         ("LOG", worker::Operation::Log as u32),
         ("CALL", 2),
+        ("INVOKE", worker::Operation::Call as u32),
         ("CHUNK_LEN_MAX", CHUNK_LEN_MAX as u32),
         ("STATUS_LEN", (STATUS_WORDS * 4) as u32),
     ];
@@ -87,6 +98,8 @@ fn tongue() -> String {
         ("short_line", &line(1)),
         ("long_line", &line(50_000)),
         ("transaction", &transaction),
+        ("forged_call", &forged_call),
+        ("endless_call", &endless_call),
     ];
     let blobs: String = blobs
         .iter()
@@ -262,6 +275,19 @@ fn host_calls_in_other_names_or_of_other_kinds_expose_a_worker() {
         ("ASK(0, GATE, LOG_OF_OTHERS, 1, mine);", "which no executor does"),
         ("ASK(0, KERNEL, 1, 1, mine);", "which no executor does"),
         ("ASK(0, DOER, 1, 1, mine);", "which no executor does"),
+        ("ASK(0, DOER, INVOKE, 1, nobody);", foreign),
+        (
+            "ASK(0, DOER, INVOKE, 1, mine);",
+            "its call of a Doee cannot be read",
+        ),
+        (
+            "tell(REQUEST, 0, DOER, INVOKE, 1, mine, forged_call, sizeof forged_call, NULL, 0);",
+            "the name of a header field of its call of a Doee",
+        ),
+        (
+            "tell(REQUEST, STREAM, DOER, INVOKE, 1, mine, endless_call, sizeof endless_call, NULL, 0);",
+            "the body of its call of a Doee",
+        ),
         (
             "tell(EVENT, 0, GATE, LOG_OF_OTHERS + 1, 0, nobody, NULL, 0, NULL, 0);",
             "out of turn",
