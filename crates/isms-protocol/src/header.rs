@@ -91,7 +91,7 @@ impl Flags {
     pub const ASYNC: Flags = Flags(8);
     /// On an asynchronous request: it shall survive the Kernel, and be tried again when an attempt fails.
     /// On what the Kernel sends: it belongs to such a call, whose attempts share one process id: the dispatch of an
-    /// attempt, and its children. A claim by anybody else is cleared.
+    /// attempt, and its children but for calls of Doees. A claim by anybody else is cleared.
     pub const DURABLE: Flags = Flags(16);
     /// On a durable request: the raw frame begins with the 32 bytes that stand for an idempotency key. The Kernel
     /// takes them off, and answers a repeated one with the process that the first has made.
