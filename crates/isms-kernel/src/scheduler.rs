@@ -270,11 +270,12 @@ impl Scheduler {
             }
             // Its project has as many calls running as may, and these may wait for one behind it.
             None => {
-                let awaited = *self.queue(index).awaited.first_key_value()?.1;
-                (
-                    awaited,
-                    self.occupy(index, awaited.class, awaited.project, true, now)?,
-                )
+                let queue = self.queue(index);
+                let (_, &awaited) = queue.awaited.first_key_value()?;
+                let may_begin = queue.room.admits(awaited.class);
+                let Ticket { class, project, .. } = awaited;
+                let occupied = may_begin.then(|| self.occupy(index, class, project, true, now));
+                (awaited, occupied.flatten()?)
             }
         };
         let waiting = self.take_out(index, &ticket)?;

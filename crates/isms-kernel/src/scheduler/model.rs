@@ -29,6 +29,7 @@ enum Move {
         deadline_us: Option<u64>,
         bytes: usize,
         acknowledged: bool,
+        awaited: bool,
     },
     Take {
         queue: usize,
@@ -214,7 +215,10 @@ impl Model {
             since: now,
             weight,
             expected_us,
-            limit: self.limit.filter(|_| queue != SHARED).map(|(_, number)| number),
+            limit: self
+                .limit
+                .filter(|_| queue != SHARED && !ticket.awaited)
+                .map(|(_, number)| number),
         });
     }
 
@@ -231,7 +235,12 @@ impl Model {
     /// Whether a call could be taken out of a queue.
     fn has_next(&self, queue: usize) -> bool {
         let first = self.of(queue).min_by_key(|entry| self.order(entry));
-        first.is_some_and(|first| self.has_room(queue, first.ticket.class)) && !self.is_held_up(queue)
+        let passes = || {
+            let mut awaited = self.of(queue).filter(|entry| entry.ticket.awaited);
+            awaited.any(|entry| self.has_room(queue, entry.ticket.class))
+        };
+        first.is_some_and(|first| self.has_room(queue, first.ticket.class))
+            && (!self.is_held_up(queue) || passes())
     }
 
     /// Whether a call of a class may begin, but for the limit of its project.
@@ -357,11 +366,19 @@ impl Model {
         let aged = self.until_aged[queue] == 0
             && now.us_since(oldest.since) >= AGING_US
             && self.has_room(queue, oldest.ticket.class);
-        let next = if aged { oldest } else { first.clone() };
-        self.until_aged[queue] = match next.ticket == first.ticket {
-            true => self.until_aged[queue].saturating_sub(1),
-            false => AGED_ONE_IN - 1,
-        };
+        let mut next = if aged { oldest } else { first.clone() };
+        if self.is_held_up(queue) && !next.ticket.awaited {
+            let awaited = self.of(queue).filter(|entry| entry.ticket.awaited);
+            let best = awaited.min_by_key(|entry| entry.ticket.order());
+            next = best
+                .filter(|best| self.has_room(queue, best.ticket.class))?
+                .clone();
+        } else {
+            self.until_aged[queue] = match next.ticket == first.ticket {
+                true => self.until_aged[queue].saturating_sub(1),
+                false => AGED_ONE_IN - 1,
+            };
+        }
         self.begin(queue, &next.ticket, now);
         self.take_out(&next.ticket);
         Some(next.process)
@@ -373,9 +390,11 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let class = prop::sample::select(&Class::ALL[..]);
     let deadline = prop::option::of(1..5_000u64);
     let one = prop_oneof![
-        6 => (queue.clone(), class, 0..PROJECTS, deadline, 1..200usize, any::<bool>())
-            .prop_map(|(queue, class, project, deadline_us, bytes, acknowledged)| {
-                Move::Wait { queue, class, project, deadline_us, bytes, acknowledged }
+        6 => (queue.clone(), class, 0..PROJECTS, deadline, 1..200usize, 0..3u8)
+            .prop_map(|(queue, class, project, deadline_us, bytes, kind)| {
+                // What is awaited is a call of a Doee, and was not acknowledged.
+                let (acknowledged, awaited) = (kind == 1, kind == 2 && queue != SHARED);
+                Move::Wait { queue, class, project, deadline_us, bytes, acknowledged, awaited }
             }),
         4 => queue.clone().prop_map(|queue| Move::Take { queue }),
         1 => any::<usize>().prop_map(|nth| Move::Remove { nth }),
@@ -426,6 +445,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 deadline_us,
                 bytes,
                 acknowledged,
+                awaited,
             } => {
                 let project = match queue {
                     SHARED => ProjectId::from_bytes([project; 16]),
@@ -441,8 +461,10 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     now,
                     bytes,
                     acknowledged,
-                    awaited: false,
+                    awaited,
                 };
+                // Its queue is looked at when it comes.
+                held_up[queue] &= !awaited;
                 let (mut evicted, mut evicted_in_model) = (Vec::new(), Vec::new());
                 let real = scheduler.wait(queues[queue], &call, &mut evicted);
                 prop_assert_eq!(real, model.wait(queue, call, &mut evicted_in_model));
@@ -451,7 +473,11 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Take { queue } => {
                 let taken = scheduler.take(queues[queue], now);
                 let first = model.of(queue).min_by_key(|entry| model.order(entry));
-                held_up[queue] = model.is_held_up(queue)
+                // What passes the limit waits for room then.
+                let none_passes = !model.of(queue).any(|entry| entry.ticket.awaited);
+                held_up[queue] = taken.is_none()
+                    && none_passes
+                    && model.is_held_up(queue)
                     && first.is_some_and(|first| model.has_room(queue, first.ticket.class));
                 prop_assert_eq!(taken.map(|(process, _)| process), model.take(queue, now));
                 occupied[queue].extend(taken.map(|(_, occupied)| occupied));

@@ -102,7 +102,7 @@ async fn a_doer_that_was_taken_over_finds_and_calls_only_what_the_call_that_it_h
     let outer = dispatched(&mut inbox).await;
     // Of two places the outer call has one.
     let mut more = slots(alpha.1);
-    more.body = isms_protocol::encode(&isms_protocol::kernel::Slots { capacity: 2 }).into();
+    more.body = isms_protocol::encode(&isms_protocol::kernel::Slots::all(2)).into();
     doer.send(more).unwrap();
     let inner = doer.start(Message::bare(Header {
         parent: outer.message.header.process,
