@@ -5,6 +5,7 @@
 mod builder;
 mod calls;
 mod cpp_sdk;
+mod doee_calls;
 mod example;
 mod host_calls;
 mod hostile;
