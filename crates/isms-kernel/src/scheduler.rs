@@ -475,18 +475,16 @@ impl Scheduler {
         self.waiting_bytes
     }
 
-    /// A queue in which a call waits though there is room for it. Limits of projects are left out: while there is one,
-    /// none is named.
+    /// A queue in which a call waits though there is room for it, and no project's limit holds it up.
     #[cfg(test)]
-    pub(crate) fn overlooked(&self) -> Option<&QueueName> {
-        let overlooks = |queue: &&Queue| {
+    pub(crate) fn overlooked(&self) -> Option<QueueName> {
+        let queues = self.queues.iter().enumerate();
+        let queues = queues.filter_map(|(index, queue)| Some((QueueIndex(index as u32), queue.as_ref()?)));
+        let overlooks = |(index, queue): &(QueueIndex, &Queue)| {
             let first = queue.waiting.first();
-            first.is_some_and(|first| queue.room.admits(first.ticket.class))
+            first.is_some_and(|first| queue.room.admits(first.ticket.class)) && !self.projects.hold_up(*index)
         };
-        let found = self.queues.iter().flatten().find(overlooks);
-        found
-            .filter(|_| !self.projects.limit_some())
-            .map(|queue| &queue.name)
+        queues.into_iter().find(overlooks).map(|(_, queue)| queue.name)
     }
 
     /// Queues that exist.

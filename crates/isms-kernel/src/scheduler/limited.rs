@@ -36,6 +36,11 @@ impl Limited {
         Err(LimitReached)
     }
 
+    #[cfg(test)]
+    pub(super) fn holds_up(&self, queue: QueueIndex) -> bool {
+        self.held_up.contains(&queue)
+    }
+
     pub(super) fn end(&mut self, number: u64, freed: &mut Vec<QueueIndex>) {
         if number == self.number {
             self.running -= 1;

@@ -109,10 +109,11 @@ impl Projects {
         limited.begin(known.settings.concurrency_max, queue).map(Some)
     }
 
-    /// Whether any project's calls may run in a limited number only.
+    /// Whether a limit holds up a queue.
     #[cfg(test)]
-    pub(super) fn limit_some(&self) -> bool {
-        self.known.values().any(|known| known.limited.is_some())
+    pub(super) fn hold_up(&self, queue: QueueIndex) -> bool {
+        let mut limits = self.known.values().filter_map(|known| known.limited.as_ref());
+        limits.any(|limited| limited.holds_up(queue))
     }
 
     /// A call of a project has ended that began under this limit; what waits for that comes to `freed`.
