@@ -232,6 +232,16 @@ impl Model {
         counted >= max as usize
     }
 
+    /// Whether it is the limit alone that holds up what waits in a queue.
+    fn waits_for_limit(&self, queue: usize) -> bool {
+        let first = self.of(queue).min_by_key(|entry| self.order(entry));
+        // What passes the limit waits for room.
+        let none_passes = !self.of(queue).any(|entry| entry.ticket.awaited);
+        self.is_held_up(queue)
+            && none_passes
+            && first.is_some_and(|first| self.has_room(queue, first.ticket.class))
+    }
+
     /// Whether a call could be taken out of a queue.
     fn has_next(&self, queue: usize) -> bool {
         let first = self.of(queue).min_by_key(|entry| self.order(entry));
@@ -472,13 +482,7 @@ fn check(moves: Vec<Move>) -> Result<(), TestCaseError> {
             }
             Move::Take { queue } => {
                 let taken = scheduler.take(queues[queue], now);
-                let first = model.of(queue).min_by_key(|entry| model.order(entry));
-                // What passes the limit waits for room then.
-                let none_passes = !model.of(queue).any(|entry| entry.ticket.awaited);
-                held_up[queue] = taken.is_none()
-                    && none_passes
-                    && model.is_held_up(queue)
-                    && first.is_some_and(|first| model.has_room(queue, first.ticket.class));
+                held_up[queue] = taken.is_none() && model.waits_for_limit(queue);
                 prop_assert_eq!(taken.map(|(process, _)| process), model.take(queue, now));
                 occupied[queue].extend(taken.map(|(_, occupied)| occupied));
             }
