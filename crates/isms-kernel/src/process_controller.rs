@@ -200,11 +200,8 @@ impl Core {
             };
         }
         let mut durable = match is_durable {
-            true => match self.durable_of(&header, deadline, &mut message) {
-                Ok(mut durable) => {
-                    durable.depth = depth;
-                    Some(durable)
-                }
+            true => match self.durable_of(&header, depth, deadline, &mut message) {
+                Ok(durable) => Some(durable),
                 Err(Answered) => return,
             },
             false => None,
@@ -226,6 +223,8 @@ impl Core {
                 .start_at_once(queue, header.class, header.project, awaited, self.now),
         };
         let traced = self.trace(&mut header, parent);
+        // What is asynchronous outlives whoever asked for it.
+        let parent = parent.filter(|_| !is_async);
         // The body of a call has to come by its deadline; when it has come, only an attempt that began late is late.
         let first_look = deadline;
         if let Some(durable) = &mut durable {
@@ -242,8 +241,7 @@ impl Core {
             deadline,
             timer: None,
             depth,
-            // What is asynchronous outlives whoever asked for it.
-            parent: parent.filter(|_| !is_async),
+            parent,
             children: Vec::new(),
             queue,
             occupied,
@@ -259,7 +257,6 @@ impl Core {
             registration.unanswered += 1;
             registration.calls.insert(header.call, key);
         }
-        let parent = parent.filter(|_| !is_async);
         if let Some(parent) = parent.and_then(|parent| self.table.get_mut(parent)) {
             parent.children.push(key);
         }

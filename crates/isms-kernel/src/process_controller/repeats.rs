@@ -102,6 +102,7 @@ impl Core {
     pub(super) fn durable_of(
         &mut self,
         header: &Header,
+        depth: u32,
         due: Option<Moment>,
         message: &mut Message,
     ) -> Result<Box<Durable>, Answered> {
@@ -124,7 +125,7 @@ impl Core {
         };
         let until = begin.after_us(retry.within_us());
         let mut durable = Durable::new(*header, retry, due, until);
-        durable.retry_at = later;
+        (durable.depth, durable.retry_at) = (depth, later);
         let Some(hash) = asked.key else {
             return Ok(Box::new(durable));
         };
