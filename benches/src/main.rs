@@ -7,6 +7,7 @@
 mod axum_hello;
 mod disk;
 mod echo;
+mod queued;
 mod sandbox;
 
 use std::{path::Path, process::ExitCode, time::Duration};
@@ -17,6 +18,7 @@ const USAGE: &str = "\
 usage: isms-bench axum-hello
        isms-bench uds-echo N
        isms-bench fdatasync FOLDER N
+       isms-bench queued-calls
        isms-bench sandbox BINARIES DOEE.so N";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["fdatasync", folder, count] => {
             number(count).and_then(|count| disk::measure(Path::new(folder), count))
         }
+        ["queued-calls"] => queued::measure(),
         ["sandbox", binaries, doee, count] => {
             number(count).and_then(|count| sandbox::measure(Path::new(binaries), Path::new(doee), count))
         }

@@ -20,9 +20,11 @@ use crate::{
     workspace,
 };
 
+mod ahead;
 mod containers;
 mod contention;
 mod crowd;
+mod deployed;
 mod durable;
 mod memory;
 mod traces;
@@ -111,12 +113,14 @@ impl Figures {
 
 /// What is measured together, by the name under which it can be asked for alone.
 type Part = fn(&Bench<'_>, &mut Figures) -> Result<()>;
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 9] = [
     ("starts", starts),
     ("calls", rounds),
     ("containers", containers::measure),
     ("contention", contention::measure),
     ("durable", durable::measure),
+    ("ahead", ahead::measure),
+    ("deployed", deployed::measure),
     ("crowd", crowd::measure),
     ("traces", traces::measure),
 ];

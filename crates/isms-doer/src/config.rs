@@ -23,6 +23,8 @@ pub struct Config {
     pub workers_max: usize,
     /// How long a worker above its Doee's minimum may idle, in s.
     pub idle_s: u32,
+    /// Workers are sent short calls before they have answered those before.
+    pub sent_ahead: bool,
     /// Share of one core that a worker may use, in thousandths.
     pub worker_cpu_permille: u32,
     /// Processes and threads of one worker.
@@ -47,6 +49,7 @@ impl Default for Config {
             pool_size: 2,
             workers_max: limits::WORKERS_DEFAULT,
             idle_s: 60,
+            sent_ahead: true,
             worker_cpu_permille: 1000,
             worker_pids: 64,
             pool_memory_mb: 64,
@@ -65,6 +68,7 @@ impl Config {
             pool_size: self.pool_size,
             workers_max: self.workers_max,
             idle_ttl: Duration::from_secs(self.idle_s.into()),
+            worker_calls_max: if self.sent_ahead { WORKER_CALLS_MAX } else { 1 },
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct HandlerConfig {
     pub(crate) workers_max: usize,
     /// How long a worker above its Doee's minimum may idle, and an empty one of an environment that is not used.
     pub(crate) idle_ttl: Duration,
+    /// Calls that a worker has at most, the running one included.
+    pub(crate) worker_calls_max: u32,
 }
 
 /// What has happened.
@@ -482,6 +484,7 @@ impl WorkerHandler {
     }
 
     fn doee(&mut self, version: DoeeVersion, actions: &mut Vec<Action>) -> &mut Doee {
+        let calls_max = self.config.worker_calls_max;
         self.doees.entry(version).or_insert_with(|| {
             actions.push(Action::Load { version });
             Doee {
@@ -493,7 +496,7 @@ impl WorkerHandler {
                 failures: 0,
                 idle: Vec::new(),
                 busy: Vec::new(),
-                run_time: RunTime::new(),
+                run_time: RunTime::new(calls_max),
                 waiting_since: None,
                 retired: false,
             }

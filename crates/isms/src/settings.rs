@@ -73,6 +73,7 @@ struct WorkersSection {
     device_nodes: Vec<PathBuf>,
     directories: Vec<PathBuf>,
     required_layers: Vec<String>,
+    sent_ahead: bool,
 }
 
 impl Default for WorkersSection {
@@ -85,7 +86,32 @@ impl Default for WorkersSection {
             device_nodes: Vec::new(),
             directories: Vec::new(),
             required_layers: Vec::new(),
+            sent_ahead: true,
         }
+    }
+}
+
+impl WorkersSection {
+    fn check(&self) -> Result<()> {
+        let workers_max = isms_protocol::limits::WORKERS_MAX;
+        ensure!(
+            (1..=workers_max).contains(&self.max),
+            "workers.max is {}, allowed are 1 to {workers_max}",
+            self.max
+        );
+        ensure!(
+            self.pool <= self.max,
+            "workers.pool is {}, more than workers.max",
+            self.pool
+        );
+        ensure!(
+            (1..=1024 * 1024).contains(&self.memory_mb_max),
+            "workers.memory_mb_max is {}, allowed are 1 to 1048576",
+            self.memory_mb_max
+        );
+        check_openings("workers.device_nodes", &self.device_nodes, Path::new("/dev"))?;
+        check_openings("workers.directories", &self.directories, Path::new("/"))?;
+        check_layers(&self.required_layers)
     }
 }
 
@@ -207,6 +233,8 @@ pub(crate) struct Settings {
     pub(crate) directories: Vec<PathBuf>,
     /// Layers of isolation without which no worker starts, beside those that are always required.
     pub(crate) required_layers: Vec<String>,
+    /// Workers are sent short calls before they have answered those before.
+    pub(crate) sent_ahead: bool,
     /// Builders may use the host's network.
     pub(crate) build_network: bool,
     /// Of one image, and of all.
@@ -250,25 +278,7 @@ impl Settings {
             Some(data) => data,
             None => default_data_dir()?,
         };
-        let workers_max = isms_protocol::limits::WORKERS_MAX;
-        ensure!(
-            (1..=workers_max).contains(&workers.max),
-            "workers.max is {}, allowed are 1 to {workers_max}",
-            workers.max
-        );
-        ensure!(
-            workers.pool <= workers.max,
-            "workers.pool is {}, more than workers.max",
-            workers.pool
-        );
-        ensure!(
-            (1..=1024 * 1024).contains(&workers.memory_mb_max),
-            "workers.memory_mb_max is {}, allowed are 1 to 1048576",
-            workers.memory_mb_max
-        );
-        check_openings("workers.device_nodes", &workers.device_nodes, Path::new("/dev"))?;
-        check_openings("workers.directories", &workers.directories, Path::new("/"))?;
-        check_layers(&workers.required_layers)?;
+        workers.check()?;
         ensure!(
             (1..=IMAGE_MB_MAX).contains(&images.size_mb_max),
             "images.size_mb_max is {}, allowed are 1 to {IMAGE_MB_MAX}",
@@ -306,6 +316,7 @@ impl Settings {
             device_nodes: workers.device_nodes,
             directories: workers.directories,
             required_layers: workers.required_layers,
+            sent_ahead: workers.sent_ahead,
             build_network: build.network,
             image_mb_max: images.size_mb_max,
             images_mb_max: images.disk_mb_max,

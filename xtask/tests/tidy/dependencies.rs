@@ -29,8 +29,11 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("isms-commserver", &["isms-protocol", "isms-ipc", "isms-http"]),
     ("isms-gate", &["isms-protocol", "isms-ipc", "isms-http"]),
     ("isms-doer", &["isms-protocol", "isms-ipc", "isms-sandbox"]),
-    // Plays supervisor and Doer to a real spawner.
-    ("isms-bench", &["isms-protocol", "isms-ipc", "isms-sandbox"]),
+    // Plays supervisor and Doer to a real spawner, and an edge to a Kernel's core.
+    (
+        "isms-bench",
+        &["isms-protocol", "isms-ipc", "isms-kernel", "isms-sandbox"],
+    ),
     (
         "isms-executor",
         &["isms-protocol", "isms-ipc", "isms-sandbox", "isms-doee-sys"],

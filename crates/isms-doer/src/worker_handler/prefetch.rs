@@ -26,14 +26,16 @@ pub(super) struct RunTime {
     average: Duration,
     known: u32,
     depth: u32,
+    depth_max: u32,
 }
 
 impl RunTime {
-    pub(super) fn new() -> RunTime {
+    pub(super) fn new(depth_max: u32) -> RunTime {
         RunTime {
             average: Duration::ZERO,
             known: 0,
             depth: 1,
+            depth_max,
         }
     }
 
@@ -62,7 +64,7 @@ impl RunTime {
     fn adapt(&mut self) -> bool {
         let possible = |average: Duration| {
             let count = AHEAD.as_nanos() / average.as_nanos().max(1);
-            u32::try_from(count).unwrap_or(CALLS_MAX).clamp(1, CALLS_MAX)
+            u32::try_from(count).unwrap_or(u32::MAX).clamp(1, self.depth_max)
         };
         let before = self.depth;
         if self.known >= KNOWN_AFTER {
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     fn noted(micros: u64, count: u32) -> RunTime {
-        let mut run_time = RunTime::new();
+        let mut run_time = RunTime::new(CALLS_MAX);
         for _ in 0..count {
             run_time.note(Duration::from_micros(micros));
         }
@@ -95,6 +97,13 @@ mod tests {
         assert_eq!(noted(20, KNOWN_AFTER).depth(), 6);
         assert_eq!(noted(200, KNOWN_AFTER).depth(), 1);
         assert_eq!(noted(u64::from(u32::MAX), 100).depth(), 1);
+    }
+
+    #[test]
+    fn nothing_is_sent_ahead_where_that_is_turned_off() {
+        let mut run_time = RunTime::new(1);
+        assert!((0..100).all(|_| !run_time.note(Duration::ZERO)));
+        assert_eq!(run_time.depth(), 1);
     }
 
     #[test]

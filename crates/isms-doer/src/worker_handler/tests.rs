@@ -32,6 +32,7 @@ impl Scene {
             pool_size,
             workers_max: 8,
             idle_ttl: Duration::from_secs(60),
+            worker_calls_max: WORKER_CALLS_MAX,
         };
         Scene {
             handler: WorkerHandler::new(config),

@@ -40,6 +40,7 @@ pub(super) fn role(supervisor: &Supervisor, service: Service) -> Vec<u8> {
             pool_size: settings.pool_size,
             workers_max: settings.workers_max,
             idle_s: settings.idle_s,
+            sent_ahead: settings.sent_ahead,
             build_memory_mb: BUILD_MEMORY_MB,
             device_nodes: settings.device_nodes.clone(),
             directories: settings.directories.clone(),
