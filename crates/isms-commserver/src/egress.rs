@@ -22,6 +22,7 @@ mod tls;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use isms_http::{CaError, tls_client};
 use isms_ipc::{InboundRequest, Link, StreamReceiver, StreamSender};
 use isms_protocol::{
     Header, Message, WireError,
@@ -35,7 +36,6 @@ pub use address::{AddressRule, AddressRuleError};
 pub use dial::Resolver;
 pub(crate) use dial::system_resolver;
 pub(crate) use slots::FETCHES_MAX;
-pub use tls::CaError;
 
 use dial::Dialer;
 use error::{BODY_LIMIT, FetchError};
@@ -61,7 +61,7 @@ pub struct EgressConfig {
 impl EgressConfig {
     /// Fails when a server could not be told from another by these settings.
     pub fn check(&self) -> Result<(), CaError> {
-        tls::client(&self.ca_pem).map(drop)
+        tls_client(&self.ca_pem).map(drop)
     }
 }
 
@@ -85,7 +85,7 @@ impl Egress {
             dialer: Dialer {
                 resolver,
                 rules: config.allow,
-                tls: tls::client(&config.ca_pem)?,
+                tls: tls_client(&config.ca_pem)?,
             },
             grants: GrantsCache::new(link),
             slots: Slots::default(),

@@ -4,11 +4,11 @@
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The settings of the way out cannot be used.
-    #[error("cannot serve requests to servers outside")]
+    #[error("cannot serve requests to servers outside: the certificates of [egress] ca_file cannot be used")]
     Egress {
         /// Why.
         #[source]
-        source: crate::egress::CaError,
+        source: isms_http::CaError,
     },
     /// The HTTP server cannot run.
     #[error("cannot serve projects over http")]

@@ -27,7 +27,7 @@ use isms_ipc::{Link, LinkOptions};
 use tokio::sync::watch;
 
 pub use config::Config;
-pub use egress::{AddressRule, AddressRuleError, CaError, EgressConfig, Resolver};
+pub use egress::{AddressRule, AddressRuleError, EgressConfig, Resolver};
 pub use error::RunError;
 
 use crate::{

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 pub use config::{Config, TraceLimits};
 pub use error::RunError;
-pub use otlp::{CaError, OtlpConfig, OtlpError};
+pub use otlp::{OtlpConfig, OtlpError};
 
 use crate::{
     api::{Gate, Stores},

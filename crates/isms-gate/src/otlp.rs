@@ -16,6 +16,7 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode, header};
+use isms_http::tls_client;
 use isms_ipc::Link;
 use isms_protocol::{
     Header, Kind, Message, Service,
@@ -31,7 +32,6 @@ use tokio::{
 };
 
 pub use config::{OtlpConfig, OtlpError};
-pub use post::CaError;
 
 use crate::names::NameCache;
 use config::Collector;
@@ -114,7 +114,7 @@ pub(crate) fn start(
     let counts = Arc::new(Counts::default());
     let task = Task {
         collector: config.collector()?,
-        tls: post::tls(&config.ca_pem)?,
+        tls: tls_client(&config.ca_pem)?,
         link,
         names,
         counts: Arc::clone(&counts),

@@ -4,7 +4,7 @@
 //! Invariants: every connection, head, body, wait and cache has a limit ([`HttpLimits`] and the
 //! protocol's limits); nothing that a client sends can panic or make memory grow with its length;
 //! a client that leaves takes its call with it. Deliberately absent: routing (each edge has its
-//! own), TLS (a proxy's job for now), HTTP/2, compression, cookies.
+//! own), TLS of the server (a proxy's job for now), HTTP/2, compression, cookies.
 
 mod auth;
 mod body;
@@ -18,6 +18,7 @@ mod problem;
 mod process;
 mod reply;
 mod server;
+mod tls;
 mod trace;
 
 #[cfg(feature = "test-support")]
@@ -35,4 +36,5 @@ pub use problem::Problem;
 pub use process::{Preferences, Questions, accepted, parse_process, show_state, wait_s};
 pub use reply::{is_hop_by_hop, reply_head};
 pub use server::serve;
+pub use tls::{CaError, tls_client};
 pub use trace::TraceIds;

@@ -3,9 +3,8 @@
 use std::fmt;
 
 use http::{HeaderName, HeaderValue, Uri, uri::Scheme};
+use isms_http::{CaError, tls_client};
 use serde::{Deserialize, Serialize};
-
-use super::post::{CaError, tls};
 
 /// Header fields of the file.
 const HEADERS_MAX: usize = 32;
@@ -68,7 +67,7 @@ impl OtlpConfig {
     /// Checks all of it.
     pub fn check(&self) -> Result<(), OtlpError> {
         self.collector()?;
-        tls(&self.ca_pem)?;
+        tls_client(&self.ca_pem)?;
         Ok(())
     }
 

@@ -9,9 +9,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use isms_http::Body;
 use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
+    ClientConfig,
+    pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,20 +27,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_LEN_MAX: usize = 64 * 1024;
 const READ_AHEAD_MAX: usize = 32 * 1024;
 const USER_AGENT: &str = concat!("isms/", env!("CARGO_PKG_VERSION"));
-
-/// Why the administrator's certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// The text is not PEM.
-    #[error("they are not PEM: {0}")]
-    Pem(rustls::pki_types::pem::Error),
-    /// There is none.
-    #[error("there is none")]
-    Empty,
-    /// One cannot be trusted to sign others.
-    #[error("one cannot be used: {0}")]
-    Certificate(rustls::Error),
-}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -64,30 +49,6 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-}
-
-/// The settings of TLS: the public roots, and the administrator's beside them.
-pub(crate) fn tls(ca_pem: &str) -> Result<Arc<ClientConfig>, CaError> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    if !ca_pem.is_empty() {
-        let public = roots.len();
-        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-            let certificate = certificate.map_err(CaError::Pem)?;
-            roots.add(certificate).map_err(CaError::Certificate)?;
-        }
-        if roots.len() == public {
-            return Err(CaError::Empty);
-        }
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for each version")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// Sends one body. Redirects are answers like others.
