@@ -199,6 +199,37 @@ unsafe fn put<T>(place: *mut T, value: T) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What a Doee asks for in a struct that begins with its size and may have grown since.
+///
+/// # Safety
+/// `request` is null or points to as many bytes as the struct says that it has.
+unsafe fn sized<T: Copy>(request: *const T) -> Result<T, Refusal> {
+    if request.is_null() || !request.is_aligned() {
+        return Err(Refusal::invalid("the request is NULL or not aligned"));
+    }
+    // SAFETY: not null, aligned; every version of the struct begins with its size, by the ABI's rules.
+    if unsafe { request.cast::<usize>().read() } < size_of::<T>() {
+        return Err(Refusal::invalid("the request's size is not set"));
+    }
+    // SAFETY: as above, and it is as long as it says. Safe code cannot read what a C pointer points to.
+    Ok(unsafe { request.read() })
+}
+
+/// Name and value of a header field.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
+/// Header fields, whose number was checked.
+///
+/// # Safety
+/// As for [`slice`], for the array and for each text in it.
+unsafe fn pairs<'a>(pairs: *const sys::Pair, count: usize) -> Result<Vec<Field<'a>>, Refusal> {
+    // SAFETY: the caller's promise.
+    let pairs = unsafe { slice(pairs, count) }?;
+    // SAFETY: as above.
+    let pair = |pair: &sys::Pair| unsafe { Ok((bytes(pair.name)?, bytes(pair.value)?)) };
+    pairs.iter().map(pair).collect()
+}
+
 /// The buffer that a host function fills, and 0 where it tells how far.
 ///
 /// # Safety

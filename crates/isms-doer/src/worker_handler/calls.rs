@@ -220,7 +220,11 @@ impl WorkerHandler {
             return None;
         }
         // What is reserved takes what it is reserved for first.
-        let class = self.admin.next_class(version).filter(|_| doee.reserves());
+        let class = if doee.reserves() {
+            self.admin.next_class(version)
+        } else {
+            None
+        };
         let room = |worker: &WorkerId| {
             let record = self.workers.get(worker)?;
             let open = record.calls_held.len() < depth

@@ -5,9 +5,8 @@ use std::ffi::c_void;
 
 use isms_doee_sys as sys;
 
-use super::{bytes, enter, put, slice, utf8};
+use super::{bytes, enter, pairs, put, sized, utf8};
 use crate::invoke::{Request, check_headers};
-use crate::refusal::Refusal;
 
 pub(super) unsafe extern "C" fn start(
     call: *mut sys::Call,
@@ -15,26 +14,14 @@ pub(super) unsafe extern "C" fn start(
     handle: *mut sys::Handle,
 ) -> sys::ResultCode {
     enter(call, |worker| {
-        if request.is_null() || !request.is_aligned() {
-            return Err(Refusal::invalid("the request is NULL or not aligned"));
-        }
-        // SAFETY: not null, aligned; every version of the struct begins with its size, by the ABI's rules.
-        if unsafe { request.cast::<usize>().read() } < size_of::<sys::InvokeRequest>() {
-            return Err(Refusal::invalid("the request's size is not set"));
-        }
-        // SAFETY: as above, and it is as long as it says; the rest are the ABI's rules for results and
-        // arguments. Safe code cannot read what a C pointer points to.
+        // SAFETY: the ABI's rules for results and arguments. Safe code cannot read what a C pointer points to.
         let request = unsafe {
+            let request = sized(request)?;
             put(handle, 0)?;
-            let request = request.read();
             check_headers(request.header_count)?;
-            let mut headers = Vec::with_capacity(request.header_count);
-            for pair in slice(request.headers, request.header_count)? {
-                headers.push((bytes(pair.name)?, bytes(pair.value)?));
-            }
             Request {
                 doee: utf8(request.doee, "the name of the Doee")?,
-                headers,
+                headers: pairs(request.headers, request.header_count)?,
                 body: bytes(request.body)?,
                 class_max: request.class_max,
                 deadline_ms: request.deadline_ms,

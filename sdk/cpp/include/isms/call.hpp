@@ -57,48 +57,26 @@ class CallRequest {
     std::uint32_t class_max_ = ISMS_CLASS_SAME, deadline_ms_ = 0;
 };
 
-/// What another Doee answered. Views of it are good while it lives.
-class CallAnswer {
-  public:
-    explicit CallAnswer(std::shared_ptr<const detail::Handle> handle) : handle_(std::move(handle)) {
-        detail::check(handle_->call, isms_invoke_answer_get(handle_->call, handle_->handle, &answer_));
+namespace detail {
+
+struct Invoke {
+    using Head = isms_invoke_answer;
+    static isms_result head(isms_call *call, isms_handle handle, const Head **answer) {
+        return isms_invoke_answer_get(call, handle, answer);
     }
-    std::uint32_t status() const noexcept { return answer_->status; }
+    static isms_result read(isms_call *call, isms_handle handle, void *buffer, std::size_t capacity, std::size_t *len) {
+        return isms_invoke_read(call, handle, buffer, capacity, len);
+    }
+};
+
+} // namespace detail
+
+/// What another Doee answered. Views of it are good while it lives.
+class CallAnswer : public detail::Answer<detail::Invoke> {
+  public:
+    using Answer::Answer;
     /// The id of an asynchronous call; else empty.
     std::string_view process() const noexcept { return detail::view(answer_->process); }
-    /// A header field, by its name in lower case; empty when there is none.
-    std::string_view header(std::string_view name) const noexcept {
-        for (std::size_t at = 0; at < answer_->header_count; ++at)
-            if (detail::view(answer_->headers[at].name) == name) return detail::view(answer_->headers[at].value);
-        return "";
-    }
-    /// Length of the body, when the callee said it.
-    std::optional<std::uint64_t> body_len() const noexcept {
-        if (answer_->body_len == ISMS_LEN_UNKNOWN) return std::nullopt;
-        return answer_->body_len;
-    }
-    /// Reads on in the body; 0 at its end.
-    std::size_t read(void *buffer, std::size_t capacity) {
-        std::size_t len = 0;
-        detail::check(handle_->call, isms_invoke_read(handle_->call, handle_->handle, buffer, capacity, &len));
-        return len;
-    }
-    /// What is left of the body, at most len_max bytes.
-    std::string body(std::size_t len_max = 4 * 1024 * 1024) {
-        std::string body;
-        char buffer[32 * 1024];
-        while (const std::size_t len = read(buffer, sizeof buffer)) {
-            if (body.size() + len > len_max) throw std::length_error("the answer's body is too long");
-            body.append(buffer, len);
-        }
-        return body;
-    }
-    /// The body as JSON.
-    Json json(const JsonLimits &limits = {}) { return Json::parse(body(limits.bytes), limits); }
-
-  private:
-    std::shared_ptr<const detail::Handle> handle_;
-    const isms_invoke_answer *answer_ = nullptr;
 };
 
 /// A call that runs. Destroyed before it was answered, it is given up.

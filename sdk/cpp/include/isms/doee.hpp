@@ -177,6 +177,48 @@ class Handle {
     const isms_handle handle;
 };
 
+/// The answer of a host call: a head, and a body that is read in pieces. `Of` says by which functions.
+template <typename Of> class Answer {
+  public:
+    explicit Answer(std::shared_ptr<const Handle> handle) : handle_(std::move(handle)) {
+        check(handle_->call, Of::head(handle_->call, handle_->handle, &answer_));
+    }
+    std::uint32_t status() const noexcept { return answer_->status; }
+    /// A header field, by its name in lower case; empty when there is none.
+    std::string_view header(std::string_view name) const noexcept {
+        for (std::size_t at = 0; at < answer_->header_count; ++at)
+            if (view(answer_->headers[at].name) == name) return view(answer_->headers[at].value);
+        return "";
+    }
+    /// Length of the body, when whoever answers said it.
+    std::optional<std::uint64_t> body_len() const noexcept {
+        if (answer_->body_len == ISMS_LEN_UNKNOWN) return std::nullopt;
+        return answer_->body_len;
+    }
+    /// Reads on in the body; 0 at its end.
+    std::size_t read(void *buffer, std::size_t capacity) {
+        std::size_t len = 0;
+        check(handle_->call, Of::read(handle_->call, handle_->handle, buffer, capacity, &len));
+        return len;
+    }
+    /// What is left of the body, at most len_max bytes.
+    std::string body(std::size_t len_max = 4 * 1024 * 1024) {
+        std::string body;
+        char buffer[32 * 1024];
+        while (const std::size_t len = read(buffer, sizeof buffer)) {
+            if (body.size() + len > len_max) throw std::length_error("the answer's body is too long");
+            body.append(buffer, len);
+        }
+        return body;
+    }
+    /// The body as JSON.
+    Json json(const JsonLimits &limits = {}) { return Json::parse(body(limits.bytes), limits); }
+
+  protected:
+    std::shared_ptr<const Handle> handle_;
+    const typename Of::Head *answer_ = nullptr;
+};
+
 } // namespace detail
 
 /// What one statement returned. Keeps what its rows point to.

@@ -52,48 +52,26 @@ class HttpRequest {
     std::uint32_t timeout_ms_ = 0, redirects_max_ = 0;
 };
 
-/// What a server answered. Views of it are good while it lives.
-class HttpAnswer {
-  public:
-    explicit HttpAnswer(std::shared_ptr<const detail::Handle> handle) : handle_(std::move(handle)) {
-        detail::check(handle_->call, isms_http_answer_get(handle_->call, handle_->handle, &answer_));
+namespace detail {
+
+struct Http {
+    using Head = isms_http_answer;
+    static isms_result head(isms_call *call, isms_handle handle, const Head **answer) {
+        return isms_http_answer_get(call, handle, answer);
     }
-    std::uint32_t status() const noexcept { return answer_->status; }
+    static isms_result read(isms_call *call, isms_handle handle, void *buffer, std::size_t capacity, std::size_t *len) {
+        return isms_http_read(call, handle, buffer, capacity, len);
+    }
+};
+
+} // namespace detail
+
+/// What a server answered. Views of it are good while it lives.
+class HttpAnswer : public detail::Answer<detail::Http> {
+  public:
+    using Answer::Answer;
     /// The URL that answered: the last one of the redirects that were followed.
     std::string_view url() const noexcept { return detail::view(answer_->url); }
-    /// A header field, by its name in lower case; empty when there is none.
-    std::string_view header(std::string_view name) const noexcept {
-        for (std::size_t at = 0; at < answer_->header_count; ++at)
-            if (detail::view(answer_->headers[at].name) == name) return detail::view(answer_->headers[at].value);
-        return "";
-    }
-    /// Length of the body, when the server said it.
-    std::optional<std::uint64_t> body_len() const noexcept {
-        if (answer_->body_len == ISMS_LEN_UNKNOWN) return std::nullopt;
-        return answer_->body_len;
-    }
-    /// Reads on in the body; 0 at its end.
-    std::size_t read(void *buffer, std::size_t capacity) {
-        std::size_t len = 0;
-        detail::check(handle_->call, isms_http_read(handle_->call, handle_->handle, buffer, capacity, &len));
-        return len;
-    }
-    /// What is left of the body, at most len_max bytes.
-    std::string body(std::size_t len_max = 4 * 1024 * 1024) {
-        std::string body;
-        char buffer[32 * 1024];
-        while (const std::size_t len = read(buffer, sizeof buffer)) {
-            if (body.size() + len > len_max) throw std::length_error("the answer's body is too long");
-            body.append(buffer, len);
-        }
-        return body;
-    }
-    /// The body as JSON.
-    Json json(const JsonLimits &limits = {}) { return Json::parse(body(limits.bytes), limits); }
-
-  private:
-    std::shared_ptr<const detail::Handle> handle_;
-    const isms_http_answer *answer_ = nullptr;
 };
 
 /// Sends a request and waits for the head of its answer.
