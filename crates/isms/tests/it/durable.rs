@@ -34,18 +34,13 @@ fn noting() -> Project {
         [[trigger]]\nhttp = \"POST /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
         [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
         [database.store]\nkind = \"sql\"\nengine = \"sqlite\"\nmigrations = \"migrations\"\n";
-    let execute = "const isms_request *request; isms_handle handle; isms_rows rows;\n\
+    let execute = "const isms_request *request; isms_handle handle;\n\
         if (isms_request_get(call, &request)) return ISMS_FAILED;\n\
         const char *lists[] = { \"begun\", \"done\" };\n\
         const char *all[] = { \"select group_concat(id, ' ') from begun\", \"select group_concat(id, ' ') from done\" };\n\
         for (int list = 0; list < 2; list++) {\n\
           if (!query_is(call, lists[list])) continue;\n\
-          isms_statement every = { { all[list], strlen(all[list]) }, NULL, 0, ISMS_ROWS_ANY };\n\
-          if (isms_sql(call, text(\"store\"), &every, 1, &handle)) return ISMS_FAILED;\n\
-          if (isms_sql_rows(call, handle, 0, &rows)) return ISMS_FAILED;\n\
-          isms_text ids = rows.values[0].as.text;\n\
-          isms_result result = isms_respond_begin(call, 200, NULL, 0, ids.len);\n\
-          return result ? result : isms_respond_write(call, ids.data, ids.len);\n\
+          return say_value(call, \"store\", all[list]);\n\
         }\n\
         isms_value id = { ISMS_TEXT, 0, { .text = request->query } };\n\
         isms_statement begin = { text(\"insert into begun values (?)\"), &id, 1, 1 };\n\

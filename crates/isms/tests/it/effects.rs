@@ -23,16 +23,10 @@ fn noting() -> Project {
         [[trigger]]\nhttp = \"POST /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
         [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
         [database.store]\nkind = \"sql\"\nengine = \"sqlite\"\nmigrations = \"migrations\"\n";
-    let execute = "const isms_request *request; isms_handle handle; isms_rows rows;\n\
+    let execute = "const isms_request *request; isms_handle handle;\n\
         if (isms_request_get(call, &request)) return ISMS_FAILED;\n\
-        if (query_is(call, \"list\")) {\n\
-          isms_statement all = { text(\"select group_concat(id, ' ') from done\"), NULL, 0, ISMS_ROWS_ANY };\n\
-          if (isms_sql(call, text(\"store\"), &all, 1, &handle)) return ISMS_FAILED;\n\
-          if (isms_sql_rows(call, handle, 0, &rows)) return ISMS_FAILED;\n\
-          isms_text ids = rows.values[0].as.text;\n\
-          isms_result result = isms_respond_begin(call, 200, NULL, 0, ids.len);\n\
-          return result ? result : isms_respond_write(call, ids.data, ids.len);\n\
-        }\n\
+        if (query_is(call, \"list\"))\n\
+          return say_value(call, \"store\", \"select group_concat(id, ' ') from done\");\n\
         isms_value id = { ISMS_TEXT, 0, { .text = request->query } };\n\
         isms_statement note = { text(\"insert into done values (?)\"), &id, 1, 1 };\n\
         if (isms_sql(call, text(\"store\"), &note, 1, &handle)) return ISMS_FAILED;\n\

@@ -47,7 +47,7 @@ pub(crate) fn manifest(name: &str, keys: &str) -> String {
     )
 }
 
-/// A Doee in C whose `execute` has this body; `call` and the helpers `say` and `query_is` are at hand.
+/// A Doee in C whose `execute` has this body; `call` and the helpers `say`, `say_value` and `query_is` are at hand.
 pub(crate) fn c_doee(execute: &str) -> String {
     c_doee_with("", "return ISMS_OK;", execute, "")
 }
@@ -73,10 +73,20 @@ static int query_is(isms_call *call, const char *t) {{
     if (isms_request_get(call, &request) != ISMS_OK) return 0;
     return request->query.len == strlen(t) && memcmp(request->query.data, t, strlen(t)) == 0;
 }}
+static isms_result say_value(isms_call *call, const char *database, const char *query) {{
+    isms_statement statement = {{ {{ query, strlen(query) }}, NULL, 0, ISMS_ROWS_ANY }};
+    isms_handle handle;
+    isms_rows rows;
+    if (isms_sql(call, text(database), &statement, 1, &handle)) return ISMS_FAILED;
+    if (isms_sql_rows(call, handle, 0, &rows)) return ISMS_FAILED;
+    isms_text value = rows.values[0].as.text;
+    isms_result r = isms_respond_begin(call, 200, NULL, 0, value.len);
+    return r == ISMS_OK ? isms_respond_write(call, value.data, value.len) : r;
+}}
 {scope}
 static void *create(isms_call *call) {{ (void)call; static int doee; return &doee; }}
 static void destroy(void *doee) {{ (void)doee; }}
-static isms_result initialize(void *doee, isms_call *call) {{ (void)doee; (void)call; (void)text; (void)say; (void)query_is; {initialize} }}
+static isms_result initialize(void *doee, isms_call *call) {{ (void)doee; (void)call; (void)text; (void)say; (void)say_value; (void)query_is; {initialize} }}
 static isms_result execute(void *doee, isms_call *call) {{ (void)doee; (void)call; {execute} }}
 static void terminate(void *doee, isms_call *call) {{ (void)doee; (void)call; {terminate} }}
 const isms_doee_table *isms_doee_v1(void) {{

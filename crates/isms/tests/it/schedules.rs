@@ -14,16 +14,10 @@ fn noting() -> Project {
         [[trigger]]\nevery = \"1s\"\ndoee = \"main\"\n\n\
         [[trigger]]\nhttp = \"GET /\"\nauth = \"none\"\ndoee = \"main\"\n\n\
         [database.store]\nkind = \"sql\"\nengine = \"sqlite\"\nmigrations = \"migrations\"\n";
-    let execute = "const isms_request *request; isms_handle handle; isms_rows rows;\n\
+    let execute = "const isms_request *request; isms_handle handle;\n\
         if (isms_request_get(call, &request)) return ISMS_FAILED;\n\
-        if (request->trigger == ISMS_TRIGGER_HTTP) {\n\
-          isms_statement all = { text(\"select coalesce(group_concat(planned, ' '), '') from runs\"), NULL, 0, ISMS_ROWS_ANY };\n\
-          if (isms_sql(call, text(\"store\"), &all, 1, &handle)) return ISMS_FAILED;\n\
-          if (isms_sql_rows(call, handle, 0, &rows)) return ISMS_FAILED;\n\
-          isms_text times = rows.values[0].as.text;\n\
-          isms_result result = isms_respond_begin(call, 200, NULL, 0, times.len);\n\
-          return result ? result : isms_respond_write(call, times.data, times.len);\n\
-        }\n\
+        if (request->trigger == ISMS_TRIGGER_HTTP)\n\
+          return say_value(call, \"store\", \"select coalesce(group_concat(planned, ' '), '') from runs\");\n\
         if (request->trigger != ISMS_TRIGGER_SCHEDULE) return ISMS_FAILED;\n\
         isms_value planned = { ISMS_TEXT, 0, { .text = request->headers[0].value } };\n\
         isms_statement note = { text(\"insert into runs values (?)\"), &planned, 1, 1 };\n\
